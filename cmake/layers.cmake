@@ -1,0 +1,72 @@
+# Compiler flags and the helper that turns a folder of src/ into a library and a test program.
+
+# Baseline: x86-64-v2. Faster instruction sets live in files named *_avx2.cc and *_avx512.cc and
+# are chosen at run time. -ffp-contract=off: the compiler must not decide where products are fused,
+# or results would differ between instruction sets.
+add_compile_options(-Wall -Wextra -Wshadow -Wno-missing-field-initializers -ffp-contract=off)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  add_compile_options(-march=x86-64-v2)
+endif()
+if(PLANISH_WERROR)
+  add_compile_options(-Werror)
+endif()
+if(PLANISH_SANITIZE)
+  add_compile_options(-fsanitize=${PLANISH_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${PLANISH_SANITIZE})
+endif()
+if(PLANISH_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+  add_link_options(-fsanitize=fuzzer-no-link)
+endif()
+
+set(PLANISH_AVX2_FLAGS "-mavx2 -mfma -mf16c")
+set(PLANISH_AVX512_FLAGS "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -mprefer-vector-width=512")
+
+set(PLANISH_LAYERS_SO_FAR "" CACHE INTERNAL "")
+
+# planish_layer(name [LIBS target...]): library planish_<name> from src/<name>/**/*.cc, and, when
+# there are *_test.cc files, program <name>_test registered as a fast test and, when any test's
+# name holds "Slow", also as a slow one.
+function(planish_layer name)
+  cmake_parse_arguments(ARG "" "" "LIBS" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cc)
+  set(tests ${sources})
+  list(FILTER sources EXCLUDE REGEX "_test\\.cc$")
+  list(FILTER tests INCLUDE REGEX "_test\\.cc$")
+  foreach(source ${sources})
+    if(source MATCHES "_avx2\\.cc$")
+      set_source_files_properties(${source} PROPERTIES COMPILE_FLAGS "${PLANISH_AVX2_FLAGS}")
+    elseif(source MATCHES "_avx512\\.cc$")
+      set_source_files_properties(${source} PROPERTIES COMPILE_FLAGS "${PLANISH_AVX512_FLAGS}")
+    endif()
+  endforeach()
+  if(sources)
+    add_library(planish_${name} STATIC ${sources})
+    target_include_directories(planish_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
+    target_link_libraries(planish_${name} PUBLIC ${PLANISH_LAYERS_SO_FAR} ${ARG_LIBS})
+    set(PLANISH_LAYERS_SO_FAR planish_${name} ${PLANISH_LAYERS_SO_FAR} CACHE INTERNAL "")
+  endif()
+  if(tests)
+    planish_test(${name}_test ${tests})
+  endif()
+endfunction()
+
+function(planish_test name)
+  add_executable(${name} ${ARGN})
+  target_link_libraries(${name} PRIVATE ${PLANISH_LAYERS_SO_FAR} GTest::gmock GTest::gtest_main)
+  target_compile_definitions(${name} PRIVATE
+    PLANISH_SHARED_DIR="${PLANISH_SHARED_DIR}" PLANISH_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+  add_test(NAME ${name} COMMAND ${name} --gtest_filter=-*Slow* --gtest_brief=1)
+  set_tests_properties(${name} PROPERTIES LABELS fast TIMEOUT 600)
+  set(has_slow FALSE)
+  foreach(file ${ARGN})
+    file(STRINGS ${file} slow REGEX "^TEST.*Slow")
+    if(slow)
+      set(has_slow TRUE)
+    endif()
+  endforeach()
+  if(has_slow)
+    add_test(NAME ${name}_slow COMMAND ${name} --gtest_filter=*Slow* --gtest_brief=1)
+    set_tests_properties(${name}_slow PROPERTIES LABELS slow TIMEOUT 2400)
+  endif()
+endfunction()

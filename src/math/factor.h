@@ -1,0 +1,48 @@
+// Factorizations and spectra of symmetric matrices. All are our own code, because library ones
+// give other bits with another number of threads; all work is in fixed blocks and fixed order.
+#pragma once
+
+#include <span>
+
+#include "base/context.h"
+#include "tensor/view.h"
+
+namespace planish {
+
+// A [n,n] symmetric positive definite (the upper triangle is read) becomes R, upper triangular with
+// A = R R^T (note the order: the last column is factored first), zero below the diagonal. This is what
+// error feedback needs: with E R as the weighted error, column j depends on columns before it only,
+// and no inverse is ever formed. Right-looking over blocks from the bottom right, n^3/6 multiply-adds,
+// nearly all in MatMulNT. Error: kFailure naming the pivot that was not positive.
+Status CholeskyUpper(const Context& context, MatView<float> a);
+// The same in double, unblocked: the definition, for tests and small systems.
+Status CholeskyUpper(MatView<double> a);
+
+// Solves X A = B for X in place of B [m,n], with A = R R^T from CholeskyUpper [n,n] (double).
+void SolveCholesky(MatView<const double> r, MatView<double> b);
+
+// All eigenvalues (descending) and eigenvectors (rows of `vectors`, orthonormal, sign fixed: the
+// entry largest in magnitude is positive) of symmetric A [n,n]. Householder tridiagonalization and
+// implicit QL, in double. O(n^3), one thread; the definition.
+Status SymmetricEigen(MatView<const double> a, std::span<double> values, MatView<double> vectors);
+
+// Top `rank` eigenpairs of the symmetric positive semidefinite operator M [n,n] given by
+// apply(Q [p,n]) -> Q M [p,n]. Randomized block Krylov iteration (Musco and Musco 2015): blocks of
+// `block` rows, full re-orthogonalization, Rayleigh-Ritz in double; stops when the captured energy
+// sum(values) changes by less than `tolerance` relative, or after max_blocks.
+struct KrylovOptions {
+  int64_t block = 0;  // 0: rank + 8
+  int64_t max_blocks = 8;
+  double tolerance = 1e-4;
+  uint64_t seed = 0;
+};
+using SymmetricApply = void (*)(const Context&, const void* op, MatView<const float> q, MatView<float> qm);
+struct TopEigen {
+  Mat<float> vectors;           // [rank, n], orthonormal rows
+  std::vector<double> values;   // descending, >= 0
+  int64_t blocks_used = 0;
+};
+Result<TopEigen> KrylovTopEigen(const Context& context, int64_t n, int64_t rank, SymmetricApply apply,
+                                const void* op, const KrylovOptions& options = {});
+
+}  // namespace planish

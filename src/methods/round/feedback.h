@@ -1,0 +1,77 @@
+// Rounding with error feedback (GPTQ, arXiv 2210.17323; the same map as LDLQ): columns are rounded
+// in turn, and the error already made is fed into the target of the columns to come so that
+// L = tr(E H E^T), E = W - Q, stays small.
+//
+// With the damped H_d = R R^T (R upper triangular, CholeskyUpper; columns in the chosen order) the
+// weighted error of column j is (E R)_j = sum_{i<=j} e_i R_ij, so the target of column j is
+//   t_j = w_j + sum_{i<j} e_i R_ij / R_jj,   and   L_d = sum_j ((t_j - q_j) R_jj)^2 exactly.
+// No inverse of H is formed. Work: n^2 m / 2 multiply-adds for W [m, n], nearly all in one MatMulNN
+// of the errors so far by a block of columns of R.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/context.h"
+#include "grids/integer.h"
+#include "tensor/view.h"
+
+namespace planish {
+
+enum class ColumnOrder {
+  kNatural,
+  kActivation,  // descending diag H; groups keep their original columns (static groups)
+  kGroupAware,  // groups stay together: whole groups by their largest diag H, columns inside each by diag H
+};
+
+struct FeedbackOptions {
+  double damping = 0.01;       // lambda relative to mean(diag H)
+  int max_damping_retries = 5;  // each multiplies lambda by 10 when the factorization fails
+  ColumnOrder order = ColumnOrder::kGroupAware;
+  int64_t block = 128;         // columns between two matrix products; a change changes no code
+  ClipSearch search = ClipSearch::kWeighted;
+  // Rounds of refit: scale and zero in closed form under the full H with codes fixed, then
+  // rounding again with the new grid; kept per row only where L falls. 0: none.
+  int refit_rounds = 0;
+  // Choose a group's grid when its first column is reached, from the weights that already hold the
+  // error fed back (dynamic groups). Needs an order that keeps groups together; false: from W.
+  bool dynamic_groups = false;
+};
+
+// What the linears that read one site share: computed once, used for each.
+struct SiteFactor {
+  std::vector<int32_t> order;  // position -> column
+  Mat<float> r;                // [n, n] upper triangular, of H_d in that order
+  Mat<float> h;                // [n, n] undamped H in natural order, dead columns' diagonal set to 1
+  std::vector<float> diag;     // [n] diag of h, natural order
+  std::vector<int32_t> dead;   // columns with H_jj = 0: their weights are set to 0 before rounding
+  double lambda = 0;           // damping used, absolute
+  int retries = 0;             // factorizations that failed before
+};
+
+// H [n, n] symmetric. `group` is needed by kGroupAware and may be 0 (whole row). Errors: H holds
+// NaN or infinity, or the factorization fails with the largest damping.
+Result<SiteFactor> FactorSite(const Context& context, MatView<const float> h, int64_t group,
+                              const FeedbackOptions& options);
+
+struct Rounded {
+  IntegerMatrix matrix;
+  double loss = 0;          // tr(E H E^T), undamped H
+  double loss_nearest = 0;  // the same for the nearest codes on the first grid (round to nearest)
+  int64_t rows_refitted = 0;
+};
+
+// w [m, n]. The loss of a row is never above its loss under nearest rounding: where feedback with
+// a clipped grid would lose, the nearest codes are kept.
+Result<Rounded> RoundWithFeedback(const Context& context, MatView<const float> w, const SiteFactor& site,
+                                  const IntegerGrid& grid, const FeedbackOptions& options);
+// Round to nearest on the same grids; h_diag [n] weighs the search and may be empty.
+Result<Rounded> RoundToNearest(const Context& context, MatView<const float> w, MatView<const float> h,
+                               const IntegerGrid& grid, ClipSearch search);
+
+// tr(E H E^T) with E = w - w_hat, in fp32 products and double sums.
+double LayerLoss(const Context& context, MatView<const float> w, MatView<const float> w_hat,
+                 MatView<const float> h);
+
+}  // namespace planish
