@@ -7,6 +7,7 @@
 #include <memory>
 #include <new>
 #include <span>
+#include <utility>
 
 namespace planish {
 
@@ -16,6 +17,12 @@ class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(size_t size_bytes);  // throws std::bad_alloc
+  Buffer(Buffer&& other) noexcept : data_(std::move(other.data_)), size_(std::exchange(other.size_, 0)) {}
+  Buffer& operator=(Buffer&& other) noexcept {
+    data_ = std::move(other.data_);
+    size_ = std::exchange(other.size_, 0);
+    return *this;
+  }
   std::byte* data() { return data_.get(); }
   const std::byte* data() const { return data_.get(); }
   size_t size() const { return size_; }
@@ -36,6 +43,12 @@ class Array {
  public:
   Array() = default;
   explicit Array(int64_t size) { Resize(size); }
+  Array(Array&& other) noexcept : buffer_(std::move(other.buffer_)), size_(std::exchange(other.size_, 0)) {}
+  Array& operator=(Array&& other) noexcept {
+    buffer_ = std::move(other.buffer_);
+    size_ = std::exchange(other.size_, 0);
+    return *this;
+  }
   Array(int64_t size, T value) {
     Resize(size);
     for (int64_t i = 0; i < size; ++i) data()[i] = value;
@@ -48,6 +61,7 @@ class Array {
   T* data() { return reinterpret_cast<T*>(buffer_.data()); }
   const T* data() const { return reinterpret_cast<const T*>(buffer_.data()); }
   int64_t size() const { return size_; }
+  int64_t capacity() const { return static_cast<int64_t>(buffer_.size() / sizeof(T)); }
   bool empty() const { return size_ == 0; }
   T& operator[](int64_t i) { return data()[i]; }
   const T& operator[](int64_t i) const { return data()[i]; }

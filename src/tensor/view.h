@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -40,6 +41,14 @@ class Mat {
  public:
   Mat() = default;
   Mat(int64_t rows, int64_t cols) { Resize(rows, cols); }
+  Mat(Mat&& other) noexcept
+      : array_(std::move(other.array_)), rows_(std::exchange(other.rows_, 0)), cols_(std::exchange(other.cols_, 0)) {}
+  Mat& operator=(Mat&& other) noexcept {
+    array_ = std::move(other.array_);
+    rows_ = std::exchange(other.rows_, 0);
+    cols_ = std::exchange(other.cols_, 0);
+    return *this;
+  }
   void Resize(int64_t rows, int64_t cols) {
     array_.Resize(rows * cols);
     rows_ = rows;
@@ -50,6 +59,7 @@ class Mat {
   }
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
+  int64_t capacity() const { return array_.capacity(); }
   T* data() { return array_.data(); }
   const T* data() const { return array_.data(); }
   T* row(int64_t i) { return data() + i * cols_; }

@@ -1,0 +1,24 @@
+# Collects model/arch/<family>.cc files that define `const Family kFamily_<family>` into one list.
+file(GLOB arch_files CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/model/arch/*.cc)
+set(declarations "")
+set(entries "")
+foreach(file ${arch_files})
+  file(STRINGS ${file} definition REGEX "^const Family kFamily_")
+  if(definition)
+    get_filename_component(family ${file} NAME_WE)
+    string(APPEND declarations "extern const Family kFamily_${family};\n")
+    string(APPEND entries "&kFamily_${family}, ")
+  endif()
+endforeach()
+file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/families.cc CONTENT
+"// Generated from src/model/arch/ by cmake/families.cmake.
+#include \"model/family.h\"
+
+namespace planish {
+@declarations@
+std::span<const Family* const> AllFamilies() {
+  static const Family* const kAll[] = {@entries@};
+  return kAll;
+}
+}  // namespace planish
+" @ONLY)

@@ -1,0 +1,33 @@
+// How the parts of a compressed matrix lie in a safetensors checkpoint: part tensors carry the
+// original tensor's name plus a suffix, and a JSON description says how they join. The page for
+// strangers is docs/formats/artifact.md.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "formats/checkpoint.h"
+#include "layer/matrix.h"
+
+namespace planish {
+
+inline constexpr int kArtifactVersion = 1;
+
+struct PartTensor {
+  std::string name;
+  DType type = DType::kU8;
+  std::vector<int64_t> shape;
+  std::span<const std::byte> bytes;  // owned by the matrix it came from
+};
+
+// Appends the tensors of `matrix` to `tensors` and returns its description.
+OrderedJson DescribeParts(const Matrix& matrix, const std::string& name, std::vector<PartTensor>& tensors);
+// The matrix [rows, cols] of that description, mapped from the checkpoint. Errors name the tensor, what was
+// found and what was expected.
+Result<Matrix> ReadParts(const Json& description, const std::string& name, int64_t rows, int64_t cols,
+                         const Checkpoint& checkpoint);
+// A dense tensor of the checkpoint as a matrix; checks type and shape.
+Result<Matrix> ReadDenseTensor(const std::string& name, int64_t rows, int64_t cols, const Checkpoint& checkpoint);
+
+}  // namespace planish

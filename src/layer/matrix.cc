@@ -1,0 +1,300 @@
+#include "layer/matrix.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+
+namespace planish {
+namespace {
+
+template <class... Ts>
+struct Overloaded : Ts... {
+  using Ts::operator()...;
+};
+template <class... Ts>
+Overloaded(Ts...) -> Overloaded<Ts...>;
+
+void Pack(const uint8_t* values, int64_t count, int bits, uint8_t* out) {
+  uint32_t held = 0;
+  int held_bits = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    held |= static_cast<uint32_t>(values[i]) << held_bits;
+    held_bits += bits;
+    while (held_bits >= 8) {
+      *out++ = static_cast<uint8_t>(held);
+      held >>= 8;
+      held_bits -= 8;
+    }
+  }
+  if (held_bits > 0) *out = static_cast<uint8_t>(held);
+}
+
+uint8_t UnpackOne(const std::byte* in, int64_t index, int bits) {
+  const int64_t bit = index * bits;
+  const int shift = static_cast<int>(bit & 7);
+  uint32_t word = static_cast<uint32_t>(in[bit >> 3]);
+  if (shift + bits > 8) word |= static_cast<uint32_t>(in[(bit >> 3) + 1]) << 8;
+  return static_cast<uint8_t>((word >> shift) & ((1u << bits) - 1u));
+}
+
+// values[i] = code begin + i; eight codes at a time are `bits` whole bytes.
+void Unpack(const std::byte* in, int64_t begin, int64_t count, int bits, uint8_t* values) {
+  int64_t i = 0;
+  while (i < count && ((begin + i) & 7) != 0) {
+    values[i] = UnpackOne(in, begin + i, bits);
+    ++i;
+  }
+  const uint64_t mask = (uint64_t{1} << bits) - 1;
+  for (; i + 8 <= count; i += 8) {
+    uint64_t word = 0;
+    std::memcpy(&word, in + (begin + i) / 8 * bits, static_cast<size_t>(bits));
+    for (int j = 0; j < 8; ++j) values[i + j] = static_cast<uint8_t>((word >> (j * bits)) & mask);
+  }
+  for (; i < count; ++i) values[i] = UnpackOne(in, begin + i, bits);
+}
+
+float LoadF16(const std::byte* data, int64_t index) { return LoadElement(data, DType::kF16, index); }
+
+void ReadDense(const Matrix& m, const Dense& dense, int64_t row, int64_t rows, int64_t col, int64_t cols,
+               float* out, int64_t ld) {
+  const int64_t size = DTypeBits(dense.type) / 8;
+  for (int64_t i = 0; i < rows; ++i) {
+    const std::byte* from = dense.data.bytes.data() + ((row + i) * m.cols + col) * size;
+    if (dense.type == DType::kF32) {
+      std::memcpy(out + i * ld, from, static_cast<size_t>(cols) * 4);
+    } else {
+      for (int64_t j = 0; j < cols; ++j) out[i * ld + j] = LoadElement(from, dense.type, j);
+    }
+  }
+}
+
+// One row is decoded group by group: value = (code - zero) * scale.
+void ReadCoded(const Matrix& m, const Coded& coded, int64_t row, int64_t rows, int64_t col, int64_t cols,
+               float* out, int64_t ld) {
+  const int bits = coded.grid.bits;
+  const int64_t group = coded.grid.GroupSize(m.cols), groups = coded.grid.NumGroups(m.cols);
+  const int64_t row_bytes = PackedBytes(m.cols, bits), zero_bytes = PackedBytes(groups, bits);
+  constexpr int64_t kChunk = 256;
+  uint8_t codes[kChunk];
+  for (int64_t i = row; i < row + rows; ++i) {
+    float* to = out + (i - row) * ld;
+    for (int64_t j = col; j < col + cols;) {
+      const int64_t g = j / group;
+      const int64_t end = std::min({(g + 1) * group, col + cols, j + kChunk});
+      const float scale = LoadF16(coded.scales.bytes.data(), i * groups + g);
+      const int zero = coded.grid.symmetric ? 1 << (bits - 1)
+                                            : UnpackOne(coded.zeros.bytes.data() + i * zero_bytes, g, bits);
+      Unpack(coded.codes.bytes.data() + i * row_bytes, j, end - j, bits, codes);
+      for (int64_t k = 0; k < end - j; ++k) *to++ = static_cast<float>(codes[k] - zero) * scale;
+      j = end;
+    }
+  }
+}
+
+// Rows of a product: the rows of the first factor times the rest.
+void ReadProduct(const Product& product, int64_t row, int64_t rows, int64_t col, int64_t cols, float* out,
+                 int64_t ld) {
+  const auto& f = product.factors;
+  Mat<float> left(rows, f.front().cols);
+  ReadRows(f.front(), row, rows, 0, f.front().cols, left.data(), left.cols());
+  for (size_t k = 1; k < f.size(); ++k) {
+    const bool last = k + 1 == f.size();
+    const int64_t c0 = last ? col : 0, nc = last ? cols : f[k].cols;
+    Mat<float> right(f[k].rows, nc), next(rows, nc);
+    ReadRows(f[k], 0, f[k].rows, c0, nc, right.data(), nc);
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = 0; j < nc; ++j) next(i, j) = 0;
+      for (int64_t p = 0; p < f[k].rows; ++p) {
+        for (int64_t j = 0; j < nc; ++j) next(i, j) += left(i, p) * right(p, j);
+      }
+    }
+    left = std::move(next);
+  }
+  for (int64_t i = 0; i < rows; ++i) std::memcpy(out + i * ld, left.row(i), static_cast<size_t>(cols) * 4);
+}
+
+class MatrixRows : public RowSource {
+ public:
+  explicit MatrixRows(const Matrix& matrix) : matrix_(matrix) {}
+  int64_t rows() const override { return matrix_.rows; }
+  int64_t cols() const override { return matrix_.cols; }
+  void Read(int64_t row, int64_t rows, int64_t col, int64_t cols, float* out, int64_t ld) const override {
+    ReadRows(matrix_, row, rows, col, cols, out, ld);
+  }
+
+ private:
+  const Matrix& matrix_;
+};
+
+void ApplyProduct(const Context& context, const Product& product, MatView<const float> x, MatView<float> y,
+                  Accumulate op) {
+  Mat<float> current;
+  MatView<const float> input = x;
+  for (size_t k = product.factors.size(); k-- > 1;) {
+    Mat<float> next(x.rows, product.factors[k].rows);
+    Apply(context, product.factors[k], input, next);
+    current = std::move(next);
+    input = current.view();
+  }
+  Apply(context, product.factors.front(), input, y, op);
+}
+
+}  // namespace
+
+Blob Blob::Copy(std::span<const std::byte> bytes) {
+  auto buffer = std::make_shared<Buffer>(bytes.size());
+  if (!bytes.empty()) std::memcpy(buffer->data(), bytes.data(), bytes.size());
+  const std::span<const std::byte> view = std::as_const(*buffer).bytes();
+  return {view, std::move(buffer)};
+}
+
+Matrix PackInteger(const IntegerMatrix& m) {
+  const int bits = m.grid.bits;
+  const int64_t rows = m.rows(), cols = m.cols(), groups = m.grid.NumGroups(cols);
+  const int64_t row_bytes = PackedBytes(cols, bits);
+  const int64_t zero_bytes = m.grid.symmetric ? 0 : PackedBytes(groups, bits);
+  auto codes = std::make_shared<Buffer>(static_cast<size_t>(rows * row_bytes));
+  auto scales = std::make_shared<Buffer>(static_cast<size_t>(rows * groups * 2));
+  auto zeros = std::make_shared<Buffer>(static_cast<size_t>(rows * zero_bytes));
+  for (int64_t i = 0; i < rows; ++i) {
+    Pack(m.codes.row(i), cols, bits, reinterpret_cast<uint8_t*>(codes->data()) + i * row_bytes);
+    for (int64_t g = 0; g < groups; ++g) {
+      const F16 scale = ToF16(m.scales(i, g));
+      std::memcpy(scales->data() + (i * groups + g) * 2, &scale, 2);
+    }
+    if (zero_bytes > 0) {
+      Pack(m.zeros.row(i), groups, bits, reinterpret_cast<uint8_t*>(zeros->data()) + i * zero_bytes);
+    }
+  }
+  const auto blob = [](std::shared_ptr<Buffer> b) {
+    const auto view = std::as_const(*b).bytes();
+    return Blob{view, std::move(b)};
+  };
+  return {rows, cols, Coded{m.grid, blob(std::move(codes)), blob(std::move(scales)), blob(std::move(zeros))}};
+}
+
+IntegerMatrix UnpackInteger(const Matrix& matrix) {
+  const auto* coded = std::get_if<Coded>(&matrix.body);
+  PLANISH_CHECK(coded != nullptr);
+  const int bits = coded->grid.bits;
+  const int64_t groups = coded->grid.NumGroups(matrix.cols);
+  IntegerMatrix m;
+  m.grid = coded->grid;
+  m.codes.Resize(matrix.rows, matrix.cols);
+  m.scales.Resize(matrix.rows, groups);
+  m.zeros.Resize(matrix.rows, groups);
+  for (int64_t i = 0; i < matrix.rows; ++i) {
+    Unpack(coded->codes.bytes.data() + i * PackedBytes(matrix.cols, bits), 0, matrix.cols, bits, m.codes.row(i));
+    for (int64_t g = 0; g < groups; ++g) {
+      m.scales(i, g) = LoadF16(coded->scales.bytes.data(), i * groups + g);
+      m.zeros(i, g) = coded->grid.symmetric
+                          ? static_cast<uint8_t>(1 << (bits - 1))
+                          : UnpackOne(coded->zeros.bytes.data() + i * PackedBytes(groups, bits), g, bits);
+    }
+  }
+  return m;
+}
+
+Matrix DenseMatrix(int64_t rows, int64_t cols, DType type, Blob data) {
+  PLANISH_CHECK(static_cast<int64_t>(data.bytes.size()) == rows * cols * DTypeBits(type) / 8);
+  return {rows, cols, Dense{type, std::move(data)}};
+}
+
+Matrix DenseMatrix(MatView<const float> values, DType type) {
+  const int64_t size = DTypeBits(type) / 8;
+  auto buffer = std::make_shared<Buffer>(static_cast<size_t>(values.rows * values.cols * size));
+  std::byte* to = buffer->data();
+  for (int64_t i = 0; i < values.rows; ++i) {
+    for (int64_t j = 0; j < values.cols; ++j, to += size) {
+      const float f = values(i, j);
+      const uint16_t half = type == DType::kBF16 ? ToBF16(f).bits : type == DType::kF16 ? ToF16(f).bits : 0;
+      if (type == DType::kF32) {
+        std::memcpy(to, &f, 4);
+      } else {
+        std::memcpy(to, &half, 2);
+      }
+    }
+  }
+  const auto view = std::as_const(*buffer).bytes();
+  return {values.rows, values.cols, Dense{type, {view, std::move(buffer)}}};
+}
+
+void ReadRows(const Matrix& m, int64_t row, int64_t rows, int64_t col, int64_t cols, float* out, int64_t ld) {
+  std::visit(Overloaded{[&](const Dense& d) { ReadDense(m, d, row, rows, col, cols, out, ld); },
+                        [&](const Coded& c) { ReadCoded(m, c, row, rows, col, cols, out, ld); },
+                        [&](const Product& p) { ReadProduct(p, row, rows, col, cols, out, ld); },
+                        [&](const Sum& s) {
+                          ReadRows(s.terms.front(), row, rows, col, cols, out, ld);
+                          Mat<float> term(rows, cols);
+                          for (size_t k = 1; k < s.terms.size(); ++k) {
+                            ReadRows(s.terms[k], row, rows, col, cols, term.data(), cols);
+                            for (int64_t i = 0; i < rows; ++i) {
+                              for (int64_t j = 0; j < cols; ++j) out[i * ld + j] += term(i, j);
+                            }
+                          }
+                        }},
+             m.body);
+}
+
+Mat<float> Reconstruct(const Matrix& matrix) {
+  Mat<float> out(matrix.rows, matrix.cols);
+  ReadRows(matrix, 0, matrix.rows, 0, matrix.cols, out.data(), matrix.cols);
+  return out;
+}
+
+void Apply(const Context& context, const Matrix& m, MatView<const float> x, MatView<float> y, Accumulate op) {
+  std::visit(Overloaded{[&](const Dense& d) {
+                          MatMulNT(context, x, WeightView{d.data.bytes.data(), d.type, m.rows, m.cols, m.cols}, y,
+                                   op);
+                        },
+                        [&](const Coded&) { MatMulNT(context, x, MatrixRows(m), y, op); },
+                        [&](const Product& p) { ApplyProduct(context, p, x, y, op); },
+                        [&](const Sum& s) {
+                          Apply(context, s.terms.front(), x, y, op);
+                          for (size_t k = 1; k < s.terms.size(); ++k) {
+                            Apply(context, s.terms[k], x, y,
+                                  op == Accumulate::kSubtract ? op : Accumulate::kAdd);
+                          }
+                        }},
+             m.body);
+}
+
+int64_t StoredBytes(const Matrix& matrix) {
+  const auto total = [](const std::vector<Matrix>& parts) {
+    int64_t sum = 0;
+    for (const auto& part : parts) sum += StoredBytes(part);
+    return sum;
+  };
+  return std::visit(
+      Overloaded{[](const Dense& d) { return static_cast<int64_t>(d.data.bytes.size()); },
+                 [](const Coded& c) {
+                   return static_cast<int64_t>(c.codes.bytes.size() + c.scales.bytes.size() + c.zeros.bytes.size());
+                 },
+                 [&](const Product& p) { return total(p.factors); }, [&](const Sum& s) { return total(s.terms); }},
+      matrix.body);
+}
+
+std::string Describe(const Matrix& matrix) {
+  const auto dtype = [](DType t) { return t == DType::kF32 ? "f32" : t == DType::kF16 ? "f16" : "bf16"; };
+  return std::visit(Overloaded{[&](const Dense& d) -> std::string { return dtype(d.type); },
+                               [](const Coded& c) {
+                                 std::string text = fmt::format("int{}", c.grid.bits);
+                                 if (c.grid.group > 0) text += fmt::format(" g{}", c.grid.group);
+                                 return text + (c.grid.symmetric ? " sym" : "");
+                               },
+                               [](const Product& p) {
+                                 std::string text = fmt::format("path r{} (", p.factors.back().rows);
+                                 for (size_t i = 0; i < p.factors.size(); ++i) {
+                                   text += (i ? ", " : "") + Describe(p.factors[i]);
+                                 }
+                                 return text + ")";
+                               },
+                               [](const Sum& s) {
+                                 std::string text;
+                                 for (const auto& term : s.terms) text += (text.empty() ? "" : " + ") + Describe(term);
+                                 return text;
+                               }},
+                    matrix.body);
+}
+
+}  // namespace planish

@@ -1,0 +1,82 @@
+// A weight matrix as an expression of parts. Dense is just the first kind; compressed layers are
+// codes on a grid, low-rank products, and sums of those. Reconstruct is the definition of every
+// part; kernels compute straight from the parts and are compared with it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <variant>
+#include <vector>
+
+#include "base/context.h"
+#include "grids/integer.h"
+#include "math/gemm.h"
+#include "tensor/view.h"
+
+namespace planish {
+
+// Bytes somebody keeps alive: a mapped file, or a buffer. Copies share them.
+struct Blob {
+  std::span<const std::byte> bytes;
+  std::shared_ptr<const void> owner;
+
+  static Blob Copy(std::span<const std::byte> bytes);
+  template <typename T>
+  static Blob Of(std::shared_ptr<T> owner, std::span<const std::byte> bytes) {
+    return {bytes, std::move(owner)};
+  }
+};
+
+// Row-major elements of f32, f16 or bf16, possibly unaligned.
+struct Dense {
+  DType type = DType::kF32;
+  Blob data;
+};
+
+// Codes on an integer grid, packed as they are stored (see PackInteger).
+struct Coded {
+  IntegerGrid grid;
+  Blob codes;   // [rows, RowBytes]: code j of a row in bits [j * b, (j + 1) * b), little-endian
+  Blob scales;  // [rows, groups] fp16
+  Blob zeros;   // [rows, zero bytes], packed like codes; empty when symmetric
+};
+
+struct Matrix;
+struct Product {
+  std::vector<Matrix> factors;  // [out, r] first, [r, in] last
+};
+struct Sum {
+  std::vector<Matrix> terms;
+};
+
+struct Matrix {
+  int64_t rows = 0, cols = 0;
+  std::variant<Dense, Coded, Product, Sum> body;
+};
+
+// Bytes of a row of `count` packed values of `bits`.
+inline int64_t PackedBytes(int64_t count, int bits) { return (count * bits + 7) / 8; }
+// Packs codes and zeros into bits; the inverse is how Coded is read.
+Matrix PackInteger(const IntegerMatrix& matrix);
+IntegerMatrix UnpackInteger(const Matrix& matrix);  // matrix.body must be Coded
+
+Matrix DenseMatrix(int64_t rows, int64_t cols, DType type, Blob data);
+// An owned copy in the given type, each element rounded to nearest even.
+Matrix DenseMatrix(MatView<const float> values, DType type);
+
+// Rows of any matrix, made on demand; out[i * ld + j] as in RowSource. Products are multiplied out.
+void ReadRows(const Matrix& matrix, int64_t row, int64_t row_count, int64_t col, int64_t col_count, float* out,
+              int64_t ld);
+// The whole matrix in fp32: the definition.
+Mat<float> Reconstruct(const Matrix& matrix);
+// y [tokens, rows] op= x [tokens, cols] W^T, computed from the parts: a low-rank product is never
+// multiplied out.
+void Apply(const Context& context, const Matrix& matrix, MatView<const float> x, MatView<float> y,
+           Accumulate op = Accumulate::kSet);
+// Every byte of every part.
+int64_t StoredBytes(const Matrix& matrix);
+// "int3 g128 + product r16 (int8, int8)", "bf16".
+std::string Describe(const Matrix& matrix);
+
+}  // namespace planish

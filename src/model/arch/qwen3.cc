@@ -1,0 +1,26 @@
+#include "model/arch/decoder.h"
+#include "model/family.h"
+
+namespace planish {
+namespace {
+
+Result<Program> Build(const Json& config) {
+  PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "qwen3", {151936, 4096, 22016, 32, 32, 32, 32768, 128}));
+  PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", false));
+  spec.o_bias = spec.qkv_bias;
+  spec.qk_norm = true;
+  PLANISH_TRY(const bool sliding, JsonBool(config, "use_sliding_window", false));
+  if (sliding) {
+    PLANISH_TRY(const int64_t window, JsonInt(config, "sliding_window", 4096));
+    PLANISH_TRY(const int64_t first_sliding, JsonInt(config, "max_window_layers", 28));
+    PLANISH_RETURN_IF_ERROR(ReadWindows(config, window, first_sliding, spec));
+  }
+  return BuildDecoder(config, spec);
+}
+
+}  // namespace
+
+extern const Family kFamily_qwen3;
+const Family kFamily_qwen3 = {"qwen3", "llama with RMSNorm on the heads of q and k", Build};
+
+}  // namespace planish

@@ -1,0 +1,23 @@
+// Architectures. A family is one file in model/arch/ that defines `const Family kFamily_<file name>`;
+// the build collects them, so adding one touches nothing else.
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "base/json.h"
+#include "model/program.h"
+
+namespace planish {
+
+struct Family {
+  const char* model_type;  // of config.json
+  const char* summary;     // what sets it apart, for listings and for "the nearest is ..." messages
+  Result<Program> (*build)(const Json& config);
+};
+
+std::span<const Family* const> AllFamilies();
+// The program of a config.json. Unknown families: an error naming the nearest known one.
+Result<Program> BuildProgram(const Json& config);
+
+}  // namespace planish

@@ -1,0 +1,137 @@
+#include "model/rope.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+namespace planish {
+namespace {
+
+struct RopeFields {
+  Json scaling = Json::object();
+  double theta = 10000;
+  double partial = 1;
+};
+
+Result<RopeFields> ReadFields(const Json& config, const RopeDefaults& defaults, const std::string& layer_type) {
+  RopeFields fields;
+  const Json* parameters = nullptr;
+  if (config.contains("rope_parameters") && config["rope_parameters"].is_object()) {
+    parameters = &config["rope_parameters"];
+    const auto nested = parameters->find(layer_type);
+    if (nested != parameters->end() && nested->is_object()) parameters = &*nested;
+  } else if (config.contains("rope_scaling") && config["rope_scaling"].is_object()) {
+    fields.scaling = config["rope_scaling"];
+  }
+  if (parameters != nullptr) fields.scaling = *parameters;
+  PLANISH_TRY(const double top_theta, JsonNumber(config, "rope_theta", defaults.theta));
+  PLANISH_TRY(fields.theta, JsonNumber(fields.scaling, "rope_theta", top_theta));
+  PLANISH_TRY(const double top_partial, JsonNumber(config, "partial_rotary_factor", 1.0));
+  PLANISH_TRY(fields.partial, JsonNumber(fields.scaling, "partial_rotary_factor", top_partial));
+  if (!(fields.theta > 0) || !std::isfinite(fields.theta)) {
+    return InputError(fmt::format("rope_theta: expected a positive number, found {}", fields.theta));
+  }
+  if (!(fields.partial > 0) || fields.partial > 1) {
+    return InputError(fmt::format("partial_rotary_factor: expected in (0, 1], found {}", fields.partial));
+  }
+  return fields;
+}
+
+Result<double> Factor(const Json& scaling) {
+  PLANISH_TRY(const double factor, JsonNumber(scaling, "factor"));
+  if (!(factor >= 1) || !std::isfinite(factor)) {
+    return InputError(fmt::format("rope factor: expected at least 1, found {}", factor));
+  }
+  return factor;
+}
+
+// Llama 3.1: long wavelengths are stretched by `factor`, short ones kept, a ramp between.
+Status ScaleLlama3(const Json& scaling, double original_positions, std::vector<double>& inv_freq) {
+  PLANISH_TRY(const double factor, Factor(scaling));
+  PLANISH_TRY(const double low, JsonNumber(scaling, "low_freq_factor"));
+  PLANISH_TRY(const double high, JsonNumber(scaling, "high_freq_factor"));
+  if (!(high > low) || !(low > 0)) {
+    return InputError(fmt::format("llama3 rope: expected 0 < low_freq_factor < high_freq_factor, found {} and {}",
+                                  low, high));
+  }
+  for (double& f : inv_freq) {
+    const double wavelength = 2 * std::numbers::pi / f;
+    if (wavelength < original_positions / high) continue;
+    if (wavelength > original_positions / low) {
+      f /= factor;
+    } else {
+      const double s = (original_positions / wavelength - low) / (high - low);
+      f = (1 - s) * f / factor + s * f;
+    }
+  }
+  return {};
+}
+
+double YarnScale(double factor, double mscale) { return factor <= 1 ? 1 : 0.1 * mscale * std::log(factor) + 1; }
+
+// YaRN (arXiv 2309.00071): interpolate dimensions that turn slowly, keep those that turn fast.
+Status ScaleYarn(const Json& scaling, double original_positions, double theta, Rope& rope) {
+  PLANISH_TRY(const double factor, Factor(scaling));
+  PLANISH_TRY(const double fast, JsonNumber(scaling, "beta_fast", 32.0));
+  PLANISH_TRY(const double slow, JsonNumber(scaling, "beta_slow", 1.0));
+  PLANISH_TRY(const bool truncate, JsonBool(scaling, "truncate", true));
+  PLANISH_TRY(const double mscale, JsonNumber(scaling, "mscale", 0.0));
+  PLANISH_TRY(const double mscale_all, JsonNumber(scaling, "mscale_all_dim", 0.0));
+  const double both = mscale != 0 && mscale_all != 0 ? YarnScale(factor, mscale) / YarnScale(factor, mscale_all)
+                                                     : YarnScale(factor, 1);
+  PLANISH_TRY(const double attention_factor, JsonNumber(scaling, "attention_factor", both));
+  rope.attention_factor = static_cast<float>(attention_factor);
+  const double d = 2.0 * static_cast<double>(rope.inv_freq.size());
+  const auto dim = [&](double rotations) {
+    return d * std::log(original_positions / (2 * std::numbers::pi * rotations)) / (2 * std::log(theta));
+  };
+  double low = dim(fast), high = dim(slow);
+  if (truncate) low = std::floor(low), high = std::ceil(high);
+  low = std::max(low, 0.0);
+  high = std::min(high, d - 1);
+  if (low == high) high += 0.001;
+  for (size_t i = 0; i < rope.inv_freq.size(); ++i) {
+    const double ramp = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
+    rope.inv_freq[i] = rope.inv_freq[i] / factor * ramp + rope.inv_freq[i] * (1 - ramp);
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<Rope> ReadRope(const Json& config, int64_t head_dim, const RopeDefaults& defaults,
+                      const std::string& layer_type) {
+  PLANISH_TRY(const RopeFields fields, ReadFields(config, defaults, layer_type));
+  Rope rope;
+  rope.head_dim = head_dim;
+  const int64_t pairs = static_cast<int64_t>(fields.partial * static_cast<double>(head_dim)) / 2;
+  if (pairs < 1) return InputError(fmt::format("rope: head_dim {} leaves no pair to rotate", head_dim));
+  for (int64_t i = 0; i < pairs; ++i) {
+    rope.inv_freq.push_back(std::pow(fields.theta, -static_cast<double>(i) / static_cast<double>(pairs)));
+  }
+  PLANISH_TRY(const std::string old_name, JsonString(fields.scaling, "type", "default"));
+  PLANISH_TRY(const std::string type, JsonString(fields.scaling, "rope_type", old_name));
+  PLANISH_TRY(const int64_t max_positions, JsonInt(config, "max_position_embeddings", defaults.max_positions));
+  PLANISH_TRY(const int64_t original,
+              JsonInt(fields.scaling, "original_max_position_embeddings", max_positions));
+  if (type == "default") return rope;
+  if (type == "linear") {
+    PLANISH_TRY(const double factor, Factor(fields.scaling));
+    for (double& f : rope.inv_freq) f /= factor;
+    return rope;
+  }
+  if (type == "llama3") {
+    PLANISH_RETURN_IF_ERROR(ScaleLlama3(fields.scaling, static_cast<double>(original), rope.inv_freq));
+    return rope;
+  }
+  if (type == "yarn") {
+    PLANISH_RETURN_IF_ERROR(ScaleYarn(fields.scaling, static_cast<double>(original), fields.theta, rope));
+    return rope;
+  }
+  return InputError(fmt::format(
+      "rope_type '{}' is not supported: expected one of default, linear, llama3, yarn", type));
+}
+
+}  // namespace planish
