@@ -1,0 +1,59 @@
+// A model folder's tensors: model.safetensors, or the shards listed by model.safetensors.index.json.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "formats/safetensors.h"
+#include "tensor/view.h"
+
+namespace planish {
+
+// Cheap to copy; copies share the mapped files. Safe to read from any number of threads.
+class Checkpoint {
+ public:
+  // `folder` may be "embedded:NAME". Of the sharded form, only tensors of the index are seen: others in
+  // the shards are ignored, and a tensor of the index that is not in its shard is an error.
+  static Result<Checkpoint> Open(const std::string& folder);
+
+  bool Has(std::string_view name) const { return Locate(name) != nullptr; }
+  // Valid as long as a copy of this checkpoint; not aligned in general. The error for a missing tensor
+  // names the nearest existing ones.
+  Result<TensorView> Get(std::string_view name) const;
+  // By file name, then by offset.
+  const std::vector<const TensorInfo*>& tensors() const { return state_->tensors; }
+  // Bytes of all tensors.
+  int64_t total_bytes() const { return state_->total_bytes; }
+  // Name of the file in the folder that holds the tensor, or "" when there is no such tensor.
+  std::string FileOf(std::string_view name) const;
+  const std::string& folder() const { return state_->folder; }
+
+ private:
+  struct Shard {
+    std::string name;  // in the folder
+    std::shared_ptr<const SafetensorsFile> file;
+  };
+  struct Entry {
+    const TensorInfo* info = nullptr;
+    const Shard* shard = nullptr;
+  };
+  struct State {
+    std::string folder;
+    std::vector<Shard> shards;  // by ascending name
+    std::vector<Entry> by_name;
+    std::vector<const TensorInfo*> tensors;
+    int64_t total_bytes = 0;
+  };
+  explicit Checkpoint(std::shared_ptr<const State> state) : state_(std::move(state)) {}
+  static Status OpenShards(const std::string& index_path, State& state);
+  static void Index(State& state);
+  const Entry* Locate(std::string_view name) const;
+
+  std::shared_ptr<const State> state_;
+};
+
+}  // namespace planish
