@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 
+#include "base/checked.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/names.h"
@@ -138,6 +139,51 @@ Result<TensorView> Checkpoint::Get(std::string_view name) const {
 std::string Checkpoint::FileOf(std::string_view name) const {
   const Entry* entry = Locate(name);
   return entry == nullptr ? "" : entry->shard->name;
+}
+
+Result<ShardPlan> PlanShards(const std::vector<TensorSpec>& tensors, int64_t max_shard_bytes) {
+  if (max_shard_bytes <= 0) {
+    return InputError(
+        fmt::format("maximum shard size: found {} bytes, expected more than 0", max_shard_bytes));
+  }
+  ShardPlan plan;
+  plan.files.emplace_back();
+  int64_t shard_bytes = 0;
+  for (const TensorSpec& tensor : tensors) {
+    const auto size = TensorByteSize(tensor.type, tensor.shape);
+    if (!size.ok()) return size.error().At(fmt::format("tensor '{}'", Abbreviate(tensor.name)));
+    const auto total = CheckedAdd(plan.total_bytes, *size);
+    if (!total) return InputError("the sizes of the tensors together overflow 64 bits");
+    plan.total_bytes = *total;
+    if (!plan.files.back().tensors.empty() && *size > max_shard_bytes - shard_bytes) {
+      plan.files.emplace_back();
+      shard_bytes = 0;
+    }
+    plan.files.back().tensors.push_back(tensor);
+    shard_bytes += *size;
+  }
+  const size_t count = plan.files.size();
+  for (size_t i = 0; i < count; ++i) {
+    plan.files[i].name =
+        count == 1 ? kSingleFile : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, count);
+  }
+  return plan;
+}
+
+std::string ShardIndexText(const ShardPlan& plan) {
+  Json weight_map = Json::object();
+  for (const auto& file : plan.files) {
+    for (const TensorSpec& tensor : file.tensors) weight_map[tensor.name] = file.name;
+  }
+  const Json index = {{"metadata", {{"total_size", plan.total_bytes}}},
+                      {"weight_map", std::move(weight_map)}};
+  return DumpJson(index, 2) + "\n";
+}
+
+Status WriteIndex(const std::string& folder, const ShardPlan& plan) {
+  const std::string path = JoinPath(folder, kIndexFile);
+  if (plan.files.size() == 1) return RemoveTree(path);
+  return WriteFileAtomically(path, ShardIndexText(plan));
 }
 
 }  // namespace planish

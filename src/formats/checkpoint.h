@@ -1,4 +1,5 @@
-// A model folder's tensors: model.safetensors, or the shards listed by model.safetensors.index.json.
+// A model folder's tensors: model.safetensors, or the shards listed by model.safetensors.index.json; and
+// the plan by which a model is written as one or more files.
 #pragma once
 
 #include <cstdint>
@@ -55,5 +56,30 @@ class Checkpoint {
 
   std::shared_ptr<const State> state_;
 };
+
+// The division of a model into files.
+struct ShardPlan {
+  struct File {
+    std::string name;  // "model.safetensors", or "model-00001-of-00003.safetensors"
+    std::vector<TensorSpec> tensors;
+  };
+  std::vector<File> files;
+  int64_t total_bytes = 0;  // of all tensors
+};
+
+// The size of shards that loaders are used to.
+inline constexpr int64_t kDefaultShardBytes = 5'000'000'000;
+
+// Fills files with the tensors in the model's order, closing a file before the tensor that would take it
+// above `max_shard_bytes` (> 0) of data; a tensor larger than that stands alone. No tensors: one empty file.
+Result<ShardPlan> PlanShards(const std::vector<TensorSpec>& tensors,
+                             int64_t max_shard_bytes = kDefaultShardBytes);
+
+// The text of model.safetensors.index.json, as transformers writes it.
+std::string ShardIndexText(const ShardPlan& plan);
+
+// Writes that file into the folder when the plan has several files; for a single one removes a stale
+// index of an earlier model instead, since it would name files that are not part of this one.
+Status WriteIndex(const std::string& folder, const ShardPlan& plan);
 
 }  // namespace planish

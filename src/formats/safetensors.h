@@ -67,6 +67,47 @@ class SafetensorsFile {
   int64_t data_bytes_ = 0;
 };
 
+// A tensor to be written.
+struct TensorSpec {
+  std::string name;
+  DType type = DType::kF32;
+  std::vector<int64_t> shape;
+};
+
+// Writes one file: the header at once, then the data in parts. The file appears under its name at
+// Commit(); destroyed without it, nothing is left. Use from one thread.
+class SafetensorsWriter {
+ public:
+  // Creates the file and writes its header. `metadata` is stored with "format" set to "pt", which some
+  // loaders insist on. Errors: a path that cannot be written, a name that is taken twice, reserved
+  // ("__metadata__") or not UTF-8, a size that overflows, a header above kMaxSafetensorsHeaderBytes.
+  static Result<SafetensorsWriter> Create(const std::string& path, std::vector<TensorSpec> tensors,
+                                          std::map<std::string, std::string> metadata = {});
+
+  // The tensors in the order of their data, in which Append expects them: by type, falling alignment
+  // first (so that every tensor is aligned), then by name. It is the order of the reference library.
+  const std::vector<TensorSpec>& order() const { return order_; }
+
+  // The next bytes of a tensor: the one at hand, or, once that is complete, the one after it. Empty
+  // tensors may be left out. Every call is a system call: pass large parts. After an error the writer
+  // can only be destroyed.
+  Status Append(std::string_view name, std::span<const std::byte> data);
+
+  // Error when a tensor is not complete.
+  Status Commit();
+
+ private:
+  SafetensorsWriter(AtomicFile file, std::string path, std::vector<TensorSpec> order,
+                    std::vector<int64_t> sizes)
+      : file_(std::move(file)), path_(std::move(path)), order_(std::move(order)), sizes_(std::move(sizes)) {}
+  AtomicFile file_;
+  std::string path_;
+  std::vector<TensorSpec> order_;
+  std::vector<int64_t> sizes_;  // bytes, in the same order
+  size_t current_ = 0;          // the tensor at hand
+  int64_t written_ = 0;         // its bytes so far
+};
+
 // "[4096, 11008]" for messages.
 std::string ShapeText(const std::vector<int64_t>& shape);
 
