@@ -1,0 +1,85 @@
+// A model folder's tensors: model.safetensors, or the shards listed by model.safetensors.index.json; and
+// the plan by which a model is written as one or more files.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "formats/safetensors.h"
+#include "tensor/view.h"
+
+namespace planish {
+
+// Cheap to copy; copies share the mapped files. Safe to read from any number of threads.
+class Checkpoint {
+ public:
+  // `folder` may be "embedded:NAME". Of the sharded form, only tensors of the index are seen: others in
+  // the shards are ignored, and a tensor of the index that is not in its shard is an error.
+  static Result<Checkpoint> Open(const std::string& folder);
+
+  bool Has(std::string_view name) const { return Locate(name) != nullptr; }
+  // Valid as long as a copy of this checkpoint; not aligned in general. The error for a missing tensor
+  // names the nearest existing ones.
+  Result<TensorView> Get(std::string_view name) const;
+  // By file name, then by offset.
+  const std::vector<const TensorInfo*>& tensors() const { return state_->tensors; }
+  // Bytes of all tensors.
+  int64_t total_bytes() const { return state_->total_bytes; }
+  // Name of the file in the folder that holds the tensor, or "" when there is no such tensor.
+  std::string FileOf(std::string_view name) const;
+  const std::string& folder() const { return state_->folder; }
+
+ private:
+  struct Shard {
+    std::string name;  // in the folder
+    std::shared_ptr<const SafetensorsFile> file;
+  };
+  struct Entry {
+    const TensorInfo* info = nullptr;
+    const Shard* shard = nullptr;
+  };
+  struct State {
+    std::string folder;
+    std::vector<Shard> shards;  // by ascending name
+    std::vector<Entry> by_name;
+    std::vector<const TensorInfo*> tensors;
+    int64_t total_bytes = 0;
+  };
+  explicit Checkpoint(std::shared_ptr<const State> state) : state_(std::move(state)) {}
+  static Status OpenShards(const std::string& index_path, State& state);
+  static void Index(State& state);
+  const Entry* Locate(std::string_view name) const;
+
+  std::shared_ptr<const State> state_;
+};
+
+// The division of a model into files.
+struct ShardPlan {
+  struct File {
+    std::string name;  // "model.safetensors", or "model-00001-of-00003.safetensors"
+    std::vector<TensorSpec> tensors;
+  };
+  std::vector<File> files;
+  int64_t total_bytes = 0;  // of all tensors
+};
+
+// The size of shards that loaders are used to.
+inline constexpr int64_t kDefaultShardBytes = 5'000'000'000;
+
+// Fills files with the tensors in the model's order, closing a file before the tensor that would take it
+// above `max_shard_bytes` (> 0) of data; a tensor larger than that stands alone. No tensors: one empty file.
+Result<ShardPlan> PlanShards(const std::vector<TensorSpec>& tensors,
+                             int64_t max_shard_bytes = kDefaultShardBytes);
+
+// The text of model.safetensors.index.json, as transformers writes it.
+std::string ShardIndexText(const ShardPlan& plan);
+
+// Writes that file into the folder when the plan has several files; for a single one removes a stale
+// index of an earlier model instead, since it would name files that are not part of this one.
+Status WriteIndex(const std::string& folder, const ShardPlan& plan);
+
+}  // namespace planish
