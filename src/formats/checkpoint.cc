@@ -136,6 +136,12 @@ Result<TensorView> Checkpoint::Get(std::string_view name) const {
       fmt::format("{}: no tensor '{}' in this checkpoint; {}", state_->folder, Abbreviate(name), hint));
 }
 
+int64_t Checkpoint::file_bytes() const {
+  int64_t bytes = 0;
+  for (const Shard& shard : state_->shards) bytes += shard.file->file_bytes();
+  return bytes;
+}
+
 std::string Checkpoint::FileOf(std::string_view name) const {
   const Entry* entry = Locate(name);
   return entry == nullptr ? "" : entry->shard->name;

@@ -20,6 +20,7 @@ class Checkpoint {
   // `folder` may be "embedded:NAME". Of the sharded form, only tensors of the index are seen: others in
   // the shards are ignored, and a tensor of the index that is not in its shard is an error.
   static Result<Checkpoint> Open(const std::string& folder);
+  Checkpoint() = default;  // holds nothing; only Open makes one that can be asked
 
   bool Has(std::string_view name) const { return Locate(name) != nullptr; }
   // Valid as long as a copy of this checkpoint; not aligned in general. The error for a missing tensor
@@ -29,6 +30,10 @@ class Checkpoint {
   const std::vector<const TensorInfo*>& tensors() const { return state_->tensors; }
   // Bytes of all tensors.
   int64_t total_bytes() const { return state_->total_bytes; }
+  // Bytes of the files whole: tensors and their headers.
+  int64_t file_bytes() const;
+  // Keeps the mapped files alive for whoever holds a view.
+  std::shared_ptr<const void> owner() const { return state_; }
   // Name of the file in the folder that holds the tensor, or "" when there is no such tensor.
   std::string FileOf(std::string_view name) const;
   const std::string& folder() const { return state_->folder; }

@@ -51,6 +51,8 @@ class SafetensorsFile {
   const std::string& path() const { return path_; }
   // Bytes of all tensors together.
   int64_t data_bytes() const { return data_bytes_; }
+  // Bytes of the file whole, header included.
+  int64_t file_bytes() const { return static_cast<int64_t>(bytes_.size()); }
 
  private:
   SafetensorsFile() = default;

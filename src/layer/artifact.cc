@@ -60,7 +60,7 @@ Result<Blob> ReadBlob(const std::string& name, DType type, const std::vector<int
     return InputError(fmt::format("tensor '{}': expected {} {}, found {} {}", name, DTypeName(type),
                                   ShapeText(shape), DTypeName(view.type), ShapeText(view.shape)));
   }
-  return Blob{view.bytes(), checkpoint.Owner(name)};
+  return Blob{view.bytes(), checkpoint.owner()};
 }
 
 // NaN or infinity in scales would poison every product silently; zero or negative ones are legal.
@@ -176,7 +176,7 @@ Result<Matrix> ReadDenseTensor(const std::string& name, int64_t rows, int64_t co
     return InputError(fmt::format("tensor '{}': expected shape [{}, {}] from the config, found {}", name, rows, cols,
                                   ShapeText(view.shape)));
   }
-  return DenseMatrix(rows, cols, view.type, {view.bytes(), checkpoint.Owner(name)});
+  return DenseMatrix(rows, cols, view.type, {view.bytes(), checkpoint.owner()});
 }
 
 }  // namespace planish

@@ -1,0 +1,91 @@
+#include "apps/app.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+
+#include "formats/text.h"
+
+namespace planish::app {
+namespace {
+
+std::atomic<bool> cancelled{false};
+
+void OnSignal(int) {
+  if (cancelled.exchange(true)) _exit(static_cast<int>(Code::kInterrupted));
+}
+
+}  // namespace
+
+void AddRunOptions(CLI::App& verb, RunOptions& options) {
+  verb.add_option("--threads", options.threads, "Threads; 0 means one per core. Results do not depend on it")
+      ->check(CLI::Range(0, 1024));
+  verb.add_option("--isa", options.isa, "Kernel set: scalar, sse4, avx2 or avx512 (default: the best here)");
+  verb.add_flag("--strict", options.strict, "The same bytes on any CPU, not only on this one");
+  verb.add_flag("--quiet,-q", options.quiet, "No progress");
+  verb.add_flag("--json", options.json, "Results as JSON on standard output");
+}
+
+Run::Run(const RunOptions& options)
+    : pool_(options.threads),
+      progress_(options.quiet ? ConsoleProgress::Style::kQuiet : ConsoleProgress::Style::kAuto) {}
+
+Result<std::unique_ptr<Run>> Run::Start(const RunOptions& options, uint64_t seed) {
+  auto run = std::unique_ptr<Run>(new Run(options));
+  Context& context = run->context_;
+  context.pool = &run->pool_;
+  context.progress = &run->progress_;
+  context.cancel = &CancelFlag();
+  context.seed = seed;
+  context.profile = options.strict ? Profile::kStrict : Profile::kFast;
+  context.isa = BestIsa();
+  if (!options.isa.empty()) {
+    const auto isa = ParseIsa(options.isa);
+    if (!isa) {
+      return InputError(fmt::format("--isa: expected scalar, sse4, avx2 or avx512, found '{}'", options.isa));
+    }
+    if (!IsaSupported(*isa)) {
+      return InputError(
+          fmt::format("--isa {}: not supported by this machine, which has: {}", options.isa, SupportedIsas()));
+    }
+    context.isa = *isa;
+  }
+  if (context.profile == Profile::kStrict && context.isa == Isa::kSse4) {
+    context.isa = Isa::kScalar;
+    if (!options.quiet) {
+      fmt::print(stderr, "strict needs fused multiply-add, which this kernel set lacks: using scalar (slow)\n");
+    }
+  }
+  return run;
+}
+
+const std::atomic<bool>& CancelFlag() { return cancelled; }
+
+void InstallSignalHandlers() {
+  struct sigaction action {};
+  action.sa_handler = OnSignal;
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+}
+
+Action& ChosenAction() {
+  static Action action;
+  return action;
+}
+
+void AddVerb(CLI::App& verb, Action action) {
+  verb.callback([action = std::move(action)] { ChosenAction() = action; });
+}
+
+Result<std::string> CheckedText(const std::string& text, const std::string& where) {
+  const auto valid = ValidateUtf8(text);
+  if (!valid.ok()) return valid.error().At(where);
+  return text;
+}
+
+void PrintJson(const OrderedJson& value) { fmt::print("{}\n", DumpJson(value, 1)); }
+
+}  // namespace planish::app

@@ -1,0 +1,60 @@
+// What the verbs share: the options of every run, the context they make, and how a verb ends.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/context.h"
+#include "base/json.h"
+#include "formats/tokenizer.h"
+
+namespace planish::app {
+
+// --threads, --isa, --strict, --quiet, --json: the same on every verb that computes.
+struct RunOptions {
+  int threads = 0;
+  std::string isa;
+  bool strict = false;
+  bool quiet = false;
+  bool json = false;
+};
+void AddRunOptions(CLI::App& verb, RunOptions& options);
+
+// Owns what a Context points to.
+class Run {
+ public:
+  static Result<std::unique_ptr<Run>> Start(const RunOptions& options, uint64_t seed = 0);
+  const Context& context() const { return context_; }
+
+ private:
+  explicit Run(const RunOptions& options);
+  ThreadPool pool_;
+  ConsoleProgress progress_;
+  Context context_;
+};
+
+// Set by SIGINT and SIGTERM; a second signal ends the process at once.
+const std::atomic<bool>& CancelFlag();
+void InstallSignalHandlers();
+
+// A verb adds its subcommand; `action` runs after parsing and its error ends the program.
+using Action = std::function<Status()>;
+void AddVerb(CLI::App& verb, Action action);
+// What the chosen verb is to do, or nullptr.
+Action& ChosenAction();
+
+// Text of --prompt or of a file, checked to be UTF-8.
+Result<std::string> CheckedText(const std::string& text, const std::string& where);
+
+// Prints a JSON value and a newline to standard output.
+void PrintJson(const OrderedJson& value);
+
+void AddEvalVerb(CLI::App& app);
+void AddGenerateVerb(CLI::App& app);
+void AddLogitsVerb(CLI::App& app);
+void AddInspectVerb(CLI::App& app);
+void AddCompletionVerb(CLI::App& app);
+
+}  // namespace planish::app

@@ -1,0 +1,103 @@
+// planish generate: continues a prompt, streaming.
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "apps/app.h"
+#include "model/model.h"
+#include "runtime/generate.h"
+
+namespace planish::app {
+namespace {
+
+struct GenerateFlags {
+  RunOptions run;
+  std::string model, prompt;
+  GenerateOptions options;
+  bool greedy = false, bos = false, stats = false;
+};
+
+void PrintResult(const GenerateFlags& flags, const GenerateResult& result, const std::string& text) {
+  if (flags.run.json) {
+    OrderedJson json;
+    json["prompt"] = flags.prompt;
+    json["text"] = text;
+    json["ids"] = result.ids;
+    json["stop"] = result.hit_eos ? "eos" : result.hit_context ? "context" : "length";
+    json["prompt_seconds"] = result.prompt_seconds;
+    json["decode_seconds"] = result.decode_seconds;
+    PrintJson(json);
+    return;
+  }
+  fmt::print("\n");
+  if (result.hit_context) fmt::print(stderr, "stopped: the context is full; raise --context\n");
+  if (flags.stats && !result.ids.empty()) {
+    fmt::print(stderr, "first token after {:.0f} ms, then {:.1f} tokens/s\n", 1e3 * result.prompt_seconds,
+               static_cast<double>(result.ids.size() - 1) / std::max(result.decode_seconds, 1e-9));
+  }
+}
+
+Status RunGenerate(GenerateFlags& flags) {
+  PLANISH_TRY(const std::string prompt, CheckedText(flags.prompt, "--prompt"));
+  PLANISH_TRY(const auto run, Run::Start(flags.run, flags.options.sampling.seed));
+  PLANISH_TRY(const Model model, LoadModel(flags.model));
+  PLANISH_TRY(const auto tokenizer, Tokenizer::Load(model.path));
+  PLANISH_TRY(auto ids, tokenizer->Encode(prompt, /*add_special=*/true));
+  if (flags.bos) {
+    if (model.program.bos_id < 0) return InputError("--bos: config.json has no bos_token_id");
+    ids.insert(ids.begin(), model.program.bos_id);
+  }
+  if (flags.greedy) flags.options.sampling.temperature = 0;
+  StreamDecoder decoder(*tokenizer);
+  std::string text;
+  const auto emit = [&](const std::string& piece) {
+    text += piece;
+    if (flags.run.json) return;
+    fmt::print("{}", piece);
+    std::fflush(stdout);
+  };
+  if (!flags.run.json) {
+    fmt::print("{}", prompt);
+    std::fflush(stdout);
+  }
+  PLANISH_TRY(const GenerateResult result, Generate(run->context(), model, ids, flags.options, [&](int32_t id) {
+                emit(decoder.Push(id));
+                return true;
+              }));
+  emit(decoder.Flush());
+  PrintResult(flags, result, text);
+  return run->context().CheckCancelled();
+}
+
+}  // namespace
+
+void AddGenerateVerb(CLI::App& app) {
+  auto flags = std::make_shared<GenerateFlags>();
+  CLI::App* verb = app.add_subcommand("generate", "Continue a prompt");
+  SamplingOptions& sampling = flags->options.sampling;
+  verb->add_option("MODEL", flags->model, "The model")->required();
+  verb->add_option("--prompt,-p", flags->prompt, "Text to continue")->required();
+  verb->add_option("--tokens,-n", flags->options.max_tokens, "New tokens at most")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  verb->add_flag("--greedy", flags->greedy, "Always the most likely token");
+  verb->add_option("--temperature", sampling.temperature, "0 is greedy")->check(CLI::NonNegativeNumber)->capture_default_str();
+  verb->add_option("--top-k", sampling.top_k, "Keep the k most likely (0: all)")->check(CLI::NonNegativeNumber);
+  verb->add_option("--top-p", sampling.top_p, "Keep the likeliest whose sum reaches p")->check(CLI::Range(0.0, 1.0));
+  verb->add_option("--min-p", sampling.min_p, "Drop those below p times the likeliest")->check(CLI::Range(0.0, 1.0));
+  verb->add_option("--repetition-penalty", sampling.repetition_penalty, "Above 1 discourages tokens already seen")
+      ->check(CLI::PositiveNumber);
+  verb->add_option("--seed", sampling.seed, "Same seed, same text")->capture_default_str();
+  verb->add_option("--context", flags->options.context, "Positions of the cache (0: as needed)")
+      ->check(CLI::NonNegativeNumber);
+  verb->add_flag("--bos", flags->bos, "Put the BOS token first");
+  verb->add_flag("--stats", flags->stats, "Print speed at the end");
+  AddRunOptions(*verb, flags->run);
+  verb->footer(
+      "Examples:\n"
+      "  planish generate demo --prompt \"The old man looked at the sea and\" --tokens 40 --greedy\n"
+      "  planish generate model/ -p \"Once\" --temperature 0.8 --top-p 0.95 --seed 7 --stats");
+  AddVerb(*verb, [flags] { return RunGenerate(*flags); });
+}
+
+}  // namespace planish::app

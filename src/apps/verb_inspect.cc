@@ -1,0 +1,117 @@
+// planish inspect: what is in a model folder: tensors, parts, bytes, outliers.
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "apps/app.h"
+#include "evaluate/outliers.h"
+#include "model/model.h"
+
+namespace planish::app {
+namespace {
+
+struct InspectFlags {
+  RunOptions run;
+  std::string model;
+  bool fast = false;
+};
+
+struct Row {
+  std::string name, type, shape;
+  int64_t bytes = 0;
+  std::optional<OutlierStats> stats;
+};
+
+std::string ShapeText(const std::vector<int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+
+Result<std::vector<Row>> Collect(const Context& context, const InspectFlags& flags, const Model& model) {
+  std::vector<Row> rows;
+  for (size_t i = 0; i < model.linears.size(); ++i) {
+    const Linear& linear = model.linears[i];
+    Row row{linear.name, Describe(linear.w), ShapeText({linear.w.rows, linear.w.cols}), StoredBytes(linear.w), {}};
+    if (!flags.fast) row.stats = MeasureOutliers(context, linear.w);
+    rows.push_back(std::move(row));
+    if (context.progress) {
+      context.progress->Update("inspect", static_cast<double>(i + 1), static_cast<double>(model.linears.size()), "tensors");
+    }
+    PLANISH_RETURN_IF_ERROR(context.CheckCancelled());
+  }
+  const auto add_vector = [&](const std::string& name) -> Status {
+    PLANISH_TRY(const TensorView view, model.checkpoint.Get(name));
+    rows.push_back({name, std::string(DTypeName(view.type)), ShapeText(view.shape), view.NumBytes(), {}});
+    return {};
+  };
+  for (const auto& slot : model.program.linears) {
+    if (!slot.bias.empty()) PLANISH_RETURN_IF_ERROR(add_vector(slot.bias));
+  }
+  for (const auto& slot : model.program.vectors) PLANISH_RETURN_IF_ERROR(add_vector(slot.name));
+  return rows;
+}
+
+OrderedJson ToJson(const Model& model, const std::vector<Row>& rows) {
+  OrderedJson json;
+  json["path"] = model.path;
+  json["family"] = model.program.family;
+  json["layers"] = model.program.blocks.size() - 2;
+  json["hidden"] = model.program.hidden;
+  json["vocab"] = model.program.vocab;
+  json["parameters"] = model.program.Parameters();
+  json["bytes"] = model.Bytes();
+  json["bits_per_weight"] = model.BitsPerWeight();
+  json["linear_bits_per_weight"] = model.LinearBitsPerWeight();
+  for (const auto& row : rows) {
+    OrderedJson t = {{"name", row.name}, {"type", row.type}, {"shape", row.shape}, {"bytes", row.bytes}};
+    if (row.stats) {
+      t["absmax"] = row.stats->absmax;
+      t["rms"] = row.stats->rms;
+      t["kurtosis"] = row.stats->kurtosis;
+      t["top_energy"] = row.stats->top_energy;
+    }
+    json["tensors"].push_back(std::move(t));
+  }
+  return json;
+}
+
+void PrintTable(const Model& model, const std::vector<Row>& rows) {
+  fmt::print("{}: {}, {} layers, hidden {}, vocabulary {}, {} parameters, {}\n", model.path, model.program.family,
+             model.program.blocks.size() - 2, model.program.hidden, model.program.vocab,
+             FormatCount(static_cast<double>(model.program.Parameters())), FormatBytes(static_cast<double>(model.Bytes())));
+  fmt::print("{:.3f} bits per weight, {:.3f} in the layers' linears\n", model.BitsPerWeight(),
+             model.LinearBitsPerWeight());
+  fmt::print("{:<52} {:<20} {:<14} {:>10} {:>9} {:>9} {:>8} {:>9}\n", "tensor", "type", "shape", "bytes", "absmax", "rms",
+             "kurtosis", "top 0.1%");
+  for (const auto& row : rows) {
+    fmt::print("{:<52} {:<20} {:<14} {:>10}", row.name, row.type, row.shape, FormatBytes(static_cast<double>(row.bytes)));
+    if (row.stats) {
+      fmt::print(" {:>9.4g} {:>9.4g} {:>8.2f} {:>8.2f}%", row.stats->absmax, row.stats->rms, row.stats->kurtosis,
+                 100 * row.stats->top_energy);
+    }
+    fmt::print("\n");
+  }
+}
+
+Status RunInspect(const InspectFlags& flags) {
+  PLANISH_TRY(const auto run, Run::Start(flags.run));
+  PLANISH_TRY(const Model model, LoadModel(flags.model));
+  PLANISH_TRY(const auto rows, Collect(run->context(), flags, model));
+  if (flags.run.json) {
+    PrintJson(ToJson(model, rows));
+  } else {
+    PrintTable(model, rows);
+  }
+  return flags.fast ? Status() : CheckFinite(run->context(), model);
+}
+
+}  // namespace
+
+void AddInspectVerb(CLI::App& app) {
+  auto flags = std::make_shared<InspectFlags>();
+  CLI::App* verb = app.add_subcommand("inspect", "Tensors, parts, bytes and outliers of a model");
+  verb->add_option("MODEL", flags->model, "The model")->required();
+  verb->add_flag("--fast", flags->fast, "Do not read the weights: no outlier statistics");
+  AddRunOptions(*verb, flags->run);
+  verb->footer("Examples:\n  planish inspect demo\n  planish inspect model/ --json --fast");
+  AddVerb(*verb, [flags] { return RunInspect(*flags); });
+}
+
+}  // namespace planish::app

@@ -1,0 +1,20 @@
+#include "evaluate/model_source.h"
+
+#include <cstring>
+#include <numeric>
+
+namespace planish {
+
+Status ModelSource::Logits(const Context& context, std::span<const int32_t> ids, MatView<float> logits) {
+  std::vector<int64_t> rows(ids.size());
+  std::iota(rows.begin(), rows.end(), int64_t{0});
+  Mat<float> out;
+  PLANISH_RETURN_IF_ERROR(Forward(context, model_, executor_, Batch::Of(ids), rows, cache_, out));
+  for (int64_t i = 0; i < out.rows(); ++i) {
+    std::memcpy(logits.row(i), out.row(i), static_cast<size_t>(out.cols()) * sizeof(float));
+  }
+  executor_.Give(std::move(out));
+  return {};
+}
+
+}  // namespace planish

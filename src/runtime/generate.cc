@@ -1,0 +1,66 @@
+#include "runtime/generate.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+namespace planish {
+namespace {
+
+double SecondsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+Result<GenerateResult> Generate(const Context& context, const Model& model, std::span<const int32_t> prompt,
+                                const GenerateOptions& options, const std::function<bool(int32_t)>& on_token) {
+  if (prompt.empty()) return InputError("the prompt has no tokens; give some text, or --bos");
+  const auto prompt_size = static_cast<int64_t>(prompt.size());
+  int64_t capacity = options.context;
+  if (capacity == 0) capacity = std::min(model.program.max_positions, prompt_size + options.max_tokens);
+  if (prompt_size > capacity) {
+    return InputError(fmt::format("the prompt has {} tokens, the context holds {}", prompt_size, capacity));
+  }
+  DenseCache cache(model.program.cache_layers, 1, capacity);
+  Executor executor(model);
+  Sampler sampler(options.sampling);
+  std::vector<int32_t> history(prompt.begin(), prompt.end());
+  GenerateResult result;
+  Mat<float> logits;
+  Batch batch = Batch::Of(prompt);
+  int64_t last_row = prompt_size - 1;
+  auto start = std::chrono::steady_clock::now();
+  while (static_cast<int64_t>(result.ids.size()) < options.max_tokens) {
+    const Status status = Forward(context, model, executor, batch, {&last_row, 1}, cache, logits);
+    if (!status.ok()) {
+      if (status.error().code == Code::kInterrupted) break;
+      return status.error();
+    }
+    PLANISH_TRY(const int32_t id, sampler.Next({logits.row(0), static_cast<size_t>(logits.cols())}, history,
+                                               static_cast<uint64_t>(result.ids.size())));
+    if (result.ids.empty()) {
+      result.prompt_seconds = SecondsSince(start);
+      start = std::chrono::steady_clock::now();
+    }
+    if (options.stop_at_eos && std::ranges::find(model.program.eos_ids, id) != model.program.eos_ids.end()) {
+      result.hit_eos = true;
+      break;
+    }
+    result.ids.push_back(id);
+    history.push_back(id);
+    if (!on_token(id)) break;
+    const int64_t position = static_cast<int64_t>(history.size()) - 1;
+    if (position >= capacity) {
+      result.hit_context = static_cast<int64_t>(result.ids.size()) < options.max_tokens;
+      break;
+    }
+    batch = Batch::Of({&id, 1}, 0, position);
+    last_row = 0;
+  }
+  result.decode_seconds = SecondsSince(start);
+  return result;
+}
+
+}  // namespace planish
