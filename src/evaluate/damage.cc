@@ -112,7 +112,8 @@ Status Run::Score(LogitSource& source, size_t w, Scores& scores, Totals& totals)
 
   const auto num_ids = static_cast<int64_t>(ids_.size());
   scores.logits.Resize(num_ids, source.vocab_size());
-  PLANISH_RETURN_IF_ERROR(source.Logits(context_, ids_, scores.logits));
+  const Status run = source.Logits(context_, ids_, scores.logits);
+  if (!run.ok()) return run.error().At(Place(w));
 
   // Row i scores the token after ids_[i]: the last row is nobody's, and the row before a scored token
   // is the first of interest.

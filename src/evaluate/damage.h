@@ -66,7 +66,7 @@ struct DamageReport {
 // Errors: input - options MakeWindows refuses, a negative max_tokens, a token or BOS outside a
 // vocabulary, a model whose vocabulary is not the reference's; failure - a logit that is NaN or
 // infinite, a log-probability that overflows fp32 (both with model, window and position); and whatever
-// Logits returns, with the model's number in front.
+// Logits returns, with model and window in front.
 Result<std::vector<DamageReport>> Evaluate(const Context& context, std::span<const int32_t> tokens,
                                            std::span<LogitSource* const> models, LogitSource* reference,
                                            const EvalOptions& options);

@@ -1,6 +1,7 @@
 // Reports for programs and for people (declared in damage.h).
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/check.h"

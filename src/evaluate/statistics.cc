@@ -48,7 +48,8 @@ double StudentUpperTail(double df, double t) {
   // x^a y^b / B(a, b)
   const double front =
       std::exp(-a * std::log1p(t * t / df)) * std::sqrt(y) * GammaRatio(a) / std::sqrt(std::numbers::pi);
-  if (x < (a + 1) / (a + b + 2)) return 0.5 * front / a * BetaFraction(a, b, x);
+  // Both forms converge here; near x = 1 the first denominator of the direct one would cancel.
+  if (x < 0.5) return 0.5 * front / a * BetaFraction(a, b, x);
   return 0.5 * (1 - front / b * BetaFraction(b, a, y));
 }
 

@@ -67,7 +67,7 @@ TEST(MakeWindows, LongTextsWithStride) {
 
 TEST(MakeWindows, ScreenIsSpreadEvenly) {
   EXPECT_EQ(Make(32 * 10, 10, 0, EvalSet::kScreen), Make(32 * 10, 10, 0));
-  // 33 windows: floor((j + 1/2) 33 / 32) = j until j + 1/2 reaches 32 / 2, then j + 1.
+  // 33 windows: floor((j + 1/2) 33 / 32) = j as long as j + 1/2 < 16, then j + 1.
   const auto windows = Make(33 * 10, 10, 0, EvalSet::kScreen);
   ASSERT_EQ(windows.size(), 32u);
   for (int64_t j = 0; j < 32; ++j) EXPECT_EQ(windows[j].start, 10 * (j < 16 ? j : j + 1)) << j;
@@ -77,7 +77,8 @@ TEST(MakeWindows, ScreenOfTheGoldenText) {
   const std::string path = PLANISH_SHARED_DIR "/models/eval-golden.json";
   if (!std::filesystem::exists(path)) GTEST_SKIP() << path << " is not on this machine";
   std::ifstream file(path);
-  const auto golden = ParseJson({std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()});
+  const std::string content{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  const auto golden = ParseJson(content);
   ASSERT_TRUE(golden.ok());
   const Json& text = (*golden)["text"];
   const auto num_tokens = text["tokens_total"].get<int64_t>();

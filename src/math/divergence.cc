@@ -1,6 +1,5 @@
 #include "math/divergence.h"
 
-#include <algorithm>
 #include <bit>
 #include <cmath>
 
