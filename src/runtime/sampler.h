@@ -1,0 +1,52 @@
+// Chooses the next token from logits.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/random.h"
+#include "base/result.h"
+
+namespace planish {
+
+// Applied in this order; the defaults sample from the model's own distribution.
+struct SamplingOptions {
+  double repetition_penalty = 1;  // > 0: logits of tokens seen are divided by it if positive, else multiplied
+  double temperature = 1;         // >= 0: logits are divided by it; 0: always the largest logit
+  int top_k = 0;                  // keep the k largest; 0: all
+  double top_p = 1;  // (0, 1]: keep the fewest of the largest whose share of what top_k left is >= p
+  double min_p = 0;  // [0, 1]: keep tokens at least min_p times as likely as the likeliest
+  uint64_t seed = 0;
+};
+
+// Equal logits rank by token id, the lower first. The token of a step depends only on options, logits,
+// history and the step's number, not on earlier calls (random.h), so a generation repeats, and can be
+// taken up in the middle. Keeps scratch memory: one thread at a time.
+class Sampler {
+ public:
+  // Errors (input): an option outside the range above, or not a number.
+  static Result<Sampler> Create(const SamplingOptions& options);
+
+  // logits [vocab]; -infinity forbids a token. `history` holds the tokens the repetition penalty is
+  // about (each counts once); ids outside the vocabulary are ignored.
+  // Errors (failure): no logits, one that is NaN or +infinity, all forbidden.
+  Result<int32_t> Next(std::span<const float> logits, std::span<const int32_t> history, uint64_t step);
+
+ private:
+  explicit Sampler(const SamplingOptions& options);
+  struct Candidate {
+    int32_t id;
+    double value;  // logit, then probability relative to the largest
+  };
+  Status LoadCandidates(std::span<const float> logits, std::span<const int32_t> history);
+  void KeepTopK();
+  void KeepTopP();
+  int32_t Draw(uint64_t step);
+
+  SamplingOptions options_;
+  Random random_;
+  std::vector<Candidate> candidates_;
+};
+
+}  // namespace planish
