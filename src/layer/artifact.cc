@@ -31,14 +31,14 @@ OrderedJson Describe(const Matrix& m, const std::string& prefix, std::vector<Par
     if (!coded->grid.symmetric) {
       AddTensor(prefix + ".zeros", DType::kU8, {m.rows, PackedBytes(groups, coded->grid.bits)}, coded->zeros, tensors);
     }
-  } else if (const auto* product = std::get_if<Product>(&m.body)) {
+  } else if (const auto* product = std::get_if<ProductPart>(&m.body)) {
     json["kind"] = "product";
     json["factors"] = OrderedJson::array();
     for (size_t i = 0; i < product->factors.size(); ++i) {
       json["factors"].push_back(Describe(product->factors[i], fmt::format("{}.factor{}", prefix, i), tensors));
     }
   } else {
-    const auto& sum = std::get<Sum>(m.body);
+    const auto& sum = std::get<SumPart>(m.body);
     json["kind"] = "sum";
     json["terms"] = OrderedJson::array();
     for (size_t i = 0; i < sum.terms.size(); ++i) {
@@ -50,8 +50,6 @@ OrderedJson Describe(const Matrix& m, const std::string& prefix, std::vector<Par
   json["cols"] = m.cols;
   return json;
 }
-
-std::string ShapeText(const std::vector<int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
 
 Result<Blob> ReadBlob(const std::string& name, DType type, const std::vector<int64_t>& shape,
                       const Checkpoint& checkpoint) {
@@ -138,14 +136,14 @@ Result<Matrix> Read(const Json& d, const std::string& name, const Checkpoint& ch
                                       cols));
       }
     }
-    return Matrix{rows, cols, Sum{std::move(terms)}};
+    return Matrix{rows, cols, SumPart{std::move(terms)}};
   }
   if (kind == "product") {
     PLANISH_TRY(auto factors, ReadList(d, "factors", name, checkpoint, depth));
     bool fits = factors.front().rows == rows && factors.back().cols == cols;
     for (size_t i = 1; i < factors.size(); ++i) fits = fits && factors[i].rows == factors[i - 1].cols;
     if (!fits) return InputError(fmt::format("'{}': the factors' shapes do not multiply to [{}, {}]", name, rows, cols));
-    return Matrix{rows, cols, Product{std::move(factors)}};
+    return Matrix{rows, cols, ProductPart{std::move(factors)}};
   }
   return InputError(fmt::format("'{}': kind: expected dense, integer, sum or product, found '{}'", name, kind));
 }

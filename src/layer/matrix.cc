@@ -92,7 +92,7 @@ void ReadCoded(const Matrix& m, const Coded& coded, int64_t row, int64_t rows, i
 }
 
 // Rows of a product: the rows of the first factor times the rest.
-void ReadProduct(const Product& product, int64_t row, int64_t rows, int64_t col, int64_t cols, float* out,
+void ReadProduct(const ProductPart& product, int64_t row, int64_t rows, int64_t col, int64_t cols, float* out,
                  int64_t ld) {
   const auto& f = product.factors;
   Mat<float> left(rows, f.front().cols);
@@ -126,7 +126,7 @@ class MatrixRows : public RowSource {
   const Matrix& matrix_;
 };
 
-void ApplyProduct(const Context& context, const Product& product, MatView<const float> x, MatView<float> y,
+void ApplyProduct(const Context& context, const ProductPart& product, MatView<const float> x, MatView<float> y,
                   Accumulate op) {
   Mat<float> current;
   MatView<const float> input = x;
@@ -222,8 +222,8 @@ Matrix DenseMatrix(MatView<const float> values, DType type) {
 void ReadRows(const Matrix& m, int64_t row, int64_t rows, int64_t col, int64_t cols, float* out, int64_t ld) {
   std::visit(Overloaded{[&](const Dense& d) { ReadDense(m, d, row, rows, col, cols, out, ld); },
                         [&](const Coded& c) { ReadCoded(m, c, row, rows, col, cols, out, ld); },
-                        [&](const Product& p) { ReadProduct(p, row, rows, col, cols, out, ld); },
-                        [&](const Sum& s) {
+                        [&](const ProductPart& p) { ReadProduct(p, row, rows, col, cols, out, ld); },
+                        [&](const SumPart& s) {
                           ReadRows(s.terms.front(), row, rows, col, cols, out, ld);
                           Mat<float> term(rows, cols);
                           for (size_t k = 1; k < s.terms.size(); ++k) {
@@ -248,8 +248,8 @@ void Apply(const Context& context, const Matrix& m, MatView<const float> x, MatV
                                    op);
                         },
                         [&](const Coded&) { MatMulNT(context, x, MatrixRows(m), y, op); },
-                        [&](const Product& p) { ApplyProduct(context, p, x, y, op); },
-                        [&](const Sum& s) {
+                        [&](const ProductPart& p) { ApplyProduct(context, p, x, y, op); },
+                        [&](const SumPart& s) {
                           Apply(context, s.terms.front(), x, y, op);
                           for (size_t k = 1; k < s.terms.size(); ++k) {
                             Apply(context, s.terms[k], x, y,
@@ -270,7 +270,7 @@ int64_t StoredBytes(const Matrix& matrix) {
                  [](const Coded& c) {
                    return static_cast<int64_t>(c.codes.bytes.size() + c.scales.bytes.size() + c.zeros.bytes.size());
                  },
-                 [&](const Product& p) { return total(p.factors); }, [&](const Sum& s) { return total(s.terms); }},
+                 [&](const ProductPart& p) { return total(p.factors); }, [&](const SumPart& s) { return total(s.terms); }},
       matrix.body);
 }
 
@@ -282,14 +282,14 @@ std::string Describe(const Matrix& matrix) {
                                  if (c.grid.group > 0) text += fmt::format(" g{}", c.grid.group);
                                  return text + (c.grid.symmetric ? " sym" : "");
                                },
-                               [](const Product& p) {
+                               [](const ProductPart& p) {
                                  std::string text = fmt::format("path r{} (", p.factors.back().rows);
                                  for (size_t i = 0; i < p.factors.size(); ++i) {
                                    text += (i ? ", " : "") + Describe(p.factors[i]);
                                  }
                                  return text + ")";
                                },
-                               [](const Sum& s) {
+                               [](const SumPart& s) {
                                  std::string text;
                                  for (const auto& term : s.terms) text += (text.empty() ? "" : " + ") + Describe(term);
                                  return text;

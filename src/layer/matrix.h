@@ -43,16 +43,16 @@ struct Coded {
 };
 
 struct Matrix;
-struct Product {
+struct ProductPart {
   std::vector<Matrix> factors;  // [out, r] first, [r, in] last
 };
-struct Sum {
+struct SumPart {
   std::vector<Matrix> terms;
 };
 
 struct Matrix {
   int64_t rows = 0, cols = 0;
-  std::variant<Dense, Coded, Product, Sum> body;
+  std::variant<Dense, Coded, ProductPart, SumPart> body;
 };
 
 // Bytes of a row of `count` packed values of `bits`.

@@ -83,7 +83,7 @@ Status Executor::RunOp(const Context& context, const Block& block, int index, co
     out = Take(rows, block.values[static_cast<size_t>(op.output)].width);
     return out;
   };
-  PLANISH_RETURN_IF_ERROR(std::visit(
+  const Status done = std::visit(
       Overloaded{[&](const EmbedOp& o) -> Status {
                    Embed(context, o, batch, fresh());
                    return {};
@@ -97,9 +97,9 @@ Status Executor::RunOp(const Context& context, const Block& block, int index, co
                    return {};
                  },
                  [&](const RopeOp& o) -> Status {
-                   const Rope& r = model_.program.ropes[static_cast<size_t>(o.rope)];
+                   const RopeTable& r = model_.program.ropes[static_cast<size_t>(o.rope)];
                    out = in_place();
-                   planish::Rope(context, out, r.head_dim, batch.positions, r.inv_freq, r.attention_factor, r.pairing);
+                   Rope(context, out, r.head_dim, batch.positions, r.inv_freq, r.attention_factor, r.pairing);
                    return {};
                  },
                  [&](const AttentionOp& o) -> Status {
@@ -115,7 +115,8 @@ Status Executor::RunOp(const Context& context, const Block& block, int index, co
                    AddScaled(context, 1.0f, in(1), out);
                    return {};
                  }},
-      op.body));
+      op.body);
+  PLANISH_RETURN_IF_ERROR(done);
   for (size_t i = 0; i < op.inputs.size(); ++i) {
     if (last_use(i)) {
       Give(std::move(in(i)));

@@ -66,7 +66,7 @@ struct Block {
 };
 
 // Rotary positions, ready to use; see model/rope.h.
-struct Rope {
+struct RopeTable {
   int64_t head_dim = 0;
   std::vector<double> inv_freq;
   float attention_factor = 1;
@@ -89,7 +89,7 @@ struct Program {
   int64_t hidden = 0, vocab = 0, max_positions = 0;
   std::vector<LinearSlot> linears;
   std::vector<VectorSlot> vectors;
-  std::vector<Rope> ropes;
+  std::vector<RopeTable> ropes;
   std::vector<Block> blocks;
   int cache_layers = 0;
   std::vector<int32_t> eos_ids;  // generation stops at any of these

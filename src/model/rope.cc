@@ -72,7 +72,7 @@ Status ScaleLlama3(const Json& scaling, double original_positions, std::vector<d
 double YarnScale(double factor, double mscale) { return factor <= 1 ? 1 : 0.1 * mscale * std::log(factor) + 1; }
 
 // YaRN (arXiv 2309.00071): interpolate dimensions that turn slowly, keep those that turn fast.
-Status ScaleYarn(const Json& scaling, double original_positions, double theta, Rope& rope) {
+Status ScaleYarn(const Json& scaling, double original_positions, double theta, RopeTable& rope) {
   PLANISH_TRY(const double factor, Factor(scaling));
   PLANISH_TRY(const double fast, JsonNumber(scaling, "beta_fast", 32.0));
   PLANISH_TRY(const double slow, JsonNumber(scaling, "beta_slow", 1.0));
@@ -101,10 +101,10 @@ Status ScaleYarn(const Json& scaling, double original_positions, double theta, R
 
 }  // namespace
 
-Result<Rope> ReadRope(const Json& config, int64_t head_dim, const RopeDefaults& defaults,
+Result<RopeTable> ReadRope(const Json& config, int64_t head_dim, const RopeDefaults& defaults,
                       const std::string& layer_type) {
   PLANISH_TRY(const RopeFields fields, ReadFields(config, defaults, layer_type));
-  Rope rope;
+  RopeTable rope;
   rope.head_dim = head_dim;
   const int64_t pairs = static_cast<int64_t>(fields.partial * static_cast<double>(head_dim)) / 2;
   if (pairs < 1) return InputError(fmt::format("rope: head_dim {} leaves no pair to rotate", head_dim));

@@ -33,10 +33,10 @@ Result<GenerateResult> Generate(const Context& context, const Model& model, std:
   int64_t last_row = prompt_size - 1;
   auto start = std::chrono::steady_clock::now();
   while (static_cast<int64_t>(result.ids.size()) < options.max_tokens) {
-    const Status status = Forward(context, model, executor, batch, {&last_row, 1}, cache, logits);
-    if (!status.ok()) {
-      if (status.error().code == Code::kInterrupted) break;
-      return status.error();
+    const Status done = Forward(context, model, executor, batch, {&last_row, 1}, cache, logits);
+    if (!done.ok()) {
+      if (done.error().code == Code::kInterrupted) break;
+      return done.error();
     }
     PLANISH_TRY(const int32_t id, sampler.Next({logits.row(0), static_cast<size_t>(logits.cols())}, history,
                                                static_cast<uint64_t>(result.ids.size())));

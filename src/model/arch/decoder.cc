@@ -141,7 +141,7 @@ Result<Program> BuildDecoder(const Json& config, const DecoderSpec& spec) {
   program.vocab = spec.vocab;
   program.max_positions = spec.max_positions;
   PLANISH_RETURN_IF_ERROR(ReadTokens(config, program));
-  PLANISH_TRY(Rope rope, ReadRope(config, spec.head_dim, {.theta = 10000, .max_positions = spec.max_positions}));
+  PLANISH_TRY(RopeTable rope, ReadRope(config, spec.head_dim, {.theta = 10000, .max_positions = spec.max_positions}));
   program.ropes.push_back(std::move(rope));
   const LinearId table =
       AddLinear(program, "model.embed_tokens.weight", spec.vocab, spec.hidden, false, /*in_layer=*/false);
