@@ -376,17 +376,21 @@ double MeasureFmaPeak(const Context& context) {
   const int threads = context.pool->NumThreads();
   std::vector<float> sums(static_cast<size_t>(threads));
   double best = 0;
-  // The first run is short and finds the number of iterations of a millisecond.
+  // Long enough (a millisecond or more) that waking the threads does not count.
   int64_t iterations = 1000;
-  for (int run = 0; run < 12; ++run) {
+  for (double seconds = 0; seconds < 1e-3; iterations *= 2) {
+    const auto start = std::chrono::steady_clock::now();
+    sums[0] = set.fma_chains(iterations, 0.5f, 1.0f);
+    seconds = Seconds(start);
+  }
+  for (int run = 0; run < 8; ++run) {
     const auto start = std::chrono::steady_clock::now();
     context.pool->ParallelFor(threads, [&](int64_t i) {
-      sums[static_cast<size_t>(i)] = set.fma_chains(iterations, 0.5f, static_cast<float>(run));
+      sums[static_cast<size_t>(i)] = set.fma_chains(iterations, 0.5f, static_cast<float>(run + 1));
     });
     const double seconds = Seconds(start);
-    PLANISH_CHECK(sums[0] >= 0) << sums[0];
+    PLANISH_CHECK(sums[0] > 0) << sums[0];
     best = std::max(best, static_cast<double>(iterations * set.fma_per_iteration * threads) / seconds);
-    if (run == 0) iterations = std::max<int64_t>(1000, static_cast<int64_t>(1e-3 * 1000 / seconds));
   }
   return best;
 }
