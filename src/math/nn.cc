@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <limits>
 #include <vector>
 
@@ -264,16 +265,15 @@ double Sum(std::span<const float> x) {
 
 int64_t FindNonFinite(std::span<const float> x) {
   constexpr uint32_t kExponent = 0x7f800000u;
-  const auto bad = [&](size_t i) { return (std::bit_cast<uint32_t>(x[i]) & kExponent) == kExponent; };
   constexpr size_t kBlock = 64;  // tested as a whole, which the compiler turns into vectors
-  size_t i = 0;
-  for (; i + kBlock <= x.size(); i += kBlock) {
-    bool any = false;
-    for (size_t j = 0; j < kBlock; ++j) any |= bad(i + j);
-    if (any) break;
-  }
-  for (; i < x.size(); ++i) {
-    if (bad(i)) return static_cast<int64_t>(i);
+  for (size_t begin = 0; begin < x.size(); begin += kBlock) {
+    const std::span<const float> block = x.subspan(begin, std::min(kBlock, x.size() - begin));
+    uint32_t largest = 0;
+    for (float f : block) largest = std::max(largest, std::bit_cast<uint32_t>(f) & kExponent);
+    if (largest != kExponent) continue;
+    for (size_t j = 0; j < block.size(); ++j) {
+      if (!std::isfinite(block[j])) return static_cast<int64_t>(begin + j);
+    }
   }
   return -1;
 }
