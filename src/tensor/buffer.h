@@ -7,6 +7,7 @@
 #include <memory>
 #include <new>
 #include <span>
+#include <utility>
 
 namespace planish {
 
@@ -16,6 +17,12 @@ class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(size_t size_bytes);  // throws std::bad_alloc
+  Buffer(Buffer&& other) noexcept : data_(std::move(other.data_)), size_(std::exchange(other.size_, 0)) {}
+  Buffer& operator=(Buffer&& other) noexcept {
+    data_ = std::move(other.data_);
+    size_ = std::exchange(other.size_, 0);
+    return *this;
+  }
   std::byte* data() { return data_.get(); }
   const std::byte* data() const { return data_.get(); }
   size_t size() const { return size_; }
@@ -35,6 +42,12 @@ template <typename T>
 class Array {
  public:
   Array() = default;
+  Array(Array&& other) noexcept : buffer_(std::move(other.buffer_)), size_(std::exchange(other.size_, 0)) {}
+  Array& operator=(Array&& other) noexcept {
+    buffer_ = std::move(other.buffer_);
+    size_ = std::exchange(other.size_, 0);
+    return *this;
+  }
   explicit Array(int64_t size) { Resize(size); }
   Array(int64_t size, T value) {
     Resize(size);
