@@ -1,5 +1,9 @@
 #include "base/cpu.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace planish {
 namespace {
 
@@ -7,6 +11,14 @@ struct IsaInfo {
   Isa isa;
   std::string_view name;
 };
+#if defined(__x86_64__)
+// CPUID leaf 1, bit 29 of ECX; clang's __builtin_cpu_supports does not know the name.
+bool HasF16c() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & (1u << 29)) != 0;
+}
+#endif
+
 constexpr IsaInfo kNames[] = {
     {Isa::kScalar, "scalar"}, {Isa::kSse4, "sse4"}, {Isa::kAvx2, "avx2"}, {Isa::kAvx512, "avx512"}};
 static_assert(std::size(kNames) == std::size(kAllIsas));
@@ -31,7 +43,7 @@ bool IsaSupported(Isa isa) {
     case Isa::kSse4:
       return __builtin_cpu_supports("sse4.2");
     case Isa::kAvx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c();
     case Isa::kAvx512:
       return IsaSupported(Isa::kAvx2) && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&

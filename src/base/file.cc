@@ -49,7 +49,8 @@ Result<std::shared_ptr<const MappedFile>> MappedFile::Open(const std::string& pa
     file->bytes_ = it->second;
     return std::shared_ptr<const MappedFile>(std::move(file));
   }
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // O_NONBLOCK: a pipe is refused below instead of waiting here for its writer.
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) return OpenError(path);
   struct stat info {};
   if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
@@ -118,14 +119,18 @@ Result<AtomicFile> AtomicFile::Create(const std::string& path) {
   std::string temporary = path + ".tmp";
   const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (fd < 0) {
-    const bool input = errno == ENOENT || errno == ENOTDIR || errno == EACCES || errno == EROFS || errno == EISDIR;
+    const bool input =
+        errno == ENOENT || errno == ENOTDIR || errno == EACCES || errno == EROFS || errno == EISDIR;
     return Error{input ? Code::kInput : Code::kFailure, fmt::format("{}: cannot create: {}", path, Reason())};
   }
   return AtomicFile(path, std::move(temporary), fd);
 }
 
 AtomicFile::AtomicFile(AtomicFile&& other) noexcept
-    : path_(std::move(other.path_)), temporary_(std::move(other.temporary_)), fd_(other.fd_), size_(other.size_) {
+    : path_(std::move(other.path_)),
+      temporary_(std::move(other.temporary_)),
+      fd_(other.fd_),
+      size_(other.size_) {
   other.fd_ = -1;
 }
 

@@ -80,6 +80,10 @@ Result<int64_t> AsInt(const std::string& key, const Json& value) {
 }  // namespace
 
 Result<Json> ParseJson(std::string_view text, const JsonLimits& limits) {
+  // The lexer takes a zero byte for the end of its input and would ignore what follows.
+  if (const size_t zero = text.find('\0'); zero != std::string_view::npos) {
+    return InputError(fmt::format("not valid JSON at byte {}: zero byte", zero));
+  }
   StrictScan scan(limits);
   if (!Json::sax_parse(text.begin(), text.end(), &scan)) return InputError(scan.problem());
   Json value = Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);

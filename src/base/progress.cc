@@ -9,7 +9,8 @@
 namespace planish {
 
 std::string FormatDuration(double seconds) {
-  const auto s = static_cast<int64_t>(std::llround(std::max(0.0, seconds)));
+  constexpr double kLongest = 1e12;  // keeps an infinite estimate out of the conversion
+  const auto s = static_cast<int64_t>(std::llround(std::min(std::max(0.0, seconds), kLongest)));
   if (s < 60) return fmt::format("{} s", s);
   if (s < 3600) return fmt::format("{}:{:02}", s / 60, s % 60);
   return fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
@@ -19,9 +20,15 @@ namespace {
 std::string WithPrefix(double value, const char* unit) {
   constexpr const char* kPrefix[] = {"", "k", "M", "G", "T", "P"};
   int i = 0;
-  while (std::abs(value) >= 1000 && i < 5) value /= 1000, ++i;
+  // The bounds are where rounding would carry into a digit more: 999.6 kB is printed as 1.00 MB.
+  while (std::abs(value) >= 999.5 && i < 5) value /= 1000, ++i;
   if (i == 0) return fmt::format("{:.0f} {}", value, unit);
-  return fmt::format("{:.{}f} {}{}", value, value < 10 ? 2 : value < 100 ? 1 : 0, kPrefix[i], unit);
+  const double magnitude = std::abs(value);
+  return fmt::format("{:.{}f} {}{}", value,
+                     magnitude < 9.995   ? 2
+                     : magnitude < 99.95 ? 1
+                                         : 0,
+                     kPrefix[i], unit);
 }
 }  // namespace
 
@@ -63,9 +70,9 @@ void ConsoleProgress::Update(const std::string& stage, double done, double total
   const double rate = (done - start_done_) / elapsed;
   const double left = rate > 0 ? (total - done) / rate : 0;
   const double share = total > 0 ? std::clamp(done / total, 0.0, 1.0) : 1.0;
-  const std::string text = fmt::format("{}: {}/{} {} ({:.0f} %), {} {}/s, {} left", stage, FormatCount(done),
-                                       FormatCount(total), unit, 100 * share, FormatCount(rate), unit,
-                                       FormatDuration(left));
+  const std::string text =
+      fmt::format("{}: {}/{} {} ({:.0f} %), {} {}/s, {} left", stage, FormatCount(done), FormatCount(total),
+                  unit, 100 * share, FormatCount(rate), unit, FormatDuration(left));
   if (style_ == Style::kLines) {
     fmt::print(out_, "{}\n", text);
   } else {

@@ -187,9 +187,8 @@ std::string ShardIndexText(const ShardPlan& plan) {
 }
 
 Status WriteIndex(const std::string& folder, const ShardPlan& plan) {
-  const std::string path = JoinPath(folder, kIndexFile);
-  if (plan.files.size() == 1) return RemoveTree(path);
-  return WriteFileAtomically(path, ShardIndexText(plan));
+  if (plan.files.size() == 1) return {};
+  return WriteFileAtomically(JoinPath(folder, kIndexFile), ShardIndexText(plan));
 }
 
 }  // namespace planish

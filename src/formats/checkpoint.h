@@ -83,8 +83,7 @@ Result<ShardPlan> PlanShards(const std::vector<TensorSpec>& tensors,
 // The text of model.safetensors.index.json, as transformers writes it.
 std::string ShardIndexText(const ShardPlan& plan);
 
-// Writes that file into the folder when the plan has several files; for a single one removes a stale
-// index of an earlier model instead, since it would name files that are not part of this one.
+// Writes that file into the folder when the plan has several files; a single one needs no index.
 Status WriteIndex(const std::string& folder, const ShardPlan& plan);
 
 }  // namespace planish
