@@ -1,0 +1,67 @@
+// Encoding and decoding rates of one thread: tokenizer_bench [TEXT_FILE [TOKENIZER_FOLDER]].
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <numeric>
+
+#include "base/file.h"
+#include "formats/tokenizer.h"
+
+namespace planish {
+namespace {
+
+// Best of some runs: the rate without other work on the machine. The first run has cold caches.
+template <typename Body>
+void Measure(const char* what, double megabytes, const Body& body) {
+  using Clock = std::chrono::steady_clock;
+  double first = 0, best = 1e9;
+  for (int run = 0; run < 10; ++run) {
+    const auto start = Clock::now();
+    body();
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    if (run == 0) first = seconds;
+    best = std::min(best, seconds);
+  }
+  fmt::print("{}: first {:.1f} MB/s, best {:.1f} MB/s\n", what, megabytes / first, megabytes / best);
+}
+
+int Run(const std::string& text_path, const std::string& folder) {
+  const auto text = ReadTextFile(text_path);
+  const auto tokenizer = Tokenizer::Load(folder);
+  for (const Status& status :
+       {text.ok() ? Status() : text.error(), tokenizer.ok() ? Status() : tokenizer.error()}) {
+    if (status.ok()) continue;
+    fmt::print(stderr, "{}\n", status.error().message);
+    return 1;
+  }
+  const double megabytes = static_cast<double>(text->size()) / 1e6;
+  std::vector<int32_t> ids;
+  Status failed;
+  Measure("encode", megabytes, [&] {
+    auto result = (*tokenizer)->Encode(*text);
+    if (result.ok())
+      ids = *std::move(result);
+    else
+      failed = result.error();
+  });
+  if (!failed.ok()) {
+    fmt::print(stderr, "{}\n", failed.error().message);
+    return 1;
+  }
+  std::string decoded;
+  Measure("decode", megabytes, [&] { decoded = (*tokenizer)->Decode(ids); });
+  fmt::print("{} bytes, {} ids, sum {}, decoded {}\n", text->size(), ids.size(),
+             std::accumulate(ids.begin(), ids.end(), int64_t{0}), decoded == *text ? "equal" : "different");
+  return 0;
+}
+
+}  // namespace
+}  // namespace planish
+
+int main(int argc, char** argv) {
+  const std::string shared = PLANISH_SHARED_DIR;
+  return planish::Run(argc > 1 ? argv[1] : shared + "/data/text/wikitext2-raw-test.txt",
+                      argc > 2 ? argv[2] : shared + "/models/demo");
+}

@@ -1,0 +1,256 @@
+#include "formats/tokenizer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <mutex>
+#include <utility>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "formats/tokenizer_added.h"
+#include "formats/tokenizer_bpe.h"
+#include "formats/tokenizer_decode.h"
+#include "formats/tokenizer_normalize.h"
+#include "formats/tokenizer_split.h"
+#include "formats/tokenizer_unicode.h"
+
+namespace planish {
+namespace {
+
+constexpr size_t kMaxTextBytes = size_t{1} << 30;
+
+const Json& Member(const Json& object, const char* key) {
+  static const Json null;
+  const auto it = object.find(key);
+  return it == object.end() ? null : *it;
+}
+
+// The model's type, guessed as the reference does where old files leave it out.
+Result<std::string> ModelType(const Json& model) {
+  if (!model.is_object()) return InputError("model: expected an object");
+  std::string guess;
+  if (model.contains("merges")) guess = "BPE";
+  if (Member(model, "vocab").is_array()) guess = "Unigram";
+  return JsonString(model, "type", guess);
+}
+
+}  // namespace
+
+struct Tokenizer::Impl {
+  NormalizerChain normalizer;
+  PreTokenizerChain pre_tokenizer;
+  BpeModel model;
+  Vocabulary extra;  // added tokens that the model lacks
+  AddedTokenMatcher raw_tokens, normalized_tokens;
+  PostProcessor post_processor;
+  Decoder decoder;
+  std::string bytes;              // what the tokens decode to, by id
+  std::vector<uint32_t> offsets;  // [vocab_size + 1] into bytes
+  std::vector<bool> special;      // [vocab_size]
+
+  // Working memory of calls that have ended, for the next ones.
+  mutable std::mutex mutex;
+  mutable std::vector<std::unique_ptr<BpeModel::Scratch>> free_scratch;
+
+  Status Read(const Json& json);
+  Status ReadAddedTokens(const Json& json);
+  Status FillBytes();
+  std::optional<std::string_view> Token(int32_t id) const {
+    const auto token = model.vocabulary().Token(id);
+    return token ? token : extra.Token(id);
+  }
+  int64_t VocabSize() const { return std::max(model.vocabulary().size(), extra.size()); }
+  bool HasToken(int32_t id) const { return id >= 0 && id < VocabSize() && Token(id).has_value(); }
+  std::string_view Bytes(int32_t id) const {
+    if (id < 0 || id >= VocabSize()) return {};
+    return std::string_view(bytes).substr(offsets[id], offsets[id + 1] - offsets[id]);
+  }
+
+  std::unique_ptr<BpeModel::Scratch> TakeScratch() const {
+    const std::lock_guard lock(mutex);
+    if (free_scratch.empty()) return std::make_unique<BpeModel::Scratch>(model);
+    auto scratch = std::move(free_scratch.back());
+    free_scratch.pop_back();
+    return scratch;
+  }
+  void ReturnScratch(std::unique_ptr<BpeModel::Scratch> scratch) const {
+    const std::lock_guard lock(mutex);
+    free_scratch.push_back(std::move(scratch));
+  }
+  Status EncodeText(std::string_view text, bool recognize_special, WordSink* words,
+                    std::vector<int32_t>* ids) const;
+  Status EncodePiece(std::string_view piece, bool recognize_special, WordSink* words,
+                     std::vector<int32_t>* ids) const;
+};
+
+Status Tokenizer::Impl::ReadAddedTokens(const Json& json) {
+  PLANISH_TRY(const auto tokens, ParseAddedTokens(json, model.vocabulary(), &extra));
+  special.assign(static_cast<size_t>(VocabSize()), false);
+  for (const AddedToken& token : tokens) {
+    if (token.special) special[token.id] = true;
+    if (!token.normalized) {
+      raw_tokens.Add(token, token.content);
+      continue;
+    }
+    PLANISH_TRY(std::string pattern, normalizer.Apply(token.content));
+    normalized_tokens.Add(token, std::move(pattern));
+  }
+  return {};
+}
+
+Status Tokenizer::Impl::FillBytes() {
+  offsets.reserve(static_cast<size_t>(VocabSize()) + 1);
+  for (int32_t id = 0; id < VocabSize(); ++id) {
+    offsets.push_back(static_cast<uint32_t>(bytes.size()));
+    if (const auto token = Token(id)) bytes.append(decoder.Bytes(*token));
+    if (bytes.size() > UINT32_MAX) return InputError("the tokens' strings exceed 4 GiB");
+  }
+  offsets.push_back(static_cast<uint32_t>(bytes.size()));
+  return {};
+}
+
+Status Tokenizer::Impl::Read(const Json& json) {
+  if (!json.is_object()) return InputError("expected a JSON object");
+  PLANISH_TRY(const std::string type, ModelType(Member(json, "model")));
+  if (type != "BPE") return InputError(fmt::format("model: type '{}' is not supported (known: BPE)", type));
+  PLANISH_TRY(normalizer, NormalizerChain::Parse(Member(json, "normalizer")));
+  PLANISH_TRY(pre_tokenizer, PreTokenizerChain::Parse(Member(json, "pre_tokenizer")));
+  auto parsed = BpeModel::Parse(json["model"], pre_tokenizer.byte_level);
+  if (!parsed.ok()) return parsed.error().At("model");
+  model = *std::move(parsed);
+  PLANISH_RETURN_IF_ERROR(ReadAddedTokens(Member(json, "added_tokens")));
+  PLANISH_TRY(post_processor, PostProcessor::Parse(Member(json, "post_processor"), VocabSize()));
+  PLANISH_TRY(decoder, Decoder::Parse(Member(json, "decoder")));
+  return FillBytes();
+}
+
+// Text between added tokens of the first class: normalized, cut at those of the second, split into
+// words.
+Status Tokenizer::Impl::EncodePiece(std::string_view piece, bool recognize_special, WordSink* words,
+                                    std::vector<int32_t>* ids) const {
+  std::string normalized;
+  if (!normalizer.steps.empty()) {
+    PLANISH_TRY(normalized, normalizer.Apply(std::string(piece)));
+    piece = normalized;
+  }
+  for (const auto& [text, id] : normalized_tokens.Split(piece, recognize_special)) {
+    if (id >= 0) {
+      ids->push_back(id);
+    } else {
+      PLANISH_RETURN_IF_ERROR(pre_tokenizer.Split(text, words));
+    }
+  }
+  return {};
+}
+
+Status Tokenizer::Impl::EncodeText(std::string_view text, bool recognize_special, WordSink* words,
+                                   std::vector<int32_t>* ids) const {
+  for (const auto& [piece, id] : raw_tokens.Split(text, recognize_special)) {
+    if (id >= 0) {
+      ids->push_back(id);
+    } else {
+      PLANISH_RETURN_IF_ERROR(EncodePiece(piece, recognize_special, words, ids));
+    }
+  }
+  return {};
+}
+
+Tokenizer::Tokenizer() : impl_(std::make_unique<Impl>()) {}
+Tokenizer::~Tokenizer() = default;
+
+Result<std::shared_ptr<const Tokenizer>> Tokenizer::Load(const std::string& folder) {
+  const std::string path = JoinPath(folder, "tokenizer.json");
+  PLANISH_TRY(const std::string text, ReadTextFile(path));
+  return Parse(text, path);
+}
+
+Result<std::shared_ptr<const Tokenizer>> Tokenizer::Parse(std::string_view json, const std::string& name) {
+  auto parsed = ParseJson(json);
+  if (!parsed.ok()) return parsed.error().At(name);
+  std::shared_ptr<Tokenizer> tokenizer(new Tokenizer);
+  const Status status = tokenizer->impl_->Read(*parsed);
+  if (!status.ok()) return status.error().At(name);
+  return std::shared_ptr<const Tokenizer>(std::move(tokenizer));
+}
+
+Result<std::vector<int32_t>> Tokenizer::Encode(std::string_view utf8, bool add_special,
+                                               bool recognize_special) const {
+  if (utf8.size() > kMaxTextBytes) {
+    return InputError(
+        fmt::format("a text of {} bytes; at most {} can be encoded at once", utf8.size(), kMaxTextBytes));
+  }
+  if (const auto offset = FindInvalidUtf8(utf8)) {
+    return InputError(fmt::format("the text is not UTF-8: byte 0x{:02X} at offset {}",
+                                  static_cast<uint8_t>(utf8[*offset]), *offset));
+  }
+  std::vector<int32_t> ids;
+  ids.reserve(utf8.size() / 3 + 16);
+  if (add_special) ids = impl_->post_processor.prefix;
+
+  class Encoder : public WordSink {
+   public:
+    Encoder(const BpeModel& model, BpeModel::Scratch* scratch, std::vector<int32_t>* out)
+        : model_(model), scratch_(scratch), ids_(out) {}
+    void Word(std::string_view word) override { model_.Encode(word, scratch_, ids_); }
+
+   private:
+    const BpeModel& model_;
+    BpeModel::Scratch* scratch_;
+    std::vector<int32_t>* ids_;
+  };
+  auto scratch = impl_->TakeScratch();
+  Encoder encoder(impl_->model, scratch.get(), &ids);
+  const Status status = impl_->EncodeText(utf8, recognize_special, &encoder, &ids);
+  impl_->ReturnScratch(std::move(scratch));
+  if (!status.ok()) return status.error();
+  if (add_special) {
+    ids.insert(ids.end(), impl_->post_processor.suffix.begin(), impl_->post_processor.suffix.end());
+  }
+  return ids;
+}
+
+std::string Tokenizer::Decode(std::span<const int32_t> ids, bool skip_special) const {
+  std::string joined;
+  bool first = true;
+  for (const int32_t id : ids) {
+    if (!impl_->HasToken(id) || (skip_special && IsSpecial(id))) continue;
+    if (!std::exchange(first, false)) joined.append(impl_->decoder.separator);
+    joined.append(impl_->Bytes(id));
+  }
+  std::string text;
+  text.reserve(joined.size());
+  AppendReplacingInvalid(joined, false, &text);
+  return text;
+}
+
+std::string Tokenizer::TokenBytes(int32_t id) const { return std::string(impl_->Bytes(id)); }
+
+int64_t Tokenizer::vocab_size() const { return impl_->VocabSize(); }
+
+std::optional<int32_t> Tokenizer::TokenId(std::string_view token) const {
+  const auto id = impl_->model.vocabulary().Find(token);
+  return id ? id : impl_->extra.Find(token);
+}
+
+bool Tokenizer::IsSpecial(int32_t id) const { return id >= 0 && id < vocab_size() && impl_->special[id]; }
+
+std::string StreamDecoder::Push(int32_t id) {
+  const Tokenizer::Impl& impl = *tokenizer_.impl_;
+  std::string text;
+  if (!impl.HasToken(id)) return text;
+  if (!std::exchange(first_, false)) held_.append(impl.decoder.separator);
+  held_.append(impl.Bytes(id));
+  held_.erase(0, AppendReplacingInvalid(held_, true, &text));
+  return text;
+}
+
+std::string StreamDecoder::Flush() {
+  std::string text;
+  AppendReplacingInvalid(held_, false, &text);
+  held_.clear();
+  first_ = true;
+  return text;
+}
+
+}  // namespace planish

@@ -1,0 +1,69 @@
+// Tokenizers of Hugging Face tokenizer.json files: text to token ids and back. Supported: byte-level
+// and plain BPE; what a file asks for beyond that is refused by name when it is read.
+//
+// A Tokenizer never changes after it is read; any number of threads may use it at once.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace planish {
+
+class Tokenizer {
+ public:
+  // Reads folder/tokenizer.json.
+  static Result<std::shared_ptr<const Tokenizer>> Load(const std::string& folder);
+  // Reads the text of such a file; `name` stands in front of errors.
+  static Result<std::shared_ptr<const Tokenizer>> Parse(std::string_view json, const std::string& name);
+
+  // Token ids of a text. add_special: with the ids its post-processor puts around (BOS, EOS).
+  // recognize_special: special tokens spelled out in the text become their ids; otherwise they are
+  // encoded as text, as is right for text from users. Errors: not UTF-8 (with the byte offset),
+  // more than 1 GiB, a hostile regex of the file that gives up.
+  Result<std::vector<int32_t>> Encode(std::string_view utf8, bool add_special = false,
+                                      bool recognize_special = true) const;
+  // Text of the ids; what is not UTF-8 becomes U+FFFD, ids without token become nothing.
+  std::string Decode(std::span<const int32_t> ids, bool skip_special = false) const;
+
+  // What one token contributes to a text, before invalid UTF-8 is replaced; empty for ids without
+  // token.
+  std::string TokenBytes(int32_t id) const;
+  // Highest id + 1, counting added tokens. An embedding may have more rows.
+  int64_t vocab_size() const;
+  // Id of a token by its string in the file (byte-level tokens in their alphabet).
+  std::optional<int32_t> TokenId(std::string_view token) const;
+  bool IsSpecial(int32_t id) const;
+
+  ~Tokenizer();
+
+ private:
+  friend class StreamDecoder;
+  struct Impl;
+  Tokenizer();
+  std::unique_ptr<Impl> impl_;
+};
+
+// Decodes ids as they come. What Push returns ends at a character boundary: the bytes of an
+// incomplete character wait for the next id. All results together equal Decode of all ids.
+class StreamDecoder {
+ public:
+  // `tokenizer` must live as long.
+  explicit StreamDecoder(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+  std::string Push(int32_t id);
+  // The end of the text: what is still held back, as U+FFFD. The decoder is as new then.
+  std::string Flush();
+
+ private:
+  const Tokenizer& tokenizer_;
+  std::string held_;
+  bool first_ = true;
+};
+
+}  // namespace planish
