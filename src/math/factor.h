@@ -2,7 +2,9 @@
 // give other bits with another number of threads; all work is in fixed blocks and fixed order.
 #pragma once
 
+#include <cstdint>
 #include <span>
+#include <vector>
 
 #include "base/context.h"
 #include "tensor/view.h"
@@ -22,14 +24,23 @@ Status CholeskyUpper(MatView<double> a);
 void SolveCholesky(MatView<const double> r, MatView<double> b);
 
 // All eigenvalues (descending) and eigenvectors (rows of `vectors`, orthonormal, sign fixed: the
-// entry largest in magnitude is positive) of symmetric A [n,n]. Householder tridiagonalization and
-// implicit QL, in double. O(n^3), one thread; the definition.
+// entry largest in magnitude is positive) of symmetric A [n,n], of which the lower triangle is read.
+// An empty `vectors` asks for the values alone, in a fraction of the time. Householder tridiagonalization
+// and implicit QL, in double. O(n^3), one thread; the definition. Error: kFailure naming an element that
+// is not finite, or an eigenvalue that did not converge.
 Status SymmetricEigen(MatView<const double> a, std::span<double> values, MatView<double> vectors);
 
 // Top `rank` eigenpairs of the symmetric positive semidefinite operator M [n,n] given by
 // apply(Q [p,n]) -> Q M [p,n]. Randomized block Krylov iteration (Musco and Musco 2015): blocks of
-// `block` rows, full re-orthogonalization, Rayleigh-Ritz in double; stops when the captured energy
-// sum(values) changes by less than `tolerance` relative, or after max_blocks.
+// `block` rows, full re-orthogonalization, Rayleigh-Ritz on a basis whose projected operator is
+// diagonalized in double; stops when the captured energy sum(values) changes by less than `tolerance`
+// relative, or after max_blocks. When the basis would outgrow n, the operator is applied to the
+// identity and diagonalized exactly.
+//
+// Always `rank` vectors: where M has rank k < rank, the values from k on are zeros (or rounding noise of
+// about 1e-6 of the first) and their vectors an arbitrary orthonormal completion. Signs as in
+// SymmetricEigen. The bits depend on the seed, not on threads. Errors: kInterrupted; kFailure when
+// the operator returns numbers that are not finite.
 struct KrylovOptions {
   int64_t block = 0;  // 0: rank + 8
   int64_t max_blocks = 8;
@@ -40,8 +51,9 @@ using SymmetricApply = void (*)(const Context&, const void* op, MatView<const fl
 struct TopEigen {
   Mat<float> vectors;           // [rank, n], orthonormal rows
   std::vector<double> values;   // descending, >= 0
-  int64_t blocks_used = 0;
+  int64_t blocks_used = 0;  // 0: the exact route
 };
+// 1 <= rank <= n.
 Result<TopEigen> KrylovTopEigen(const Context& context, int64_t n, int64_t rank, SymmetricApply apply,
                                 const void* op, const KrylovOptions& options = {});
 
