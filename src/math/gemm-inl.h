@@ -1,0 +1,271 @@
+// Bodies of the kernels over a vector type V, included by each instruction set's file inside its
+// anonymous namespace, so that every copy has internal linkage (see gemm_kernels.h). V has
+//   kLanes, kTileRows, kTileRegs (registers across a row of the tile), kDotRegs, kDotRows, Reg
+//   Zero, Load, Store, LoadFirst, StoreFirst (n lanes; the others zero or not written)
+//   Broadcast, MulAdd, Add, Negate, HalvingSum, LoadElements<Element>, Transpose.
+
+// Registers of one tile: kTileRows * kTileRegs sums, kTileRegs of B and one broadcast of A. Per k step
+// that is kTileRows + kTileRegs loads for kTileRows * kTileRegs multiply-adds, so at two loads and two
+// multiply-adds a cycle the multiply-adds bind, and their number covers the latency of 4 cycles.
+template <class V, int kRows>
+void TileRows(int64_t kc, const float* a, const float* b, float* c, int64_t c_stride, int cols, bool load) {
+  constexpr int kRegs = V::kTileRegs;
+  constexpr int kWidth = V::kLanes * kRegs;
+  typename V::Reg sum[kRows][kRegs];
+  const bool full = cols == kWidth;
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kRegs; ++j) {
+      const float* at = c + i * c_stride + j * V::kLanes;
+      if (!load) {
+        sum[i][j] = V::Zero();
+      } else if (full) {
+        sum[i][j] = V::Load(at);
+      } else {
+        sum[i][j] = V::LoadFirst(at, cols - j * V::kLanes);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int64_t k = 0; k < kc; ++k) {
+    typename V::Reg right[kRegs];
+#pragma GCC unroll 4
+    for (int j = 0; j < kRegs; ++j) right[j] = V::Load(b + j * V::kLanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+      const typename V::Reg left = V::Broadcast(a + i);
+#pragma GCC unroll 4
+      for (int j = 0; j < kRegs; ++j) sum[i][j] = V::MulAdd(left, right[j], sum[i][j]);
+    }
+    a += V::kPanelWidth;
+    b += kWidth;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kRegs; ++j) {
+      float* at = c + i * c_stride + j * V::kLanes;
+      if (full) {
+        V::Store(at, sum[i][j]);
+      } else {
+        V::StoreFirst(at, sum[i][j], cols - j * V::kLanes);
+      }
+    }
+  }
+}
+
+// The tile of exactly `rows` rows, so that the last rows of C cost no more than they are.
+template <class V, int kRows = V::kTileRows>
+void Tile(int64_t kc, const float* a, const float* b, float* c, int64_t c_stride, int rows, int cols,
+          bool load) {
+  if (rows == kRows) return TileRows<V, kRows>(kc, a, b, c, c_stride, cols, load);
+  if constexpr (kRows > 1) Tile<V, kRows - 1>(kc, a, b, c, c_stride, rows, cols, load);
+}
+
+constexpr int64_t ElementBytes(Element type) { return type == Element::kF32 ? 4 : 2; }
+
+// The first n elements widened, zeros after them.
+template <class V, Element kType>
+typename V::Reg LoadFirstElements(const unsigned char* source, int64_t n) {
+  alignas(64) unsigned char padded[V::kLanes * 4] = {};
+  memcpy(padded, source, static_cast<size_t>(n * ElementBytes(kType)));
+  return V::template LoadElements<kType>(padded);
+}
+
+// Square blocks of kLanes rows by kLanes steps of k, transposed in registers: about a quarter of a
+// shuffle per element, which hides behind reading the source once from memory.
+template <class V, Element kType>
+void PackRowsOf(const unsigned char* source, int64_t stride, int rows, int64_t kc, int width, bool negate,
+                float* panel) {
+  constexpr int kLanes = V::kLanes;
+  for (int row = 0; row < width; row += kLanes) {
+    const int count = rows - row < kLanes ? rows - row : kLanes;
+    for (int64_t k = 0; k < kc; k += kLanes) {
+      const int64_t steps = kc - k < kLanes ? kc - k : kLanes;
+      typename V::Reg block[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        const unsigned char* at = source + ((row + i) * stride + k) * ElementBytes(kType);
+        if (i >= count) {
+          block[i] = V::Zero();
+        } else if (steps == kLanes) {
+          block[i] = V::template LoadElements<kType>(at);
+        } else {
+          block[i] = LoadFirstElements<V, kType>(at, steps);
+        }
+        if (negate) block[i] = V::Negate(block[i]);
+      }
+      V::Transpose(block);
+      float* out = panel + k * width + row;
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        if (i < steps) V::Store(out + i * width, block[i]);
+      }
+    }
+  }
+}
+
+template <class V>
+void PackRows(const unsigned char* source, Element type, int64_t stride, int rows, int64_t kc, int width,
+              bool negate, float* panel) {
+  switch (type) {
+    case Element::kF32:
+      return PackRowsOf<V, Element::kF32>(source, stride, rows, kc, width, negate, panel);
+    case Element::kF16:
+      return PackRowsOf<V, Element::kF16>(source, stride, rows, kc, width, negate, panel);
+    case Element::kBF16:
+      return PackRowsOf<V, Element::kBF16>(source, stride, rows, kc, width, negate, panel);
+  }
+}
+
+// One pass over the rows of the source, which are contiguous, into all panels.
+template <class V>
+void PackCols(const float* source, int64_t stride, int64_t cols, int64_t kc, int valid, int width,
+              bool negate, float* panels, int64_t panel_stride) {
+  for (int64_t k = 0; k < kc; ++k) {
+    const float* from = source + k * stride;
+    float* to = panels + k * width;
+    for (int64_t col = 0; col < cols; col += valid, to += panel_stride) {
+      const int64_t count = cols - col < valid ? cols - col : valid;
+      for (int lane = 0; lane < width; lane += V::kLanes) {
+        const int64_t left = count - lane;
+        typename V::Reg value = left >= V::kLanes ? V::Load(from + col + lane)
+                                                  : V::LoadFirst(from + col + lane, static_cast<int>(left));
+        if (negate) value = V::Negate(value);
+        V::Store(to + lane, value);
+      }
+    }
+  }
+}
+
+// Adds the products of `steps` (a multiple of kDotSums) elements of one row of A and kDotRows rows of B
+// to sums[j][kDotSums].
+template <class V, Element kType>
+void DotSteps(const float* a, const unsigned char* const* b, int64_t steps, float (*sums)[kDotSums]) {
+  constexpr int kRegs = V::kDotRegs, kRows = V::kDotRows, kLanes = V::kLanes;
+  for (int first = 0; first < kDotSums; first += kRegs * kLanes) {
+    typename V::Reg sum[kRows][kRegs];
+#pragma GCC unroll 4
+    for (int j = 0; j < kRows; ++j) {
+#pragma GCC unroll 8
+      for (int q = 0; q < kRegs; ++q) sum[j][q] = V::Load(sums[j] + first + q * kLanes);
+    }
+    for (int64_t k = first; k < steps; k += kDotSums) {
+#pragma GCC unroll 8
+      for (int q = 0; q < kRegs; ++q) {
+        const int64_t at = k + q * kLanes;
+        const typename V::Reg left = V::Load(a + at);
+#pragma GCC unroll 4
+        for (int j = 0; j < kRows; ++j) {
+          const typename V::Reg right = V::template LoadElements<kType>(b[j] + at * ElementBytes(kType));
+          sum[j][q] = V::MulAdd(left, right, sum[j][q]);
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < kRows; ++j) {
+#pragma GCC unroll 8
+      for (int q = 0; q < kRegs; ++q) V::Store(sums[j] + first + q * kLanes, sum[j][q]);
+    }
+  }
+}
+
+template <class V>
+float JoinSums(const float* sums) {
+  constexpr int kCount = kDotSums / V::kLanes;
+  typename V::Reg part[kCount];
+  for (int q = 0; q < kCount; ++q) part[q] = V::Load(sums + q * V::kLanes);
+  for (int half = kCount / 2; half > 0; half /= 2) {
+    for (int q = 0; q < half; ++q) part[q] = V::Add(part[q], part[q + half]);
+  }
+  return V::HalvingSum(part[0]);
+}
+
+// The last, partial block of kDotSums elements, padded with zeros in all rows.
+template <class V, Element kType>
+void DotTail(const float* a, int64_t a_stride, int m, const unsigned char* const* b, int64_t n,
+             float (*sums)[V::kDotRows][kDotSums]) {
+  alignas(64) float right[V::kDotRows][kDotSums];
+  const unsigned char* rows[V::kDotRows];
+  for (int j = 0; j < V::kDotRows; ++j) {
+    alignas(64) unsigned char padded[kDotSums * 4] = {};
+    memcpy(padded, b[j], static_cast<size_t>(n * ElementBytes(kType)));
+    for (int lane = 0; lane < kDotSums; lane += V::kLanes) {
+      V::Store(right[j] + lane, V::template LoadElements<kType>(padded + lane * ElementBytes(kType)));
+    }
+    rows[j] = reinterpret_cast<const unsigned char*>(right[j]);
+  }
+  for (int i = 0; i < m; ++i) {
+    alignas(64) float padded[kDotSums] = {};
+    memcpy(padded, a + i * a_stride, static_cast<size_t>(n) * sizeof(float));
+    DotSteps<V, Element::kF32>(padded, rows, kDotSums, sums[i]);
+  }
+}
+
+// Streams B once: 2 or 4 bytes of memory per m multiply-adds, so memory binds. A chunk of kChunk
+// elements of B stays in the first-level cache while all m rows of A pass over it.
+template <class V, Element kType>
+void DotOf(const float* a, int64_t a_stride, int m, const unsigned char* b, int64_t b_stride, int rows,
+           int64_t k, float* out) {
+  constexpr int64_t kChunk = 1024;
+  const int64_t whole = k / kDotSums * kDotSums;
+  for (int row = 0; row < rows; row += V::kDotRows) {
+    const int count = rows - row < V::kDotRows ? rows - row : V::kDotRows;
+    alignas(64) float sums[kDotMaxRows][V::kDotRows][kDotSums] = {};
+    const unsigned char* from[V::kDotRows];
+    for (int64_t begin = 0; begin < whole; begin += kChunk) {
+      // Rows that are missing in the last group repeat the group's last one; their sums are dropped.
+      for (int j = 0; j < V::kDotRows; ++j) {
+        from[j] = b + ((row + (j < count ? j : count - 1)) * b_stride + begin) * ElementBytes(kType);
+      }
+      const int64_t steps = whole - begin < kChunk ? whole - begin : kChunk;
+      for (int i = 0; i < m; ++i) DotSteps<V, kType>(a + i * a_stride + begin, from, steps, sums[i]);
+    }
+    if (whole < k) {
+      for (int j = 0; j < V::kDotRows; ++j) {
+        from[j] = b + ((row + (j < count ? j : count - 1)) * b_stride + whole) * ElementBytes(kType);
+      }
+      DotTail<V, kType>(a + whole, a_stride, m, from, k - whole, sums);
+    }
+    for (int j = 0; j < count; ++j) {
+      for (int i = 0; i < m; ++i) out[(row + j) * kDotMaxRows + i] = JoinSums<V>(sums[i][j]);
+    }
+  }
+}
+
+template <class V>
+void Dot(const float* a, int64_t a_stride, int m, const unsigned char* b, Element type, int64_t b_stride,
+         int rows, int64_t k, float* out) {
+  switch (type) {
+    case Element::kF32:
+      return DotOf<V, Element::kF32>(a, a_stride, m, b, b_stride, rows, k, out);
+    case Element::kF16:
+      return DotOf<V, Element::kF16>(a, a_stride, m, b, b_stride, rows, k, out);
+    case Element::kBF16:
+      return DotOf<V, Element::kBF16>(a, a_stride, m, b, b_stride, rows, k, out);
+  }
+}
+
+// Twelve chains cover a latency of up to 6 cycles at two multiply-adds a cycle, and fit 16 registers.
+constexpr int kChains = 12;
+
+template <class V>
+float FmaChains(int64_t iterations, float scale, float offset) {
+  const typename V::Reg s = V::Broadcast(&scale), o = V::Broadcast(&offset);
+  typename V::Reg x[kChains];
+  for (int i = 0; i < kChains; ++i) x[i] = V::Zero();
+  for (int64_t n = 0; n < iterations; ++n) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kChains; ++i) x[i] = V::MulAdd(x[i], s, o);
+  }
+  for (int i = 1; i < kChains; ++i) x[0] = V::Add(x[0], x[i]);
+  return V::HalvingSum(x[0]);
+}
+
+template <class V>
+constexpr KernelSet MakeKernels(const char* name) {
+  return {
+      name,    V::kTileRows,  V::kTileRegs * V::kLanes, V::kPanelWidth, &Tile<V>, &PackRows<V>, &PackCols<V>,
+      &Dot<V>, &FmaChains<V>, kChains * V::kLanes};
+}

@@ -1,0 +1,51 @@
+// The seam between the drivers of the matrix products (gemm.cc) and their kernels, one set for
+// each instruction set. Files of a set are compiled with flags that other machines may lack, so
+// this header holds no code: an inline function here, or from a standard header, could be emitted
+// once for the whole program by the AVX-512 file and then crash an older processor.
+#pragma once
+
+#include <stdint.h>
+
+namespace planish::gemm {
+
+enum class Element { kF32, kF16, kBF16 };
+
+// Partial sums of the dot-product kernel: element k goes to sum k mod kDotSums.
+inline constexpr int kDotSums = 64;
+// Rows of A that the dot-product kernel takes at most.
+inline constexpr int kDotMaxRows = 4;
+
+// A packed panel holds `width` values for each k, k-major: panel[k * width + r], zero for r at or
+// beyond the panel's rows.
+struct KernelSet {
+  const char* name;
+  int mr;       // rows of C in a register tile
+  int nr;       // columns of C in a register tile, also the width of a packed panel of B
+  int a_width;  // width of a packed panel of A, at least mr
+
+  // C[rows, cols] = C * load + A B over kc packed steps, each element one ascending chain of fused
+  // multiply-adds (sse4: multiply, then add). rows <= mr, cols <= nr; other elements of C are not touched.
+  void (*tile)(int64_t kc, const float* a, const float* b, float* c, int64_t c_stride, int rows, int cols,
+               bool load);
+  // Packs `rows` <= width rows that are contiguous in k, `stride` elements apart, maybe unaligned.
+  void (*pack_rows)(const unsigned char* source, Element type, int64_t stride, int rows, int64_t kc,
+                    int width, bool negate, float* panel);
+  // Packs `cols` columns of a row-major [kc, cols] matrix into panels of `valid` columns each,
+  // `panel_stride` floats apart.
+  void (*pack_cols)(const float* source, int64_t stride, int64_t cols, int64_t kc, int valid, int width,
+                    bool negate, float* panels, int64_t panel_stride);
+  // out[j * kDotMaxRows + i] = dot(A row i, B row j) for i < m <= kDotMaxRows, j < rows. Rows are taken as
+  // padded with zeros to a multiple of kDotSums; the sums join by halving: s[i] += s[i + 32], 16, ... 1.
+  void (*dot)(const float* a, int64_t a_stride, int m, const unsigned char* b, Element type, int64_t b_stride,
+              int rows, int64_t k, float* out);
+  // Chains of multiply-adds in registers: x = x * scale + offset. Returns their sum.
+  float (*fma_chains)(int64_t iterations, float scale, float offset);
+  int64_t fma_per_iteration;
+};
+
+extern const KernelSet kScalarKernels;
+extern const KernelSet kSse4Kernels;
+extern const KernelSet kAvx2Kernels;
+extern const KernelSet kAvx512Kernels;
+
+}  // namespace planish::gemm
