@@ -12,8 +12,8 @@ namespace planish {
 
 // Plain data: what the grid is, not how it is found.
 struct IntegerGrid {
-  int bits = 4;          // 2 to 8
-  int64_t group = 128;   // columns that share a scale; 0: the whole row
+  int bits = 4;            // 2 to 8
+  int64_t group = 128;     // columns that share a scale; 0: the whole row
   bool symmetric = false;  // zero fixed at 2^(bits-1) and not stored
   int64_t GroupSize(int64_t cols) const { return group == 0 ? cols : group; }
   int64_t NumGroups(int64_t cols) const { return (cols + GroupSize(cols) - 1) / GroupSize(cols); }
@@ -22,9 +22,9 @@ struct IntegerGrid {
 // A matrix on the grid. The last group of a row may be shorter.
 struct IntegerMatrix {
   IntegerGrid grid;
-  Mat<uint8_t> codes;   // [rows, cols], one code a byte
-  Mat<float> scales;    // [rows, groups], every value exactly representable in fp16, > 0
-  Mat<uint8_t> zeros;   // [rows, groups], in [0, 2^bits); filled also when symmetric
+  Mat<uint8_t> codes;  // [rows, cols], one code a byte
+  Mat<float> scales;   // [rows, groups], every value exactly representable in fp16, > 0
+  Mat<uint8_t> zeros;  // [rows, groups], in [0, 2^bits); filled also when symmetric
   int64_t rows() const { return codes.rows(); }
   int64_t cols() const { return codes.cols(); }
   // Bytes that a file needs: codes bit-packed per row and padded to a byte, 2-byte scales,

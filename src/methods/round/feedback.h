@@ -5,14 +5,16 @@
 // With the damped H_d = R R^T (R upper triangular, CholeskyUpper; columns in the chosen order) the
 // weighted error of column j is (E R)_j = sum_{i<=j} e_i R_ij, so the target of column j is
 //   t_j = w_j + sum_{i<j} e_i R_ij / R_jj,   and   L_d = sum_j ((t_j - q_j) R_jj)^2 exactly.
-// No inverse of H is formed. Work: n^2 m / 2 multiply-adds for W [m, n], nearly all in one MatMulNN
-// of the errors so far by a block of columns of R.
+// No inverse of H is formed, and the loss L = L_d - lambda |E|^2 of every row comes for free.
+// Work: n^2 m / 2 multiply-adds for W [m, n], nearly all in matrix products of the errors so far with
+// a block of columns of R.
 #pragma once
 
 #include <span>
 #include <string>
 #include <vector>
 
+#include "base/check.h"
 #include "base/context.h"
 #include "grids/integer.h"
 #include "tensor/view.h"
@@ -26,14 +28,17 @@ enum class ColumnOrder {
 };
 
 struct FeedbackOptions {
-  double damping = 0.01;       // lambda relative to mean(diag H)
+  double damping = 0.01;        // lambda relative to mean(diag H)
   int max_damping_retries = 5;  // each multiplies lambda by 10 when the factorization fails
   ColumnOrder order = ColumnOrder::kGroupAware;
-  int64_t block = 128;         // columns between two matrix products; a change changes no code
+  int64_t block = 128;  // columns between two matrix products; a change changes no code
   ClipSearch search = ClipSearch::kWeighted;
-  // Rounds of refit: scale and zero in closed form under the full H with codes fixed, then
-  // rounding again with the new grid; kept per row only where L falls. 0: none.
+  // Rounds of refit (decoupleQ, arXiv 2404.12759, with stored grids: fp16 scales, whole zeros). Each is
+  // one sweep over the groups, which sets scale and zero in closed form under the full H with codes
+  // fixed and then moves single codes where that lowers L (`polish`), and a new rounding with feedback
+  // on that grid, kept per row only where L falls. 0: none.
   int refit_rounds = 0;
+  bool polish = true;
   // Choose a group's grid when its first column is reached, from the weights that already hold the
   // error fed back (dynamic groups). Needs an order that keeps groups together; false: from W.
   bool dynamic_groups = false;
@@ -57,16 +62,18 @@ Result<SiteFactor> FactorSite(const Context& context, MatView<const float> h, in
 
 struct Rounded {
   IntegerMatrix matrix;
-  double loss = 0;          // tr(E H E^T), undamped H
-  double loss_nearest = 0;  // the same for the nearest codes on the first grid (round to nearest)
-  int64_t rows_refitted = 0;
+  double loss = 0;            // tr(E H E^T), undamped H
+  double loss_nearest = 0;    // the same for the nearest codes on the first grid (round to nearest)
+  int64_t rows_nearest = 0;   // rows that kept their nearest codes
+  int64_t rows_refitted = 0;  // rows whose loss fell in the refit
 };
 
-// w [m, n]. The loss of a row is never above its loss under nearest rounding: where feedback with
-// a clipped grid would lose, the nearest codes are kept.
+// w [m, n]. The loss of a row is never above its loss under nearest rounding on the static grid:
+// where feedback would lose, the nearest codes are kept. Errors: NaN or infinity in w, interrupted.
 Result<Rounded> RoundWithFeedback(const Context& context, MatView<const float> w, const SiteFactor& site,
                                   const IntegerGrid& grid, const FeedbackOptions& options);
-// Round to nearest on the same grids; h_diag [n] weighs the search and may be empty.
+// Round to nearest. h [n, n] gives the loss and, by its diagonal, the weights of the search; with an
+// empty h both count all columns alike (H = I).
 Result<Rounded> RoundToNearest(const Context& context, MatView<const float> w, MatView<const float> h,
                                const IntegerGrid& grid, ClipSearch search);
 

@@ -1,0 +1,258 @@
+#include "methods/round/columns.h"
+
+#include <algorithm>
+
+#include "math/gemm.h"
+#include "methods/round/panel.h"
+
+namespace planish {
+namespace {
+
+// Columns in one product of errors by R where only the loss is wanted.
+constexpr int64_t kLossBlock = 256;
+
+// losses[r] += sum_j (acc_j + e_j diag_j)^2 - lambda e_j^2 for one panel: acc_j + e_j R_jj is (E R)_j.
+// In double and in column order, so that the block size does not show.
+void AddLoss(const float* acc, const float* e, int64_t ld, const float* diag, int64_t count, double lambda,
+             double* losses) {
+  for (int64_t j = 0; j < count; ++j) {
+    const double d = diag == nullptr ? 0.0 : diag[j];
+    for (int64_t r = 0; r < kPanelRows; ++r) {
+      const double e_jr = e[j * ld + r];
+      const double v = acc[j * ld + r] + e_jr * d;
+      losses[r] += v * v - lambda * e_jr * e_jr;
+    }
+  }
+}
+
+// Blocks of a dynamic pass hold whole groups.
+int64_t BlockSize(const ColumnProblem& problem, const FeedbackOptions& options, bool dynamic) {
+  const int64_t block = std::min(options.block, problem.cols());
+  if (!dynamic) return block;
+  const int64_t group = problem.grid.GroupSize(problem.cols());
+  return std::max(block / group, int64_t{1}) * group;
+}
+
+// Fits the grid of the group at positions [begin, end) of the block to the targets of its columns.
+void FitToTargets(const ColumnProblem& problem, const PanelBlock& block, int64_t begin, int64_t end,
+                  const float* h, bool search, float* scales, float* zeros, std::vector<float>& targets) {
+  targets.resize((end - begin) * kPanelRows);
+  for (int64_t j = begin; j < end; ++j) {
+    const float* w = block.w + block.columns[j] * block.ld;
+    const float* acc = block.acc + j * block.ld;
+    float* t = targets.data() + (j - begin) * kPanelRows;
+    for (int64_t r = 0; r < kPanelRows; ++r) t[r] = w[r] + acc[r] * block.inv_diag[j];
+  }
+  FitPanel(problem.context->isa, {.w = targets.data(),
+                                  .ld = kPanelRows,
+                                  .cols = end - begin,
+                                  .h = h,
+                                  .bits = problem.grid.bits,
+                                  .symmetric = problem.grid.symmetric,
+                                  .search = search,
+                                  .scales = scales,
+                                  .zeros = zeros});
+}
+
+}  // namespace
+
+int64_t ColumnProblem::num_panels() const { return padded / kPanelRows; }
+
+double ColumnCoding::TotalLoss() const {
+  double sum = 0;
+  for (const double loss : losses) sum += loss;
+  return sum;
+}
+
+MatView<float> PaddedRows(const ColumnProblem& problem, Mat<float>& m, int64_t count) {
+  return {m.data(), count, problem.padded, problem.ld};
+}
+
+ColumnProblem MakeProblem(const Context& context, MatView<const float> w, const SiteFactor& site,
+                          const IntegerGrid& grid) {
+  ColumnProblem p;
+  p.context = &context;
+  p.site = &site;
+  p.grid = grid;
+  p.rows = w.rows;
+  p.padded = (w.rows + kPanelRows - 1) / kPanelRows * kPanelRows;
+  // An odd number of cache lines between columns spreads a panel over all sets of the cache.
+  p.ld = p.padded + 16;
+  p.w.Resize(w.cols, p.ld);
+  context.pool->ParallelFor(p.num_panels(), [&](int64_t panel) {
+    const int64_t row = panel * kPanelRows;
+    for (int64_t j = 0; j < w.cols; ++j) {
+      float* to = p.w.row(j) + row;
+      for (int64_t r = 0; r < kPanelRows; ++r) to[r] = row + r < w.rows ? w(row + r, j) : 0.0f;
+    }
+  });
+  for (const int32_t j : site.dead) std::fill_n(p.w.row(j), p.padded, 0.0f);
+  p.group_of.resize(w.cols);
+  const int64_t size = grid.GroupSize(w.cols);
+  for (int64_t i = 0; i < w.cols; ++i) p.group_of[i] = static_cast<int32_t>(site.order[i] / size);
+  return p;
+}
+
+ColumnCoding MakeCoding(const ColumnProblem& problem) {
+  const int64_t groups = problem.grid.NumGroups(problem.cols());
+  ColumnCoding coding;
+  coding.codes.Resize(problem.cols(), problem.ld);
+  coding.scales.Resize(groups, problem.ld);
+  coding.zeros.Resize(groups, problem.ld);
+  coding.losses.assign(problem.padded, 0.0);
+  return coding;
+}
+
+void FitStatic(const ColumnProblem& problem, ClipSearch search, ColumnCoding& coding) {
+  const int64_t size = problem.grid.GroupSize(problem.cols());
+  problem.context->pool->ParallelFor(problem.num_panels(), [&](int64_t panel) {
+    const int64_t row = panel * kPanelRows;
+    for (int64_t g = 0; g < coding.scales.rows(); ++g) {
+      FitPanel(problem.context->isa, {.w = problem.w.row(g * size) + row,
+                                      .ld = problem.ld,
+                                      .cols = std::min(size, problem.cols() - g * size),
+                                      .h = problem.site->diag.data() + g * size,
+                                      .bits = problem.grid.bits,
+                                      .symmetric = problem.grid.symmetric,
+                                      .search = search == ClipSearch::kWeighted,
+                                      .scales = coding.scales.row(g) + row,
+                                      .zeros = coding.zeros.row(g) + row});
+    }
+  });
+}
+
+void RoundNearest(const ColumnProblem& problem, ColumnCoding& coding) {
+  const SiteFactor& site = *problem.site;
+  const int64_t n = problem.cols();
+  Mat<float> e(n, problem.ld), weighted(std::min(kLossBlock, n), problem.ld);
+  const std::vector<float> no_feedback(n, 0.0f);
+  problem.context->pool->ParallelFor(problem.num_panels(), [&](int64_t panel) {
+    const int64_t row = panel * kPanelRows;
+    float zeros[kPanelRows] = {};
+    for (int64_t j = 0; j < n; ++j) {
+      PanelBlock column{.w = problem.w.data() + row,
+                        .codes = coding.codes.data() + row,
+                        .scales = coding.scales.data() + row,
+                        .zeros = coding.zeros.data() + row,
+                        .columns = site.order.data() + j,
+                        .groups = problem.group_of.data() + j,
+                        .acc = zeros,
+                        .e = e.row(j) + row,
+                        .ld = problem.ld,
+                        .inv_diag = no_feedback.data(),
+                        .max_code = static_cast<float>((1 << problem.grid.bits) - 1)};
+      RoundPanel(problem.context->isa, column, 0, 1);
+    }
+  });
+  std::fill(coding.losses.begin(), coding.losses.end(), 0.0);
+  for (int64_t b = 0; b < n; b += kLossBlock) {
+    const int64_t count = std::min(kLossBlock, n - b), seen = b + count;
+    MatMulTN(*problem.context, site.r.view().Rows(0, seen).Cols(b, count), PaddedRows(problem, e, seen),
+             PaddedRows(problem, weighted, count));
+    problem.context->pool->ParallelFor(problem.num_panels(), [&](int64_t panel) {
+      const int64_t row = panel * kPanelRows;
+      AddLoss(weighted.data() + row, e.row(b) + row, problem.ld, nullptr, count, site.lambda,
+              coding.losses.data() + row);
+    });
+  }
+}
+
+Status RoundFeedback(const ColumnProblem& problem, const FeedbackOptions& options, bool dynamic,
+                     ColumnCoding& coding) {
+  const SiteFactor& site = *problem.site;
+  const Context& context = *problem.context;
+  const int64_t n = problem.cols(), ld = problem.ld;
+  const int64_t block_size = BlockSize(problem, options, dynamic);
+  const int64_t group = problem.grid.GroupSize(n);
+  Mat<float> e(n, ld), acc(block_size, ld), coefficients(block_size, block_size);
+  std::vector<float> diag(n), inv_diag(n), h_in_order(n);
+  for (int64_t i = 0; i < n; ++i) {
+    diag[i] = site.r(i, i);
+    inv_diag[i] = 1.0f / diag[i];
+    h_in_order[i] = site.diag[site.order[i]];
+  }
+  std::vector<std::vector<float>> targets(context.pool->NumThreads());
+  std::fill(coding.losses.begin(), coding.losses.end(), 0.0);
+  acc.Fill(0.0f);
+  for (int64_t b = 0; b < n; b += block_size) {
+    PLANISH_RETURN_IF_ERROR(context.CheckCancelled());
+    const int64_t count = std::min(block_size, n - b);
+    if (b > 0) {
+      MatMulTN(context, site.r.view().Rows(0, b).Cols(b, count), PaddedRows(problem, e, b),
+               PaddedRows(problem, acc, count));
+    }
+    for (int64_t j = 0; j < count; ++j) {
+      for (int64_t i = 0; i < j; ++i) coefficients(j, i) = site.r(b + i, b + j);
+    }
+    context.pool->ParallelFor(problem.num_panels(), [&](int64_t panel, int worker) {
+      const int64_t row = panel * kPanelRows;
+      const PanelBlock block{.w = problem.w.data() + row,
+                             .codes = coding.codes.data() + row,
+                             .scales = coding.scales.data() + row,
+                             .zeros = coding.zeros.data() + row,
+                             .columns = site.order.data() + b,
+                             .groups = problem.group_of.data() + b,
+                             .acc = acc.data() + row,
+                             .e = e.row(b) + row,
+                             .ld = ld,
+                             .coefficients = coefficients.data(),
+                             .coefficients_ld = block_size,
+                             .inv_diag = inv_diag.data() + b,
+                             .max_code = static_cast<float>((1 << problem.grid.bits) - 1)};
+      if (!dynamic) RoundPanel(context.isa, block, 0, count);
+      for (int64_t begin = 0; dynamic && begin < count; begin += group) {
+        const int64_t end = std::min(begin + group, count), g = block.groups[begin];
+        FeedPanel(context.isa, block, 0, begin, end);
+        FitToTargets(problem, block, begin, end, h_in_order.data() + b + begin,
+                     options.search == ClipSearch::kWeighted, coding.scales.row(g) + row,
+                     coding.zeros.row(g) + row, targets[worker]);
+        RoundPanel(context.isa, block, begin, end);
+      }
+      AddLoss(block.acc, block.e, ld, diag.data() + b, count, site.lambda, coding.losses.data() + row);
+    });
+  }
+  return {};
+}
+
+int64_t TakeBetterRows(const ColumnProblem& problem, const ColumnCoding& from, ColumnCoding& into) {
+  std::vector<uint8_t> better(problem.padded);
+  int64_t taken = 0;
+  for (int64_t r = 0; r < problem.padded; ++r) {
+    better[r] = from.losses[r] < into.losses[r];
+    taken += better[r];
+    if (better[r]) into.losses[r] = from.losses[r];
+  }
+  if (taken == 0) return 0;
+  const auto copy = [&](const auto& source, auto& target) {
+    problem.context->pool->ParallelFor(source.rows(), [&](int64_t j) {
+      const auto* s = source.row(j);
+      auto* t = target.row(j);
+      for (int64_t r = 0; r < problem.padded; ++r) t[r] = better[r] ? s[r] : t[r];
+    });
+  };
+  copy(from.codes, into.codes);
+  copy(from.scales, into.scales);
+  copy(from.zeros, into.zeros);
+  return taken;
+}
+
+IntegerMatrix ToMatrix(const ColumnProblem& problem, const ColumnCoding& coding) {
+  IntegerMatrix matrix;
+  matrix.grid = problem.grid;
+  matrix.codes.Resize(problem.rows, problem.cols());
+  matrix.scales.Resize(problem.rows, coding.scales.rows());
+  matrix.zeros.Resize(problem.rows, coding.scales.rows());
+  problem.context->pool->ParallelFor(problem.num_panels(), [&](int64_t panel) {
+    const int64_t begin = panel * kPanelRows, end = std::min(problem.rows, begin + kPanelRows);
+    for (int64_t r = begin; r < end; ++r) {
+      for (int64_t j = 0; j < problem.cols(); ++j) matrix.codes(r, j) = coding.codes(j, r);
+      for (int64_t g = 0; g < coding.scales.rows(); ++g) {
+        matrix.scales(r, g) = coding.scales(g, r);
+        matrix.zeros(r, g) = static_cast<uint8_t>(coding.zeros(g, r));
+      }
+    }
+  });
+  return matrix;
+}
+
+}  // namespace planish

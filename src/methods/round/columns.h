@@ -1,0 +1,54 @@
+// Inside the rounding engine: one linear stored by columns, and the passes over it. Rows are
+// independent everywhere; they are padded to whole panels with rows of zeros, whose codes decode to
+// zero and whose loss is zero.
+#pragma once
+
+#include <vector>
+
+#include "methods/round/feedback.h"
+
+namespace planish {
+
+// W [m, n] by columns: w(j, r) is row r of column j, natural column order, dead columns zero.
+struct ColumnProblem {
+  const Context* context = nullptr;
+  const SiteFactor* site = nullptr;
+  IntegerGrid grid;
+  int64_t rows = 0;               // m
+  int64_t padded = 0;             // m rounded up to whole panels
+  int64_t ld = 0;                 // floats between columns
+  Mat<float> w;                   // [n, ld]
+  std::vector<int32_t> group_of;  // [n], position -> group
+
+  int64_t cols() const { return w.rows(); }
+  int64_t num_panels() const;
+};
+
+// A grid and codes for every row, and the loss tr(E H E^T) of each.
+struct ColumnCoding {
+  Mat<uint8_t> codes;          // [n, ld], natural order
+  Mat<float> scales, zeros;    // [groups, ld]
+  std::vector<double> losses;  // [padded]
+  double TotalLoss() const;
+};
+
+// A matrix of the padded rows: the first `count` columns of storage.
+MatView<float> PaddedRows(const ColumnProblem& problem, Mat<float>& m, int64_t count);
+
+ColumnProblem MakeProblem(const Context& context, MatView<const float> w, const SiteFactor& site,
+                          const IntegerGrid& grid);
+ColumnCoding MakeCoding(const ColumnProblem& problem);
+// Scales and zeros of every group from W, columns weighted by diag H.
+void FitStatic(const ColumnProblem& problem, ClipSearch search, ColumnCoding& coding);
+// Nearest codes on the coding's grid, and losses.
+void RoundNearest(const ColumnProblem& problem, ColumnCoding& coding);
+// Codes with error feedback, and losses. `dynamic`: scales and zeros are set on the way too.
+Status RoundFeedback(const ColumnProblem& problem, const FeedbackOptions& options, bool dynamic,
+                     ColumnCoding& coding);
+// Copies the rows in which `from` has the lower loss; returns how many.
+int64_t TakeBetterRows(const ColumnProblem& problem, const ColumnCoding& from, ColumnCoding& into);
+// One sweep of refit over the groups in natural order; losses fall or stay. See refit.cc.
+Status RefitSweep(const ColumnProblem& problem, bool polish, ColumnCoding& coding);
+IntegerMatrix ToMatrix(const ColumnProblem& problem, const ColumnCoding& coding);
+
+}  // namespace planish

@@ -1,0 +1,118 @@
+#include "methods/round/feedback.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "math/gemm.h"
+#include "methods/round/columns.h"
+
+namespace planish {
+namespace {
+
+Status CheckFinite(MatView<const float> w) {
+  for (int64_t i = 0; i < w.rows; ++i) {
+    const float* row = w.row(i);
+    // x * 0 is NaN exactly for NaN and infinity; the sum keeps it.
+    float sum = 0;
+    for (int64_t j = 0; j < w.cols; ++j) sum += row[j] * 0.0f;
+    if (sum == 0) continue;
+    const int64_t j = std::find_if(row, row + w.cols, [](float x) { return !std::isfinite(x); }) - row;
+    return InputError(fmt::format("weight [{}, {}] holds {} at row {}, column {}; expected finite numbers",
+                                  w.rows, w.cols, row[j], i, j));
+  }
+  return {};
+}
+
+void CheckArguments(MatView<const float> w, const IntegerGrid& grid) {
+  PLANISH_CHECK(w.rows > 0 && w.cols > 0) << w.rows << " x " << w.cols;
+  PLANISH_CHECK(grid.bits >= 2 && grid.bits <= 8 && grid.group >= 0) << grid.bits << ", " << grid.group;
+}
+
+}  // namespace
+
+Result<Rounded> RoundWithFeedback(const Context& context, MatView<const float> w, const SiteFactor& site,
+                                  const IntegerGrid& grid, const FeedbackOptions& options) {
+  CheckArguments(w, grid);
+  PLANISH_CHECK(site.r.rows() == w.cols) << "factor of " << site.r.rows() << " inputs, weight of " << w.cols;
+  PLANISH_CHECK(options.block > 0 && options.refit_rounds >= 0);
+  const bool dynamic = options.dynamic_groups && grid.NumGroups(w.cols) > 1;
+  PLANISH_CHECK(!dynamic || options.order != ColumnOrder::kActivation) << "dynamic groups need whole groups";
+  PLANISH_RETURN_IF_ERROR(CheckFinite(w));
+
+  const ColumnProblem problem = MakeProblem(context, w, site, grid);
+  ColumnCoding best = MakeCoding(problem), candidate = MakeCoding(problem);
+  FitStatic(problem, options.search, best);
+  RoundNearest(problem, best);
+  Rounded rounded;
+  rounded.loss_nearest = best.TotalLoss();
+  const auto use_grid_of_best = [&] {
+    std::copy_n(best.scales.data(), best.scales.rows() * problem.ld, candidate.scales.data());
+    std::copy_n(best.zeros.data(), best.zeros.rows() * problem.ld, candidate.zeros.data());
+  };
+  use_grid_of_best();
+  PLANISH_RETURN_IF_ERROR(RoundFeedback(problem, options, dynamic, candidate));
+  rounded.rows_nearest = problem.rows - TakeBetterRows(problem, candidate, best);
+
+  const std::vector<double> before = best.losses;
+  for (int round = 0; round < options.refit_rounds; ++round) {
+    PLANISH_RETURN_IF_ERROR(RefitSweep(problem, options.polish, best));
+    use_grid_of_best();
+    PLANISH_RETURN_IF_ERROR(RoundFeedback(problem, options, /*dynamic=*/false, candidate));
+    TakeBetterRows(problem, candidate, best);
+  }
+  for (int64_t r = 0; r < problem.rows; ++r) rounded.rows_refitted += best.losses[r] < before[r];
+  rounded.loss = best.TotalLoss();
+  rounded.matrix = ToMatrix(problem, best);
+  return rounded;
+}
+
+Result<Rounded> RoundToNearest(const Context& context, MatView<const float> w, MatView<const float> h,
+                               const IntegerGrid& grid, ClipSearch search) {
+  CheckArguments(w, grid);
+  PLANISH_CHECK(h.rows == h.cols && (h.rows == 0 || h.rows == w.cols)) << h.rows << " x " << h.cols;
+  PLANISH_RETURN_IF_ERROR(CheckFinite(w));
+  std::vector<float> diag(h.rows);
+  for (int64_t i = 0; i < h.rows; ++i) diag[i] = h(i, i);
+  Rounded rounded;
+  IntegerMatrix& matrix = rounded.matrix;
+  matrix = FitGrid(context, w, diag, grid, search);
+  const int64_t size = grid.GroupSize(w.cols);
+  Mat<float> w_hat(w.rows, w.cols);
+  context.pool->ParallelFor(w.rows, [&](int64_t i) {
+    for (int64_t j = 0; j < w.cols; ++j) {
+      matrix.codes(i, j) =
+          EncodeNearest(w(i, j), matrix.scales(i, j / size), matrix.zeros(i, j / size), (1 << grid.bits) - 1);
+    }
+    DecodeRow(matrix, i, 0, w.cols, w_hat.row(i));
+  });
+  rounded.loss = LayerLoss(context, w, w_hat, h);
+  rounded.loss_nearest = rounded.loss;
+  rounded.rows_nearest = w.rows;
+  return rounded;
+}
+
+double LayerLoss(const Context& context, MatView<const float> w, MatView<const float> w_hat,
+                 MatView<const float> h) {
+  PLANISH_CHECK(w.rows == w_hat.rows && w.cols == w_hat.cols) << w_hat.rows << " x " << w_hat.cols;
+  PLANISH_CHECK(h.rows == h.cols && (h.rows == 0 || h.rows == w.cols)) << h.rows << " x " << h.cols;
+  Mat<float> e(w.rows, w.cols), eh;
+  context.pool->ParallelFor(w.rows, [&](int64_t i) {
+    for (int64_t j = 0; j < w.cols; ++j) e(i, j) = w(i, j) - w_hat(i, j);
+  });
+  if (h.rows > 0) {
+    eh.Resize(w.rows, w.cols);
+    MatMulNN(context, e, h, eh);
+  }
+  const Mat<float>& weighted = h.rows > 0 ? eh : e;
+  std::vector<double> losses(w.rows, 0.0);
+  context.pool->ParallelFor(w.rows, [&](int64_t i) {
+    for (int64_t j = 0; j < w.cols; ++j) losses[i] += static_cast<double>(weighted(i, j)) * e(i, j);
+  });
+  double sum = 0;
+  for (const double loss : losses) sum += loss;
+  return sum;
+}
+
+}  // namespace planish

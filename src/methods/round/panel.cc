@@ -1,0 +1,28 @@
+#include "methods/round/panel.h"
+
+#include "methods/round/panel-inl.h"
+
+namespace planish {
+
+void RoundPanelScalar(const PanelBlock& block, int64_t begin, int64_t end) { RoundBody(block, begin, end); }
+void FeedPanelScalar(const PanelBlock& block, int64_t first, int64_t begin, int64_t end) {
+  FeedBody(block, first, begin, end);
+}
+
+void RoundPanel(Isa isa, const PanelBlock& block, int64_t begin, int64_t end) {
+#if defined(__x86_64__)
+  if (isa == Isa::kAvx512) return RoundPanelAvx512(block, begin, end);
+  if (isa == Isa::kAvx2) return RoundPanelAvx2(block, begin, end);
+#endif
+  RoundPanelScalar(block, begin, end);
+}
+
+void FeedPanel(Isa isa, const PanelBlock& block, int64_t first, int64_t begin, int64_t end) {
+#if defined(__x86_64__)
+  if (isa == Isa::kAvx512) return FeedPanelAvx512(block, first, begin, end);
+  if (isa == Isa::kAvx2) return FeedPanelAvx2(block, first, begin, end);
+#endif
+  FeedPanelScalar(block, first, begin, end);
+}
+
+}  // namespace planish

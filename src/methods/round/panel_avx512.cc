@@ -1,0 +1,14 @@
+#if defined(__x86_64__)
+
+#include "methods/round/panel-inl.h"
+
+namespace planish {
+
+void RoundPanelAvx512(const PanelBlock& block, int64_t begin, int64_t end) { RoundBody(block, begin, end); }
+void FeedPanelAvx512(const PanelBlock& block, int64_t first, int64_t begin, int64_t end) {
+  FeedBody(block, first, begin, end);
+}
+
+}  // namespace planish
+
+#endif
