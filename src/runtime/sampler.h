@@ -10,13 +10,14 @@
 
 namespace planish {
 
-// Applied in this order; the defaults sample from the model's own distribution.
+// The repetition penalty is applied first, then the others in this order; the defaults sample from the
+// model's own distribution.
 struct SamplingOptions {
+  double temperature = 1;  // >= 0: logits are divided by it; 0: always the largest logit
+  int top_k = 0;           // keep the k largest; 0: all
+  double top_p = 1;        // (0, 1]: keep the fewest of the largest whose share of what top_k left is >= p
+  double min_p = 0;        // [0, 1]: keep tokens at least min_p times as likely as the likeliest
   double repetition_penalty = 1;  // > 0: logits of tokens seen are divided by it if positive, else multiplied
-  double temperature = 1;         // >= 0: logits are divided by it; 0: always the largest logit
-  int top_k = 0;                  // keep the k largest; 0: all
-  double top_p = 1;  // (0, 1]: keep the fewest of the largest whose share of what top_k left is >= p
-  double min_p = 0;  // [0, 1]: keep tokens at least min_p times as likely as the likeliest
   uint64_t seed = 0;
 };
 

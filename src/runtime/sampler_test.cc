@@ -130,7 +130,7 @@ TEST(Sampler, MinP) {
 }
 
 TEST(Sampler, RepetitionPenaltyOnTheHistory) {
-  Sampler sampler = Make({.repetition_penalty = 2, .temperature = 0});
+  Sampler sampler = Make({.temperature = 0, .repetition_penalty = 2});
   const std::vector<float> logits = {4, 3, 1.5, -1};
   EXPECT_EQ(*sampler.Next(logits, {}, 0), 0);
   EXPECT_EQ(*sampler.Next(logits, std::vector<int32_t>{0}, 0), 1);           // 2, 3, 1.5
