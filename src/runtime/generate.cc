@@ -25,7 +25,7 @@ Result<GenerateResult> Generate(const Context& context, const Model& model, std:
   }
   DenseCache cache(model.program.cache_layers, 1, capacity);
   Executor executor(model);
-  Sampler sampler(options.sampling);
+  PLANISH_TRY(Sampler sampler, Sampler::Create(options.sampling));
   std::vector<int32_t> history(prompt.begin(), prompt.end());
   GenerateResult result;
   Mat<float> logits;

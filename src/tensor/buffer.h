@@ -42,12 +42,6 @@ template <typename T>
 class Array {
  public:
   Array() = default;
-  Array(Array&& other) noexcept : buffer_(std::move(other.buffer_)), size_(std::exchange(other.size_, 0)) {}
-  Array& operator=(Array&& other) noexcept {
-    buffer_ = std::move(other.buffer_);
-    size_ = std::exchange(other.size_, 0);
-    return *this;
-  }
   explicit Array(int64_t size) { Resize(size); }
   Array(Array&& other) noexcept : buffer_(std::move(other.buffer_)), size_(std::exchange(other.size_, 0)) {}
   Array& operator=(Array&& other) noexcept {
