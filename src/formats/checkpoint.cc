@@ -60,18 +60,25 @@ Result<Checkpoint> Checkpoint::Open(const std::string& folder) {
   state->folder = folder;
   const std::string single = JoinPath(folder, kSingleFile);
   const std::string index = JoinPath(folder, kIndexFile);
-  if (FileExists(single)) {
-    PLANISH_TRY(auto file, SafetensorsFile::Open(single));
-    state->shards.push_back({kSingleFile, std::move(file)});
-    for (const TensorInfo& info : state->shards[0].file->tensors()) {
-      state->by_name.push_back({&info, &state->shards[0]});
-    }
-  } else if (FileExists(index)) {
-    PLANISH_RETURN_IF_ERROR(OpenShards(index, *state));
-  } else {
+  if (FileExists(single)) return OpenFile(single);
+  if (!FileExists(index)) {
     return InputError(
         fmt::format("{}: {}neither {} nor {} (expected a model folder in the format of transformers)", folder,
                     DirectoryExists(folder) ? "" : "no such folder: ", kSingleFile, kIndexFile));
+  }
+  PLANISH_RETURN_IF_ERROR(OpenShards(index, *state));
+  Index(*state);
+  return Checkpoint(std::move(state));
+}
+
+Result<Checkpoint> Checkpoint::OpenFile(const std::string& path) {
+  auto state = std::make_shared<State>();
+  const auto slash = path.rfind('/');
+  state->folder = slash == std::string::npos ? "" : path.substr(0, slash);
+  PLANISH_TRY(auto file, SafetensorsFile::Open(path));
+  state->shards.push_back({slash == std::string::npos ? path : path.substr(slash + 1), std::move(file)});
+  for (const TensorInfo& info : state->shards[0].file->tensors()) {
+    state->by_name.push_back({&info, &state->shards[0]});
   }
   Index(*state);
   return Checkpoint(std::move(state));

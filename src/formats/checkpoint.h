@@ -20,6 +20,8 @@ class Checkpoint {
   // `folder` may be "embedded:NAME". Of the sharded form, only tensors of the index are seen: others in
   // the shards are ignored, and a tensor of the index that is not in its shard is an error.
   static Result<Checkpoint> Open(const std::string& folder);
+  // One safetensors file by itself.
+  static Result<Checkpoint> OpenFile(const std::string& path);
   Checkpoint() = default;  // holds nothing; only Open makes one that can be asked
 
   bool Has(std::string_view name) const { return Locate(name) != nullptr; }

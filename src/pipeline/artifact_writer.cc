@@ -1,0 +1,110 @@
+#include "pipeline/artifact_writer.h"
+
+#include <fmt/format.h>
+
+#include <map>
+#include <set>
+
+#include "base/file.h"
+#include "layer/artifact.h"
+
+namespace planish {
+namespace {
+
+// Copied as they are when the source has them.
+constexpr const char* kCompanions[] = {
+    "generation_config.json", "tokenizer.json",     "tokenizer_config.json", "special_tokens_map.json",
+    "tokenizer.model",        "vocab.json",         "merges.txt",            "added_tokens.json",
+    "chat_template.jinja"};
+
+// Tensors of the artifact in the checkpoint's order, a compressed one replaced by its parts.
+struct Contents {
+  std::vector<TensorSpec> specs;
+  std::map<std::string, std::span<const std::byte>> data;
+  OrderedJson descriptions = OrderedJson::object();
+};
+
+bool IsOriginal(const Matrix& matrix) { return std::holds_alternative<Dense>(matrix.body); }
+
+Result<Contents> Collect(const Model& model) {
+  Contents contents;
+  std::map<std::string, const Linear*> compressed;
+  for (const auto& linear : model.linears) {
+    if (!IsOriginal(linear.w)) compressed[linear.name] = &linear;
+  }
+  for (const TensorInfo* info : model.checkpoint.tensors()) {
+    const auto linear = compressed.find(info->name);
+    if (linear == compressed.end()) {
+      PLANISH_TRY(const TensorView view, model.checkpoint.Get(info->name));
+      contents.specs.push_back({info->name, info->type, info->shape});
+      contents.data[info->name] = {view.data, static_cast<size_t>(view.NumBytes())};
+      continue;
+    }
+    std::vector<PartTensor> parts;
+    contents.descriptions[info->name] = DescribeParts(linear->second->w, info->name, parts);
+    for (const auto& part : parts) {
+      contents.specs.push_back({part.name, part.type, part.shape});
+      contents.data[part.name] = part.bytes;
+    }
+  }
+  return contents;
+}
+
+Status WriteTensors(const Context& context, const Contents& contents, const std::string& folder) {
+  PLANISH_TRY(const ShardPlan plan, PlanShards(contents.specs));
+  double done = 0;
+  for (const auto& shard : plan.files) {
+    PLANISH_TRY(auto writer, SafetensorsWriter::Create(JoinPath(folder, shard.name), shard.tensors, {}));
+    const auto order = writer.order();
+    for (const auto& spec : order) {
+      PLANISH_RETURN_IF_ERROR(context.CheckCancelled());
+      const auto bytes = contents.data.at(spec.name);
+      PLANISH_RETURN_IF_ERROR(writer.Append(spec.name, bytes));
+      done += static_cast<double>(bytes.size());
+      if (context.progress) context.progress->Update("write", done, static_cast<double>(plan.total_bytes), "bytes");
+    }
+    PLANISH_RETURN_IF_ERROR(writer.Commit());
+  }
+  return WriteIndex(folder, plan);
+}
+
+}  // namespace
+
+Status WriteArtifact(const Context& context, const Model& model, const Manifest& manifest, const std::string& folder) {
+  PLANISH_RETURN_IF_ERROR(RemoveTree(folder));
+  PLANISH_RETURN_IF_ERROR(MakeDirectories(folder));
+  PLANISH_TRY(const Contents contents, Collect(model));
+  PLANISH_RETURN_IF_ERROR(WriteTensors(context, contents, folder));
+  for (const char* name : kCompanions) {
+    const std::string path = JoinPath(model.path, name);
+    if (!FileExists(path)) continue;
+    PLANISH_TRY(const std::string content, ReadTextFile(path));
+    PLANISH_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(folder, name), content));
+  }
+  OrderedJson config = OrderedJson::parse(DumpJson(model.config));
+  config["quantization_config"] = {
+      {"quant_method", "planish"}, {"version", kArtifactVersion}, {"tensors", contents.descriptions}};
+  PLANISH_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(folder, "config.json"), DumpJson(config, 1) + "\n"));
+  OrderedJson json;
+  json["version"] = kArtifactVersion;
+  for (const auto& [part, value] : manifest.fingerprint) json["fingerprint"][part] = value;
+  json["recipe"] = manifest.recipe;
+  json["layers"] = manifest.layers;
+  return WriteFileAtomically(JoinPath(folder, kManifestName), DumpJson(json, 1) + "\n");
+}
+
+Result<Fingerprint> ReadArtifactFingerprint(const std::string& folder) {
+  const std::string path = JoinPath(folder, kManifestName);
+  PLANISH_TRY(const std::string text, ReadTextFile(path));
+  PLANISH_TRY(const Json json, ParseJson(text));
+  Fingerprint fingerprint;
+  if (!json.is_object() || !json.contains("fingerprint") || !json["fingerprint"].is_object()) {
+    return InputError(fmt::format("{}: no fingerprint", path));
+  }
+  for (const auto& [part, value] : json["fingerprint"].items()) {
+    if (value.is_string()) fingerprint[part] = value.get<std::string>();
+  }
+  return fingerprint;
+}
+
+}  // namespace planish

@@ -1,0 +1,54 @@
+#include "pipeline/fingerprint.h"
+
+#include <algorithm>
+
+#include "base/hash.h"
+
+namespace planish {
+
+std::string ModelFingerprint(const Model& model) {
+  constexpr size_t kSample = 4096;
+  constexpr size_t kSamples = 64;
+  Sha256 hash;
+  hash.Update(DumpJson(model.config));
+  for (const TensorInfo* info : model.checkpoint.tensors()) {
+    hash.Update(info->name);
+    hash.Update(DTypeName(info->type));
+    hash.Update(ShapeText(info->shape));
+    const auto view = model.checkpoint.Get(info->name);
+    if (!view.ok()) continue;  // every listed tensor can be read
+    const auto bytes = view->bytes();
+    const size_t step = std::max(kSample, bytes.size() / kSamples);
+    for (size_t at = 0; at < bytes.size(); at += step) {
+      hash.Update(bytes.subspan(at, std::min(kSample, bytes.size() - at)));
+    }
+    if (bytes.size() > kSample) hash.Update(bytes.last(kSample));
+  }
+  return hash.Hex();
+}
+
+std::string WindowsFingerprint(const std::vector<std::vector<int32_t>>& windows) {
+  Sha256 hash;
+  for (const auto& window : windows) {
+    hash.Update(std::to_string(window.size()) + ":");
+    hash.Update(std::as_bytes(std::span(window)));
+  }
+  return hash.Hex();
+}
+
+std::string ProfileFingerprint(const Context& context) {
+  if (context.profile == Profile::kStrict) return "strict";
+  return std::string("fast/") + std::string(IsaName(context.isa));
+}
+
+std::string Differences(const Fingerprint& a, const Fingerprint& b) {
+  std::string out;
+  for (const auto& [part, value] : a) {
+    const auto other = b.find(part);
+    if (other != b.end() && other->second == value) continue;
+    out += (out.empty() ? "" : ", ") + part;
+  }
+  return out;
+}
+
+}  // namespace planish

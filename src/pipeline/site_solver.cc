@@ -1,0 +1,129 @@
+#include "pipeline/site_solver.h"
+
+#include <fmt/format.h>
+
+#include <map>
+#include <memory>
+#include <tuple>
+
+namespace planish {
+namespace {
+
+// Everything the stages of one site work on, by index of the linear in the site.
+struct SiteWork {
+  std::vector<LinearId> linears;
+  std::vector<LayerPlan> plans;
+  std::vector<Mat<float>> weights;
+  std::vector<LayerSolution> solutions;
+  Mat<float> h;
+  // Factorizations differ only by what FactorSite reads.
+  std::map<std::tuple<int64_t, double, int>, SiteFactor> factors;
+};
+
+Result<const SiteFactor*> Factor(const Context& context, SiteWork& work, const SolveStage& stage,
+                                 const Options& options) {
+  const FeedbackOptions feedback = stage.factor_options(options);
+  const int64_t group = options.Int("group");
+  const auto key = std::tuple(group, feedback.damping, static_cast<int>(feedback.order));
+  auto known = work.factors.find(key);
+  if (known == work.factors.end()) {
+    PLANISH_TRY(SiteFactor factor, FactorSite(context, work.h, group, feedback));
+    known = work.factors.emplace(key, std::move(factor)).first;
+  }
+  return &known->second;
+}
+
+// Runs stage number `step` of every linear that has it; those with the same stage are solved together.
+Status RunStep(const Context& context, const Model& model, SiteWork& work, size_t step, bool& any) {
+  std::vector<bool> done(work.linears.size());
+  for (size_t first = 0; first < work.linears.size(); ++first) {
+    if (done[first] || work.plans[first].skip || step >= work.plans[first].stages.size()) continue;
+    any = true;
+    const SolveStage* stage = work.plans[first].stages[step].first;
+    std::vector<size_t> members;
+    std::vector<LayerProblem> problems;
+    std::vector<Options> options;
+    std::vector<LayerSolution> solutions;
+    for (size_t i = first; i < work.linears.size(); ++i) {
+      if (work.plans[i].skip || step >= work.plans[i].stages.size() || work.plans[i].stages[step].first != stage) continue;
+      done[i] = true;
+      members.push_back(i);
+      options.push_back(work.plans[i].stages[step].second);
+      problems.push_back({model.linears[static_cast<size_t>(work.linears[i])].name, work.weights[i], work.h, nullptr});
+      if (stage->needs_factor) {
+        PLANISH_TRY(problems.back().factor, Factor(context, work, *stage, options.back()));
+      }
+      solutions.push_back(std::move(work.solutions[i]));
+    }
+    PLANISH_RETURN_IF_ERROR(context.CheckCancelled());
+    PLANISH_RETURN_IF_ERROR(stage->solve(context, problems, options, solutions));
+    for (size_t k = 0; k < members.size(); ++k) work.solutions[members[k]] = std::move(solutions[k]);
+  }
+  return {};
+}
+
+// A site no token reached: H = 0 says nothing, so the identity stands in and all columns count alike.
+Mat<float> UnseenMoments(int64_t width) {
+  Mat<float> h(width, width);
+  h.Fill(0);
+  for (int64_t i = 0; i < width; ++i) h(i, i) = 1;
+  return h;
+}
+
+}  // namespace
+
+Result<std::vector<SolvedLinear>> SolveSite(const Context& context, const Model& model, const Site& site,
+                                            const Moments& moments, const Recipe& recipe) {
+  SiteWork work;
+  work.h = moments.count() > 0 ? moments.MeanSquare() : UnseenMoments(moments.width());
+  for (LinearId id : site.linears) {
+    const Linear& linear = model.linears[static_cast<size_t>(id)];
+    PLANISH_TRY(LayerPlan plan, PlanFor(recipe, linear.name));
+    if (plan.skip) continue;
+    work.linears.push_back(id);
+    work.plans.push_back(std::move(plan));
+    work.weights.push_back(Reconstruct(linear.w));
+    const auto& w = work.weights.back();
+    const int64_t bad = FindNonFinite({w.data(), static_cast<size_t>(w.rows() * w.cols())});
+    if (bad >= 0) {
+      return InputError(fmt::format("tensor '{}': element [{}, {}] is {}; the checkpoint is damaged", linear.name,
+                                    bad / w.cols(), bad % w.cols(), w.data()[bad]));
+    }
+  }
+  work.solutions.resize(work.linears.size());
+  bool any = true;
+  for (size_t step = 0; any; ++step) {
+    any = false;
+    PLANISH_RETURN_IF_ERROR(RunStep(context, model, work, step, any));
+  }
+  std::vector<SolvedLinear> solved;
+  for (size_t i = 0; i < work.linears.size(); ++i) {
+    if (moments.count() == 0) {
+      work.solutions[i].warnings.push_back("its input was never seen in calibration: solved with H = I");
+    }
+    solved.push_back({work.linears[i], std::move(work.solutions[i])});
+  }
+  return solved;
+}
+
+OrderedJson LayerReport(const Model& model, const SolvedLinear& solved) {
+  const auto& slot = model.program.linears[static_cast<size_t>(solved.linear)];
+  const int64_t bytes = StoredBytes(solved.solution.matrix);
+  OrderedJson report;
+  report["name"] = slot.weight;
+  report["parts"] = Describe(solved.solution.matrix);
+  report["bits"] = 8.0 * static_cast<double>(bytes) / static_cast<double>(slot.out * slot.in);
+  report["bytes"] = bytes;
+  report["loss_nearest"] = solved.solution.loss_nearest;
+  report["loss"] = solved.solution.steps.empty() ? 0.0 : solved.solution.steps.back().loss;
+  report["steps"] = OrderedJson::array();
+  for (const auto& step : solved.solution.steps) {
+    OrderedJson entry = {{"method", step.method}, {"loss", step.loss}};
+    if (!step.note.empty()) entry["note"] = step.note;
+    report["steps"].push_back(std::move(entry));
+  }
+  if (!solved.solution.warnings.empty()) report["warnings"] = solved.solution.warnings;
+  return report;
+}
+
+}  // namespace planish
