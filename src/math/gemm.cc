@@ -22,12 +22,13 @@ using gemm::Element;
 using gemm::KernelSet;
 using gemm::Scratch;
 
-// Steps of k in a block: a panel of B (32 x 384 floats, 48 KiB) and the panels of A of a tile (288 x 384,
-// 500 KiB with padding) share the second-level cache.
-constexpr int64_t kBlockK = 384;
-// Rows and columns of C that are one task's. The larger the tile, the less is read from the shared cache
-// (288 x 512: half a byte a cycle); where C has fewer than kManyTiles of them, quarters spread better.
-constexpr int64_t kTileRows = 288, kTileCols = 512, kManyTiles = 16;
+// Steps of k in a block: the panels of A of a tile (144 x 768, 500 KiB with padding) stay in the second-level
+// cache, panels of B (32 x 768, 96 KiB) pass through it. Long blocks, because C is read and written per
+// block.
+constexpr int64_t kBlockK = 768;
+// Rows and columns of C that are one task's: small enough for even loads, large enough that reading the
+// packed panels from the shared cache costs about a byte a cycle.
+constexpr int64_t kTileRows = 144, kTileCols = 512;
 // Up to this many rows of A, tasks pack their own panels of B.
 constexpr int64_t kNarrowRows = 144;
 // Bounds of a packed chunk: 16 MiB for A and B together, about a core's share of a last-level cache.
@@ -192,9 +193,8 @@ void Product::RunShared() {
   Scratch scratch(a_floats + chunk_n * chunk_k);  // in one piece, so that it gets huge pages sooner
   rows.packed = scratch.data();
   cols.packed = scratch.data() + a_floats;
-  const bool many = CeilDiv(c.rows, kTileRows) * CeilDiv(c.cols, kTileCols) >= kManyTiles;
-  tile_rows = EvenPart(CeilDiv(chunk_m, set.mr), (many ? kTileRows : kTileRows / 2) / set.mr, 1);
-  tile_cols = EvenPart(CeilDiv(chunk_n, set.nr), (many ? kTileCols : kTileCols / 2) / set.nr, 1);
+  tile_rows = EvenPart(CeilDiv(chunk_m, set.mr), kTileRows / set.mr, 1);
+  tile_cols = EvenPart(CeilDiv(chunk_n, set.nr), kTileCols / set.nr, 1);
   for (range.begin = 0; range.begin < a.k; range.begin += chunk_k) {
     range.count = std::min(chunk_k, a.k - range.begin);
     for (rows.begin = 0; rows.begin < c.rows; rows.begin += chunk_m) {
