@@ -140,7 +140,7 @@ void RaceGram(const Bench& bench, int64_t tokens, int64_t n) {
              static_cast<double>(tokens) * static_cast<double>(n * (n + 1) / 2), 0, std::move(all));
 }
 
-// Bytes of f32 weights are what is counted; bf16 reads half of them. Each call takes the next of several
+// Bytes are those of the weights in their own type. Each call takes the next of several
 // copies, 128 MiB in all, so that the weights come from memory.
 void RaceSmall(const Bench& bench, int64_t m, int64_t n, int64_t k) {
   const int64_t copies = std::max<int64_t>(1, (int64_t{128} << 20) / (n * k * 4));

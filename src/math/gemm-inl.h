@@ -8,7 +8,8 @@
 // that is kTileRows + kTileRegs loads for kTileRows * kTileRegs multiply-adds, so at two loads and two
 // multiply-adds a cycle the multiply-adds bind, and their number covers the latency of 4 cycles.
 template <class V, int kRows>
-void TileRows(int64_t kc, const float* a, const float* b, float* c, int64_t c_stride, int cols, bool load) {
+void TileRows(int64_t kc, const float* a, const float* b, float* c, int64_t c_stride, int cols, bool load,
+              const void* ahead) {
   constexpr int kRegs = V::kTileRegs;
   constexpr int kWidth = V::kLanes * kRegs;
   typename V::Reg sum[kRows][kRegs];
@@ -27,8 +28,17 @@ void TileRows(int64_t kc, const float* a, const float* b, float* c, int64_t c_st
       }
     }
   }
+  // The next tile is most often the one below: its C comes nearer while this one is computed.
+  for (int i = 0; i < kRows; ++i) {
+    const auto below =
+        reinterpret_cast<uintptr_t>(c) + static_cast<uintptr_t>((kRows + i) * c_stride) * sizeof(float);
+    __builtin_prefetch(reinterpret_cast<const void*>(below));
+    __builtin_prefetch(reinterpret_cast<const void*>(below + 64));
+  }
+  auto line = reinterpret_cast<uintptr_t>(ahead);
 #pragma GCC unroll 4
-  for (int64_t k = 0; k < kc; ++k) {
+  for (int64_t k = 0; k < kc; ++k, line += 64) {
+    __builtin_prefetch(reinterpret_cast<const void*>(line));
     typename V::Reg right[kRegs];
 #pragma GCC unroll 4
     for (int j = 0; j < kRegs; ++j) right[j] = V::Load(b + j * V::kLanes);
@@ -58,9 +68,9 @@ void TileRows(int64_t kc, const float* a, const float* b, float* c, int64_t c_st
 // The tile of exactly `rows` rows, so that the last rows of C cost no more than they are.
 template <class V, int kRows = V::kTileRows>
 void Tile(int64_t kc, const float* a, const float* b, float* c, int64_t c_stride, int rows, int cols,
-          bool load) {
-  if (rows == kRows) return TileRows<V, kRows>(kc, a, b, c, c_stride, cols, load);
-  if constexpr (kRows > 1) Tile<V, kRows - 1>(kc, a, b, c, c_stride, rows, cols, load);
+          bool load, const void* ahead) {
+  if (rows == kRows) return TileRows<V, kRows>(kc, a, b, c, c_stride, cols, load, ahead);
+  if constexpr (kRows > 1) Tile<V, kRows - 1>(kc, a, b, c, c_stride, rows, cols, load, ahead);
 }
 
 constexpr int64_t ElementBytes(Element type) { return type == Element::kF32 ? 4 : 2; }
@@ -140,9 +150,10 @@ void PackCols(const float* source, int64_t stride, int64_t cols, int64_t kc, int
 }
 
 // Adds the products of `steps` (a multiple of kDotSums) elements of one row of A and kDotRows rows of B
-// to sums[j][kDotSums].
+// to sums[j][kDotSums], fetching what lies ahead_bytes further into the cache.
 template <class V, Element kType>
-void DotSteps(const float* a, const unsigned char* const* b, int64_t steps, float (*sums)[kDotSums]) {
+void DotSteps(const float* a, const unsigned char* const* b, int64_t steps, int64_t ahead_bytes,
+              float (*sums)[kDotSums]) {
   constexpr int kRegs = V::kDotRegs, kRows = V::kDotRows, kLanes = V::kLanes;
   for (int first = 0; first < kDotSums; first += kRegs * kLanes) {
     typename V::Reg sum[kRows][kRegs];
@@ -158,7 +169,9 @@ void DotSteps(const float* a, const unsigned char* const* b, int64_t steps, floa
         const typename V::Reg left = V::Load(a + at);
 #pragma GCC unroll 4
         for (int j = 0; j < kRows; ++j) {
-          const typename V::Reg right = V::template LoadElements<kType>(b[j] + at * ElementBytes(kType));
+          const unsigned char* from = b[j] + at * ElementBytes(kType);
+          __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<intptr_t>(from) + ahead_bytes));
+          const typename V::Reg right = V::template LoadElements<kType>(from);
           sum[j][q] = V::MulAdd(left, right, sum[j][q]);
         }
       }
@@ -199,7 +212,7 @@ void DotTail(const float* a, int64_t a_stride, int m, const unsigned char* const
   for (int i = 0; i < m; ++i) {
     alignas(64) float padded[kDotSums] = {};
     memcpy(padded, a + i * a_stride, static_cast<size_t>(n) * sizeof(float));
-    DotSteps<V, Element::kF32>(padded, rows, kDotSums, sums[i]);
+    DotSteps<V, Element::kF32>(padded, rows, kDotSums, 0, sums[i]);
   }
 }
 
@@ -208,8 +221,11 @@ void DotTail(const float* a, int64_t a_stride, int m, const unsigned char* const
 template <class V, Element kType>
 void DotOf(const float* a, int64_t a_stride, int m, const unsigned char* b, int64_t b_stride, int rows,
            int64_t k, float* out) {
-  constexpr int64_t kChunk = 1024;
+  constexpr int64_t kChunk = 1024, kNearBytes = 16384, kFarBytes = 2048;
   const int64_t whole = k / kDotSums * kDotSums;
+  // Short rows end before the processor's own prefetch is under way: fetch the next group of rows instead.
+  const int64_t group_bytes = b_stride * V::kDotRows * ElementBytes(kType);
+  const int64_t ahead = group_bytes <= kNearBytes ? group_bytes : kFarBytes;
   for (int row = 0; row < rows; row += V::kDotRows) {
     const int count = rows - row < V::kDotRows ? rows - row : V::kDotRows;
     alignas(64) float sums[kDotMaxRows][V::kDotRows][kDotSums] = {};
@@ -220,7 +236,7 @@ void DotOf(const float* a, int64_t a_stride, int m, const unsigned char* b, int6
         from[j] = b + ((row + (j < count ? j : count - 1)) * b_stride + begin) * ElementBytes(kType);
       }
       const int64_t steps = whole - begin < kChunk ? whole - begin : kChunk;
-      for (int i = 0; i < m; ++i) DotSteps<V, kType>(a + i * a_stride + begin, from, steps, sums[i]);
+      for (int i = 0; i < m; ++i) DotSteps<V, kType>(a + i * a_stride + begin, from, steps, ahead, sums[i]);
     }
     if (whole < k) {
       for (int j = 0; j < V::kDotRows; ++j) {

@@ -22,12 +22,15 @@ using gemm::Element;
 using gemm::KernelSet;
 using gemm::Scratch;
 
-// Steps of k in a block: a panel of B (32 x 384 floats, 48 KiB) stays near the core while the panels of A
-// of a tile (144 x 384, 216 KiB) stay in the second-level cache. Measured best among 192 to 768.
-constexpr int64_t kBlockK = 384;
+// Steps of k in a block: the panels of A of a tile (144 x 768, 500 KiB with padding) stay in the second-level
+// cache, panels of B (32 x 768, 96 KiB) pass through it. Long blocks, because C is read and written per
+// block.
+constexpr int64_t kBlockK = 768;
 // Rows and columns of C that are one task's: small enough for even loads, large enough that reading the
-// packed panels costs about a byte a cycle.
-constexpr int64_t kTileRows = 144, kTileCols = 256;
+// packed panels from the shared cache costs about a byte a cycle.
+constexpr int64_t kTileRows = 144, kTileCols = 512;
+// Up to this many rows of A, tasks pack their own panels of B.
+constexpr int64_t kNarrowRows = 144;
 // Bounds of a packed chunk: 16 MiB for A and B together, about a core's share of a last-level cache.
 constexpr int64_t kChunkRows = 2048, kChunkFloats = int64_t{4} << 20;
 constexpr int64_t kMinChunkK = 512;
@@ -174,7 +177,7 @@ void Product::Run() {
   rows.width = set.a_width;
   cols.factor = &b;
   cols.valid = cols.width = set.nr;
-  if (c.rows <= kTileRows) {
+  if (c.rows <= kNarrowRows) {
     RunNarrow();
   } else {
     RunShared();
@@ -186,9 +189,10 @@ void Product::RunShared() {
                 chunk_n = EvenPart(c.cols, kChunkRows, set.nr);
   const int64_t chunk_k = EvenPart(a.k, std::max(kMinChunkK, kChunkFloats / (chunk_m + chunk_n)), 16);
   range.block = EvenPart(std::min(chunk_k, a.k), kBlockK, 16);
-  Scratch a_scratch(CeilDiv(chunk_m, set.mr) * set.a_width * chunk_k), b_scratch(chunk_n * chunk_k);
-  rows.packed = a_scratch.data();
-  cols.packed = b_scratch.data();
+  const int64_t a_floats = CeilDiv(chunk_m, set.mr) * set.a_width * chunk_k;
+  Scratch scratch(a_floats + chunk_n * chunk_k);  // in one piece, so that it gets huge pages sooner
+  rows.packed = scratch.data();
+  cols.packed = scratch.data() + a_floats;
   tile_rows = EvenPart(CeilDiv(chunk_m, set.mr), kTileRows / set.mr, 1);
   tile_cols = EvenPart(CeilDiv(chunk_n, set.nr), kTileCols / set.nr, 1);
   for (range.begin = 0; range.begin < a.k; range.begin += chunk_k) {
@@ -262,11 +266,17 @@ void Product::ComputeTile(int64_t p0, int64_t p1, const Chunk& columns, int64_t 
       const float* right = columns.Panel(range, q, r);
       const int64_t j = columns.begin + r * columns.valid;
       const int width = static_cast<int>(columns.PanelRows(r));
+      // The first tiles fetch the next panel of B, line by line; the others the next panel of A.
+      const float* next = right + steps * columns.width;
+      const float* next_end = next + steps * columns.width;
       for (int64_t p = p0; p < p1; ++p) {
         const int64_t i = rows.begin + p * rows.valid;
         if (upper_only && j + width <= i) break;
-        set.tile(steps, rows.Panel(range, q, p), right, c.row(i) + j, c.stride,
-                 static_cast<int>(rows.PanelRows(p)), width, load);
+        const float* left = rows.Panel(range, q, p);
+        const float* ahead = next < next_end ? next : left + steps * rows.width;
+        next += next < next_end ? steps * 16 : 0;
+        set.tile(steps, left, right, c.row(i) + j, c.stride, static_cast<int>(rows.PanelRows(p)), width, load,
+                 ahead);
       }
     }
   }

@@ -25,8 +25,9 @@ struct KernelSet {
 
   // C[rows, cols] = C * load + A B over kc packed steps, each element one ascending chain of fused
   // multiply-adds (sse4: multiply, then add). rows <= mr, cols <= nr; other elements of C are not touched.
+  // Meanwhile kc cache lines from `ahead` on, which may be any address, are fetched into the cache.
   void (*tile)(int64_t kc, const float* a, const float* b, float* c, int64_t c_stride, int rows, int cols,
-               bool load);
+               bool load, const void* ahead);
   // Packs `rows` <= width rows that are contiguous in k, `stride` elements apart, maybe unaligned.
   void (*pack_rows)(const unsigned char* source, Element type, int64_t stride, int rows, int64_t kc,
                     int width, bool negate, float* panel);

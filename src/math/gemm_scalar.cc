@@ -13,7 +13,7 @@ namespace {
 constexpr int kRows = 4, kCols = 8, kChains = 8;
 
 void Tile(int64_t kc, const float* a, const float* b, float* c, int64_t c_stride, int rows, int cols,
-          bool load) {
+          bool load, const void*) {
   for (int i = 0; i < rows; ++i) {
     for (int j = 0; j < cols; ++j) {
       float sum = load ? c[i * c_stride + j] : 0.0f;
