@@ -24,7 +24,12 @@
 #pragma GCC diagnostic pop
 #endif
 
+// Sanitizers put checks on every access, and forcing all of it inline makes compiling take minutes.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define PLANISH_INLINE inline
+#else
 #define PLANISH_INLINE inline __attribute__((always_inline))
+#endif
 
 namespace planish {
 namespace PLANISH_SIMD_NAMESPACE {
