@@ -34,8 +34,8 @@ Status SymmetricEigen(MatView<const double> a, std::span<double> values, MatView
 // apply(Q [p,n]) -> Q M [p,n]. Randomized block Krylov iteration (Musco and Musco 2015): blocks of
 // `block` rows, full re-orthogonalization, Rayleigh-Ritz on a basis whose projected operator is
 // diagonalized in double; stops when the captured energy sum(values) changes by less than `tolerance`
-// relative while the basis grows by a quarter, or after max_blocks. When the basis would outgrow n, the operator is applied to the
-// identity and diagonalized exactly.
+// relative while the basis grows by a sixth, or after max_blocks. When the basis would outgrow n, the
+// operator is applied to the identity and diagonalized exactly.
 //
 // Always `rank` vectors: where M has rank k < rank, the values from k on are zeros (or rounding noise of
 // about 1e-6 of the first) and their vectors an arbitrary orthonormal completion. Signs as in
@@ -55,9 +55,9 @@ struct KrylovOptions {
 };
 using SymmetricApply = void (*)(const Context&, const void* op, MatView<const float> q, MatView<float> qm);
 struct TopEigen {
-  Mat<float> vectors;           // [rank, n], orthonormal rows
-  std::vector<double> values;   // descending, >= 0
-  int64_t blocks_used = 0;  // 0: the exact route
+  Mat<float> vectors;          // [rank, n], orthonormal rows
+  std::vector<double> values;  // descending, >= 0
+  int64_t blocks_used = 0;     // 0: the exact route
 };
 // 1 <= rank <= n.
 Result<TopEigen> KrylovTopEigen(const Context& context, int64_t n, int64_t rank, SymmetricApply apply,

@@ -236,9 +236,9 @@ Result<TopEigen> KrylovTopEigen(const Context& context, int64_t n, int64_t rank,
       const double now = Captured(values, rank);
       if (captured >= 0 && now - captured <= options.tolerance * now) break;
       captured = now;
-      // The next look is a quarter of the space away: a longer step makes the rule safer on flat
+      // The next look is a sixth of the space away: a longer step makes the rule safer on flat
       // spectra, and the looks together cost little more than the last one.
-      next_check = space.size() + std::max<int64_t>(1, space.size() / 4);
+      next_check = space.size() + std::max<int64_t>(1, space.size() / 6);
     }
     if (blocks >= max_blocks && space.size() >= rank) break;
     if (space.size() + block > n) return ExactTopEigen(context, n, rank, apply, op);
