@@ -237,7 +237,7 @@ Result<TopEigen> KrylovTopEigen(const Context& context, int64_t n, int64_t rank,
       if (captured >= 0 && now - captured <= options.tolerance * now) break;
       captured = now;
       // The next look is a sixth of the space away: a longer step makes the rule safer on flat
-      // spectra, and the looks together cost little more than the last one.
+      // spectra. Looks need no vectors, which makes all of them cheaper than the end.
       next_check = space.size() + std::max<int64_t>(1, space.size() / 6);
     }
     if (blocks >= max_blocks && space.size() >= rank) break;
