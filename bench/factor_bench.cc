@@ -52,7 +52,7 @@ void BenchEigen(int64_t n, bool vectors) {
 
 int main(int argc, char** argv) {
   const int64_t largest = argc > 1 ? std::atoll(argv[1]) : 2048;
-  ThreadPool pool;
+  ThreadPool pool(argc > 2 ? std::atoi(argv[2]) : 0);
   Context context{&pool};
   context.isa = BestIsa();
   const double rate = MeasureGemmRate(context);

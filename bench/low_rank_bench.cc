@@ -53,7 +53,7 @@ LowRankPath Fit(const Context& context, const Mat<float>& e, MatView<const float
 int main(int argc, char** argv) {
   const int64_t n = argc > 1 ? std::atoll(argv[1]) : 4096;
   const int64_t exact_n = std::min<int64_t>(n, 1024);
-  ThreadPool pool;
+  ThreadPool pool(argc > 2 ? std::atoi(argv[2]) : 0);
   Context context{&pool};
   context.isa = BestIsa();
   const double rate = MeasureGemmRate(context);

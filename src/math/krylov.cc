@@ -203,18 +203,17 @@ double Captured(const std::vector<double>& values, int64_t rank) {
 Result<TopEigen> KrylovTopEigen(const Context& context, int64_t n, int64_t rank, SymmetricApply apply,
                                 const void* op, const KrylovOptions& options) {
   PLANISH_CHECK(rank >= 1 && rank <= n) << "rank " << rank << " of " << n;
-  const int64_t block = options.block > 0 ? options.block : rank + 8;
+  const int64_t block = options.block > 0 ? options.block : DefaultKrylovBlock(rank);
   const int64_t max_blocks = std::max<int64_t>(1, options.max_blocks);
-  // Two blocks are the least that the stopping rule can compare.
-  if (2 * block > n) return ExactTopEigen(context, n, rank, apply, op);
+  // The space needs room to grow well beyond the rank.
+  if (2 * (rank + block) > n) return ExactTopEigen(context, n, rank, apply, op);
 
   KrylovSpace space(std::min(n, block * std::max(max_blocks, (rank + block - 1) / block)), n);
   Mat<float> next(block, n), applied;
   std::vector<double> values;
-  int64_t random_rows = 0, blocks = 0;
+  int64_t random_rows = block, blocks = 0, next_check = rank;
   double captured = -1;
   FillRandom(options.seed, 0, next);
-  random_rows = block;
   MatView<float> candidates = next;
   for (;;) {
     PLANISH_RETURN_IF_ERROR(context.CheckCancelled());
@@ -232,13 +231,16 @@ Result<TopEigen> KrylovTopEigen(const Context& context, int64_t n, int64_t rank,
     if (space.size() == first) break;  // the space is invariant: Rayleigh-Ritz is exact
     space.Apply(context, first, apply, op, applied);
     ++blocks;
-    if (space.size() >= rank) {
+    if (space.size() >= next_check) {
       PLANISH_RETURN_IF_ERROR(space.RitzValues(values));
       const double now = Captured(values, rank);
-      const bool settled = captured >= 0 && std::abs(now - captured) <= options.tolerance * now;
+      if (captured >= 0 && now - captured <= options.tolerance * now) break;
       captured = now;
-      if (settled || blocks >= max_blocks) break;
+      // The next look is a sixth of the space away: a longer step makes the rule safer on flat
+      // spectra. Looks need no vectors, which makes all of them cheaper than the end.
+      next_check = space.size() + std::max<int64_t>(1, space.size() / 6);
     }
+    if (blocks >= max_blocks && space.size() >= rank) break;
     if (space.size() + block > n) return ExactTopEigen(context, n, rank, apply, op);
     candidates = applied;
   }

@@ -92,7 +92,6 @@ void ExpectCaptures(const Context& context, const Mat<float>& m, int64_t rank, d
   for (double value : (*top).values) claimed += value;
   EXPECT_NEAR(claimed, captured, 1e-5 * captured);
   EXPECT_LT(MaxOffOrthonormal((*top).vectors), 1e-5);
-  if (std::getenv("PRINT_KRYLOV")) printf("rank %ld blocks %ld captured %.6f\n", rank, (*top).blocks_used, captured / best);
 }
 
 TEST(Krylov, CapturesTheEnergyOfRoundingErrorsUnderCorrelatedInputs) {
@@ -111,6 +110,96 @@ TEST(Krylov, CapturesTheEnergyOfWhiteNoise) {
   const Mat<float> m = ErrorGram(context, Uniform(400, 400, 2), identity);
   for (int64_t rank : {4, 16, 32}) ExpectCaptures(context, m, rank, 0.9995);
   ExpectCaptures(context, identity, 24, 0.99999);  // all values equal: every direction is a top one
+}
+
+TEST(Krylov, BlocksNarrowerThanTheRankAndRepeatedValuesFillUp) {
+  // The identity: each block of 5 spans an invariant space, so random rows must fill up to rank 12.
+  ThreadPool pool(1);
+  Context context{&pool};
+  Mat<float> identity(60, 60);
+  identity.Fill(0);
+  for (int64_t i = 0; i < 60; ++i) identity(i, i) = 1;
+  KrylovOptions options;
+  options.block = 5;
+  const auto top = KrylovTopEigen(context, 60, 12, ApplyDense, &identity, options);
+  ASSERT_TRUE(top.ok());
+  EXPECT_GT((*top).blocks_used, 0);
+  for (double value : (*top).values) EXPECT_NEAR(value, 1, 1e-5);
+  EXPECT_LT(MaxOffOrthonormal((*top).vectors), 1e-5);
+}
+
+TEST(Krylov, RankDeficientOperatorsGiveZerosAndOrthonormalVectors) {
+  ThreadPool pool(2);
+  Context context{&pool};
+  const int64_t n = 200;
+  for (int64_t depth : {0, 1, 7}) {
+    const Mat<float> g = Uniform(n, depth, 3);
+    Mat<float> m(n, n);
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = 0; j < n; ++j) {
+        double sum = 0;
+        for (int64_t k = 0; k < depth; ++k) sum += static_cast<double>(g(i, k)) * g(j, k);
+        m(i, j) = static_cast<float>(sum);
+      }
+    }
+    const std::vector<double> exact = ExactValues(m);
+    const auto top = KrylovTopEigen(context, n, 20, ApplyDense, &m);
+    ASSERT_TRUE(top.ok());
+    EXPECT_GT((*top).blocks_used, 0);
+    ASSERT_EQ((*top).values.size(), 20u);
+    ASSERT_EQ((*top).vectors.rows(), 20);
+    EXPECT_LT(MaxOffOrthonormal((*top).vectors), 1e-5);
+    for (int64_t i = 0; i < 20; ++i) {
+      const double expected = i < depth ? exact[i] : 0;
+      EXPECT_NEAR((*top).values[i], expected, 2e-6 * std::max(exact[0], 1e-30)) << depth << ": " << i;
+    }
+  }
+}
+
+TEST(Krylov, SmallOperatorsTakeTheExactRoute) {
+  ThreadPool pool(1);
+  Context context{&pool};
+  const Mat<float> m = CorrelatedGram(context, 40);
+  const std::vector<double> exact = ExactValues(m);
+  const auto top = KrylovTopEigen(context, 40, 40, ApplyDense, &m);
+  ASSERT_TRUE(top.ok());
+  EXPECT_EQ((*top).blocks_used, 0);
+  for (int64_t i = 0; i < 40; ++i) EXPECT_NEAR((*top).values[i], exact[i], 1e-6 * exact[0]);
+}
+
+TEST(Krylov, SameBytesForAnyNumberOfThreadsOtherBytesForOtherSeeds) {
+  ThreadPool one(1);
+  const Mat<float> m = CorrelatedGram(Context{&one}, 300);
+  const auto first = KrylovTopEigen(Context{&one}, 300, 10, ApplyDense, &m);
+  ASSERT_TRUE(first.ok());
+  for (int threads : {2, 3}) {
+    ThreadPool pool(threads);
+    const auto again = KrylovTopEigen(Context{&pool}, 300, 10, ApplyDense, &m);
+    ASSERT_TRUE(again.ok());
+    EXPECT_EQ(std::memcmp((*again).vectors.data(), (*first).vectors.data(), 10 * 300 * 4), 0);
+    EXPECT_EQ((*again).values, (*first).values);
+  }
+  KrylovOptions options;
+  options.seed = 1;
+  const auto other = KrylovTopEigen(Context{&one}, 300, 10, ApplyDense, &m, options);
+  ASSERT_TRUE(other.ok());
+  EXPECT_NE(std::memcmp((*other).vectors.data(), (*first).vectors.data(), 10 * 300 * 4), 0);
+}
+
+TEST(Krylov, RefusesNanAndStopsWhenCancelled) {
+  ThreadPool pool(1);
+  Context context{&pool};
+  Mat<float> m(100, 100);
+  m.Fill(std::numeric_limits<float>::quiet_NaN());
+  const auto nan = KrylovTopEigen(context, 100, 3, ApplyDense, &m);
+  ASSERT_FALSE(nan.ok());
+  EXPECT_EQ(nan.error().code, Code::kFailure);
+  const std::atomic<bool> cancel{true};
+  context.cancel = &cancel;
+  m.Fill(1);
+  const auto stopped = KrylovTopEigen(context, 100, 3, ApplyDense, &m);
+  ASSERT_FALSE(stopped.ok());
+  EXPECT_EQ(stopped.error().code, Code::kInterrupted);
 }
 
 }  // namespace

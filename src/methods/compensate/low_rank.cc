@@ -1,6 +1,7 @@
 #include "methods/compensate/low_rank.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <queue>
@@ -32,20 +33,28 @@ struct Problem {
   double Unscale(double energy) const { return energy / scale_e / scale_e / scale_h; }
 };
 
-// The largest magnitude in m, or an error naming the first element that is not finite.
-Result<float> LargestMagnitude(MatView<const float> m, const char* name) {
-  float largest = 0;
+// The largest magnitude in m, or an error naming the first element that is not finite. On bit
+// patterns, whose order is that of the magnitudes, so that the loop is one vector maximum.
+Result<float> LargestMagnitude(const Context& context, MatView<const float> m, const char* name) {
+  constexpr int32_t kMagnitude = 0x7fffffff, kInfinity = 0x7f800000;
+  std::vector<int32_t> rows(static_cast<size_t>(m.rows), 0);
+  context.pool->ParallelFor(m.rows, [&](int64_t i) {
+    int32_t largest = 0;
+    for (int64_t j = 0; j < m.cols; ++j)
+      largest = std::max(largest, std::bit_cast<int32_t>(m(i, j)) & kMagnitude);
+    rows[i] = largest;
+  });
+  int32_t largest = 0;
   for (int64_t i = 0; i < m.rows; ++i) {
-    for (int64_t j = 0; j < m.cols; ++j) {
-      if (!std::isfinite(m(i, j))) {
-        return InputError(std::string(name) + ": element (" + std::to_string(i) + ", " + std::to_string(j) +
-                          ") is " + std::to_string(m(i, j)) +
-                          ", expected a finite number (check the weights and the calibration inputs)");
-      }
-      largest = std::max(largest, std::abs(m(i, j)));
-    }
+    largest = std::max(largest, rows[i]);
+    if (largest < kInfinity) continue;
+    int64_t j = 0;
+    while (std::isfinite(m(i, j))) ++j;
+    return InputError(std::string(name) + ": element (" + std::to_string(i) + ", " + std::to_string(j) +
+                      ") is " + std::to_string(m(i, j)) +
+                      ", expected a finite number (check the weights and the calibration inputs)");
   }
-  return largest;
+  return std::bit_cast<float>(largest);
 }
 
 float PowerOfTwoScale(float largest) {
@@ -54,15 +63,15 @@ float PowerOfTwoScale(float largest) {
   return std::ldexp(1.0f, std::clamp(-exponent, -126, 126));
 }
 
-Result<Problem> MakeProblem(MatView<const float> error, MatView<const float> h) {
+Result<Problem> MakeProblem(const Context& context, MatView<const float> error, MatView<const float> h) {
   PLANISH_CHECK(h.data == nullptr || (h.rows == error.cols && h.cols == error.cols))
       << h.rows << "x" << h.cols << " for " << error.cols << " inputs";
   Problem p{error, h};
-  PLANISH_TRY(const float largest_e, LargestMagnitude(error, "weight error"));
+  PLANISH_TRY(const float largest_e, LargestMagnitude(context, error, "weight error"));
   p.zero = largest_e == 0;
   if (!p.zero) p.scale_e = PowerOfTwoScale(largest_e);
   if (p.weighted()) {
-    PLANISH_TRY(const float largest_h, LargestMagnitude(h, "input moment H"));
+    PLANISH_TRY(const float largest_h, LargestMagnitude(context, h, "input moment H"));
     if (largest_h == 0) {
       p.zero = true;
     } else {
@@ -230,10 +239,10 @@ Result<Directions> TopDirections(const Context& context, const Problem& p, int64
                                  const LowRankOptions& options) {
   Directions top;
   KrylovOptions krylov;
-  krylov.block = rank + 8;
+  krylov.block = DefaultKrylovBlock(rank);
   krylov.tolerance = options.tolerance;
   krylov.seed = options.seed;
-  if (options.exact || 2 * krylov.block > p.out()) {
+  if (options.exact || 2 * (rank + krylov.block) > p.out()) {
     PLANISH_TRY(top,
                 p.out() <= p.in() ? ExactFromOutputs(context, p, rank) : ExactFromInputs(context, p, rank));
     top.vectors.Resize(rank, p.out());
@@ -286,7 +295,7 @@ Status CheckRank(int64_t rank) {
 Result<LowRankPath> FitLowRank(const Context& context, MatView<const float> error, MatView<const float> h,
                                const LowRankOptions& options) {
   PLANISH_RETURN_IF_ERROR(CheckRank(options.rank));
-  PLANISH_TRY(const Problem p, MakeProblem(error, h));
+  PLANISH_TRY(const Problem p, MakeProblem(context, error, h));
   const int64_t wanted = p.zero ? 0 : std::min({options.rank, p.out(), p.in()});
   LowRankPath path;
   if (!p.zero) {
@@ -318,7 +327,7 @@ Result<std::vector<double>> PathEnergies(const Context& context, MatView<const f
                                          MatView<const float> h, int64_t max_rank,
                                          const LowRankOptions& options) {
   PLANISH_RETURN_IF_ERROR(CheckRank(max_rank));
-  PLANISH_TRY(const Problem p, MakeProblem(error, h));
+  PLANISH_TRY(const Problem p, MakeProblem(context, error, h));
   const int64_t rank = std::min({max_rank, p.out(), p.in()});
   if (p.zero || rank == 0) return std::vector<double>(static_cast<size_t>(rank), 0.0);
   PLANISH_TRY(Directions top, TopDirections(context, p, rank, options));
