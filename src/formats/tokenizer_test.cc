@@ -1,0 +1,662 @@
+#include "formats/tokenizer.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <numeric>
+#include <thread>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/random.h"
+#include "formats/tokenizer_bpe.h"
+#include "formats/tokenizer_normalize.h"
+#include "formats/tokenizer_regex.h"
+#include "formats/tokenizer_scan.h"
+#include "formats/tokenizer_split.h"
+#include "formats/tokenizer_unicode.h"
+
+namespace planish {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using Ids = std::vector<int32_t>;
+using TokenizerPtr = std::shared_ptr<const Tokenizer>;
+
+const std::string kModels = std::string(PLANISH_SHARED_DIR) + "/models/";
+constexpr char kLlama3Pattern[] =
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
+    "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+constexpr char kQwen2Pattern[] =
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
+    "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+
+TokenizerPtr LoadOrFail(const std::string& folder) {
+  auto tokenizer = Tokenizer::Load(folder);
+  EXPECT_TRUE(tokenizer.ok()) << tokenizer.error().message;
+  return tokenizer.ok() ? *tokenizer : nullptr;
+}
+
+Json ReadJson(const std::string& path) {
+  const auto text = ReadTextFile(path);
+  EXPECT_TRUE(text.ok()) << text.error().message;
+  if (!text.ok()) return {};
+  auto json = ParseJson(*text);
+  EXPECT_TRUE(json.ok()) << json.error().message;
+  return json.ok() ? *json : Json();
+}
+
+Ids EncodeOrFail(const Tokenizer& tokenizer, std::string_view text, bool add_special = false,
+                 bool recognize = true) {
+  auto ids = tokenizer.Encode(text, add_special, recognize);
+  EXPECT_TRUE(ids.ok()) << ids.error().message;
+  return ids.ok() ? *ids : Ids();
+}
+
+std::string Stream(const Tokenizer& tokenizer, const Ids& ids) {
+  StreamDecoder stream(tokenizer);
+  std::string text;
+  for (const int32_t id : ids) {
+    const std::string part = stream.Push(id);
+    EXPECT_FALSE(FindInvalidUtf8(part).has_value());
+    text += part;
+  }
+  return text + stream.Flush();
+}
+
+// A tokenizer.json of the 256 byte characters (id = byte), further tokens and merges.
+Json SmallFile() {
+  Json file = {{"normalizer", nullptr}, {"added_tokens", Json::array()}, {"post_processor", nullptr}};
+  file["pre_tokenizer"] = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}};
+  file["decoder"] = {{"type", "ByteLevel"}};
+  Json vocab = Json::object();
+  for (int b = 0; b < 256; ++b) vocab[std::string(ByteToAlphabet(static_cast<uint8_t>(b)))] = b;
+  file["model"] = {{"type", "BPE"}, {"vocab", vocab}, {"merges", Json::array()}};
+  return file;
+}
+
+Json AddedTokenJson(const std::string& content, int id) {
+  return {{"id", id},        {"content", content},  {"single_word", false}, {"lstrip", false},
+          {"rstrip", false}, {"normalized", false}, {"special", true}};
+}
+
+TokenizerPtr ParseOrFail(const Json& file) {
+  auto tokenizer = Tokenizer::Parse(DumpJson(file), "test");
+  EXPECT_TRUE(tokenizer.ok()) << tokenizer.error().message;
+  return tokenizer.ok() ? *tokenizer : nullptr;
+}
+
+std::string ParseError(const Json& file) {
+  const auto tokenizer = Tokenizer::Parse(DumpJson(file), "test");
+  return tokenizer.ok() ? "" : tokenizer.error().message;
+}
+
+// Words of `text` by a "pre_tokenizer" object.
+std::vector<std::string> Words(const Json& pre_tokenizer, std::string_view text) {
+  struct Collect : WordSink {
+    std::vector<std::string> words;
+    void Word(std::string_view word) override { words.emplace_back(word); }
+  } sink;
+  const auto chain = PreTokenizerChain::Parse(pre_tokenizer);
+  EXPECT_TRUE(chain.ok()) << chain.error().message;
+  if (!chain.ok()) return {};
+  const Status status = chain->Split(text, &sink);
+  EXPECT_TRUE(status.ok()) << status.error().message;
+  return sink.words;
+}
+
+Json Split(const std::string& kind, const std::string& pattern, const std::string& behavior,
+           bool invert = false) {
+  return {{"type", "Split"}, {"pattern", {{kind, pattern}}}, {"behavior", behavior}, {"invert", invert}};
+}
+
+// `count` random characters: half ASCII with much white space, the rest from all of Unicode.
+std::string RandomText(uint64_t seed, int count) {
+  static constexpr char kFrequent[] = "  \n\r\t''sStTrReEvVmMlLdDaZ09.!\xC5\xBF";
+  const Random random(seed);
+  std::string text;
+  for (int i = 0; i < count; ++i) {
+    const uint64_t at = static_cast<uint64_t>(i) * 3;
+    uint32_t c = 0;
+    switch (random.Below(at, 8)) {
+      case 0:
+      case 1:
+      case 2:
+      case 3:
+        c = static_cast<uint8_t>(kFrequent[random.Below(at + 1, sizeof(kFrequent) - 3)]);
+        break;
+      case 4:
+        c = static_cast<uint32_t>(random.Below(at + 1, 0x3100));
+        break;
+      case 5:
+        c = static_cast<uint32_t>(random.Below(at + 1, 0x20000));
+        break;
+      case 6:
+        c = random.Below(at + 2, 2) == 0 ? 0x17F : 0x2000 + static_cast<uint32_t>(random.Below(at + 1, 0x70));
+        break;
+      default:
+        c = static_cast<uint32_t>(random.Below(at + 1, 0x110000));
+    }
+    if (c >= 0xD800 && c < 0xE000) c = 0x180E;  // a space for PCRE2's \s, but no White_Space
+    AppendUtf8(c, &text);
+  }
+  return text;
+}
+
+TEST(Tokenizer, GoldensOfTheModels) {
+  for (const char* model : {"demo", "ref", "mistral", "qwen2", "qwen3", "gpt2", "opt", "gemma3", "moe"}) {
+    const TokenizerPtr tokenizer = LoadOrFail(kModels + model);
+    ASSERT_TRUE(tokenizer);
+    EXPECT_EQ(tokenizer->vocab_size(), 8192);
+    const Json golden = ReadJson(kModels + model + "/golden.json");
+    ASSERT_GE(golden["tokenization"].size(), 10u);
+    for (const Json& item : golden["tokenization"]) {
+      const auto text = item["text"].get<std::string>();
+      const Ids ids = EncodeOrFail(*tokenizer, text);
+      EXPECT_EQ(ids, item["ids"].get<Ids>()) << model << ": " << text;
+      EXPECT_EQ(tokenizer->Decode(ids), item["decoded"].get<std::string>());
+      EXPECT_EQ(Stream(*tokenizer, ids), item["decoded"].get<std::string>());
+    }
+  }
+}
+
+TEST(Tokenizer, GoldensOfTheTinyTokenizers) {
+  for (const char* name : {"gpt2", "llama3", "digits", "deepseek"}) {
+    const std::string folder = kModels + "tiny/tokenizers/bytelevel_" + name;
+    const TokenizerPtr tokenizer = LoadOrFail(folder);
+    ASSERT_TRUE(tokenizer);
+    const Json golden = ReadJson(folder + "/golden.json");
+    EXPECT_EQ(tokenizer->vocab_size(), golden["vocab_size"].get<int64_t>());
+    ASSERT_EQ(golden["cases"].size(), 25u);
+    for (const Json& item : golden["cases"]) {
+      const auto text = item["text"].get<std::string>();
+      const Ids ids = EncodeOrFail(*tokenizer, text, true), plain = EncodeOrFail(*tokenizer, text);
+      EXPECT_EQ(ids, item["ids"].get<Ids>()) << name << ": " << text;
+      EXPECT_EQ(plain, item["ids_plain"].get<Ids>()) << name << ": " << text;
+      EXPECT_EQ(tokenizer->Decode(ids), item["decoded"].get<std::string>());
+      EXPECT_EQ(tokenizer->Decode(plain), item["decoded_plain"].get<std::string>());
+      EXPECT_EQ(tokenizer->Decode(ids, true), item["decoded_skip"].get<std::string>());
+      for (size_t i = 0; i < ids.size(); ++i) {
+        EXPECT_EQ(tokenizer->TokenId(item["tokens"][i].get<std::string>()), ids[i]);
+      }
+    }
+    ASSERT_GE(golden["decode"].size(), 1u);
+    for (const Json& item : golden["decode"]) {
+      const Ids ids = item["ids"].get<Ids>();
+      EXPECT_EQ(tokenizer->Decode(ids), item["decoded"].get<std::string>());
+      EXPECT_EQ(Stream(*tokenizer, ids), item["decoded"].get<std::string>());
+    }
+  }
+}
+
+TEST(Tokenizer, WikiText) {
+  const TokenizerPtr tokenizer = LoadOrFail(kModels + "demo");
+  ASSERT_TRUE(tokenizer);
+  const auto text = ReadTextFile(std::string(PLANISH_SHARED_DIR) + "/data/text/wikitext2-raw-test.txt");
+  ASSERT_TRUE(text.ok());
+  const Json expected = ReadJson(kModels + "eval-golden.json")["text"];
+  const Ids ids = EncodeOrFail(*tokenizer, *text);
+  ASSERT_EQ(ids.size(), expected["tokens_total"].get<size_t>());
+  EXPECT_EQ(std::accumulate(ids.begin(), ids.end(), int64_t{0}), expected["ids_sum"].get<int64_t>());
+  EXPECT_EQ(Ids(ids.begin(), ids.begin() + 16), expected["first_ids"].get<Ids>());
+  EXPECT_EQ(Ids(ids.end() - 16, ids.end()), expected["last_ids"].get<Ids>());
+  EXPECT_TRUE(tokenizer->Decode(ids) == *text);
+}
+
+TEST(Tokenizer, ConcurrentUse) {
+  const TokenizerPtr tokenizer = LoadOrFail(kModels + "demo");
+  ASSERT_TRUE(tokenizer);
+  std::vector<Ids> alone, results(8);
+  for (uint64_t i = 0; i < results.size(); ++i) {
+    alone.push_back(EncodeOrFail(*tokenizer, RandomText(i % 2, 20000)));
+  }
+  std::vector<std::thread> threads;
+  for (uint64_t i = 0; i < results.size(); ++i) {
+    threads.emplace_back([&, i] { results[i] = EncodeOrFail(*tokenizer, RandomText(i % 2, 20000)); });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(results, alone);
+}
+
+TEST(TokenizerSplit, KnownPatterns) {
+  const Json gpt2 = {{"type", "ByteLevel"}, {"add_prefix_space", false}};
+  EXPECT_THAT(Words(gpt2, "Hello there       dear"), ElementsAre("Hello", " there", "      ", " dear"));
+  EXPECT_THAT(Words(gpt2, "Hello there\nHello"), ElementsAre("Hello", " there", "\n", "Hello"));
+  EXPECT_THAT(Words(gpt2, "I'll go"), ElementsAre("I", "'ll", " go"));
+  EXPECT_THAT(Words(gpt2, "I'LL  "), ElementsAre("I", "'", "LL", "  "));
+  const Json llama3 = Split("Regex", kLlama3Pattern, "Isolated");
+  EXPECT_THAT(Words(llama3, "12345"), ElementsAre("123", "45"));
+  EXPECT_THAT(Words(llama3, "a\n\n b"), ElementsAre("a", "\n\n", " b"));
+  EXPECT_THAT(Words(llama3, "DON'T"), ElementsAre("DON", "'T"));
+  EXPECT_THAT(Words(Split("Regex", kQwen2Pattern, "Isolated"), "12345"),
+              ElementsAre("1", "2", "3", "4", "5"));
+  // The form of converted tiktoken files.
+  EXPECT_THAT(Words(Split("Regex", kLlama3Pattern, "Removed", true), "ab 12"), ElementsAre("ab", " ", "12"));
+}
+
+TEST(TokenizerSplit, PrefixSpaceOfEveryPiece) {
+  const Json chain = {{"type", "Sequence"},
+                      {"pretokenizers",
+                       {{{"type", "Digits"}, {"individual_digits", false}},
+                        {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"use_regex", true}}}}};
+  EXPECT_THAT(Words(chain, "a12 b"), ElementsAre(" a", " 12", " b"));
+}
+
+TEST(TokenizerSplit, Digits) {
+  const auto digits = [](bool individual) {
+    return Json{{"type", "Digits"}, {"individual_digits", individual}};
+  };
+  EXPECT_THAT(Words(digits(true), "ab12\xC2\xBD"), ElementsAre("ab", "1", "2", "\xC2\xBD"));
+  EXPECT_THAT(Words(digits(false), "ab12 3"), ElementsAre("ab", "12", " ", "3"));
+}
+
+// Expected parts by the definition of each behavior in the format's documentation.
+TEST(TokenizerSplit, Behaviors) {
+  for (const auto& [kind, pattern] : {std::pair{"String", "-"}, std::pair{"Regex", "-"}}) {
+    const auto words = [k = kind, p = pattern](const char* behavior, bool invert = false) {
+      return Words(Split(k, p, behavior, invert), "the-final--countdown");
+    };
+    EXPECT_THAT(words("Isolated"), ElementsAre("the", "-", "final", "-", "-", "countdown"));
+    EXPECT_THAT(words("Removed"), ElementsAre("the", "final", "countdown"));
+    EXPECT_THAT(words("MergedWithPrevious"), ElementsAre("the-", "final-", "-", "countdown"));
+    EXPECT_THAT(words("MergedWithNext"), ElementsAre("the", "-final", "-", "-countdown"));
+    EXPECT_THAT(words("Contiguous"), ElementsAre("the", "-", "final", "--", "countdown"));
+    EXPECT_THAT(words("Removed", true), ElementsAre("-", "-", "-"));
+    EXPECT_THAT(words("MergedWithPrevious", true), ElementsAre("the", "-final", "-", "-countdown"));
+  }
+  EXPECT_THAT(Words(Split("Regex", "x*", "Isolated"), "axxb"), ElementsAre("a", "xx", "b"));
+  EXPECT_THAT(Words(Split("Regex", "^", "Isolated"), "a\nb\n"), ElementsAre("a\n", "b\n"));
+}
+
+TEST(TokenizerScan, EqualsTheRegexOnRandomText) {
+  for (const char* pattern : {kGpt2Pattern, kLlama3Pattern, kQwen2Pattern}) {
+    const auto scanner = Scanner::ForPattern(pattern);
+    auto regex = Regex::Compile(pattern);
+    ASSERT_TRUE(scanner.has_value() && regex.ok());
+    for (uint64_t seed = 0; seed < 400; ++seed) {
+      const std::string text = RandomText(seed, 1 + static_cast<int>(seed) * 2);
+      Regex::Matcher matcher(*regex, text);
+      size_t at = 0, begin = 0, end = 0;
+      while (matcher.Next(&begin, &end)) {
+        ASSERT_EQ(begin, at) << "a gap in " << pattern;
+        ASSERT_EQ(scanner->Next(text, at), end) << pattern << " on '" << text.substr(at, 40) << "'";
+        at = end;
+      }
+      ASSERT_TRUE(matcher.status().ok()) << matcher.status().error().message;
+      ASSERT_EQ(at, text.size());
+    }
+  }
+  EXPECT_FALSE(Scanner::ForPattern("\\p{L}+").has_value());
+}
+
+TEST(TokenizerUnicode, ClassesOfEveryCharacter) {
+  const CharClassTable& table = CharClassTable::Get();
+  const auto letter = Regex::Compile("\\A\\p{L}\\z"), number = Regex::Compile("\\A\\p{N}\\z"),
+             space = Regex::Compile("\\A\\s\\z");
+  ASSERT_TRUE(letter.ok() && number.ok() && space.ok());
+  // Every character of the planes in use here would take seconds; a step of 7 crosses all blocks.
+  for (uint32_t c = 0; c < 0x110000; c += c < 0x3000 ? 1 : 7) {
+    if (c >= 0xD800 && c < 0xE000) continue;
+    std::string text;
+    AppendUtf8(c, &text);
+    const auto matches = [&](const Regex& regex) {
+      size_t begin = 0, end = 0;
+      return Regex::Matcher(regex, text).Next(&begin, &end);
+    };
+    ASSERT_EQ((table[c] & kLetter) != 0, matches(*letter)) << c;
+    ASSERT_EQ((table[c] & kNumber) != 0, matches(*number)) << c;
+    ASSERT_EQ((table[c] & kSpace) != 0, matches(*space)) << c;
+  }
+  EXPECT_FALSE(IsWhiteSpace(0x180E));
+  EXPECT_EQ(table['_'], kWord);
+}
+
+TEST(TokenizerUnicode, InvalidParts) {
+  struct Case {
+    const char* bytes;
+    size_t offset;
+    const char* replaced;
+  };
+  // After table 3-8 of the Unicode standard (maximal subparts).
+  for (const auto& [bytes, offset, replaced] :
+       {Case{"a\x80", 1, "a\xEF\xBF\xBD"}, Case{"\xC0\xAF", 0, "\xEF\xBF\xBD\xEF\xBF\xBD"},
+        Case{"\xE0\x80\xBF", 0, "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"},
+        Case{"\xF0\x9F\x98x", 0, "\xEF\xBF\xBDx"},
+        Case{"\xED\xA0\x80", 0, "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"},
+        Case{"12345678\xF4\x90", 8, "12345678\xEF\xBF\xBD\xEF\xBF\xBD"},
+        Case{"\xE2\x82", 0, "\xEF\xBF\xBD"}}) {
+    EXPECT_EQ(FindInvalidUtf8(bytes), offset);
+    std::string out;
+    AppendReplacingInvalid(bytes, false, &out);
+    EXPECT_EQ(out, replaced);
+  }
+}
+
+TEST(TokenizerBpe, UnrelatedBecomesOneToken) {
+  Json file = SmallFile();
+  Json& vocab = file["model"]["vocab"];
+  for (const auto& [left, right] : {std::pair{"r", "e"},
+                                    {"a", "t"},
+                                    {"e", "d"},
+                                    {"u", "n"},
+                                    {"at", "ed"},
+                                    {"re", "l"},
+                                    {"rel", "ated"},
+                                    {"un", "related"}}) {
+    file["model"]["merges"].push_back({left, right});
+    vocab[std::string(left) + right] = vocab.size();
+  }
+  const TokenizerPtr tokenizer = ParseOrFail(file);
+  ASSERT_TRUE(tokenizer);
+  EXPECT_EQ(EncodeOrFail(*tokenizer, "unrelated"), Ids{263});
+  EXPECT_EQ(EncodeOrFail(*tokenizer, "related"), Ids{262});
+  EXPECT_EQ(tokenizer->TokenBytes(263), "unrelated");
+  // The older form of a merge.
+  file["model"]["merges"][0] = "r e";
+  EXPECT_EQ(EncodeOrFail(*ParseOrFail(file), "unrelated"), Ids{263});
+}
+
+// The definition: join the first pair of lowest rank, over and over.
+Ids NaiveMerge(Ids symbols, const std::vector<std::array<int32_t, 3>>& merges) {
+  while (true) {
+    size_t best = merges.size(), at = 0;
+    for (size_t i = 0; i + 1 < symbols.size(); ++i) {
+      for (size_t rank = 0; rank < best; ++rank) {
+        if (merges[rank][0] == symbols[i] && merges[rank][1] == symbols[i + 1]) best = rank, at = i;
+      }
+    }
+    if (best == merges.size()) return symbols;
+    symbols[at] = merges[best][2];
+    symbols.erase(symbols.begin() + static_cast<std::ptrdiff_t>(at) + 1);
+  }
+}
+
+TEST(TokenizerBpe, EqualsTheDefinition) {
+  const Random random(7);
+  uint64_t draw = 0;
+  for (int round = 0; round < 20; ++round) {
+    Json file = SmallFile();
+    Json& vocab = file["model"]["vocab"];
+    std::vector<std::string> tokens = {"a", "b", "c"};
+    std::vector<std::array<int32_t, 3>> merges;
+    while (tokens.size() < 40) {
+      const std::string left = tokens[random.Below(draw++, tokens.size())];
+      const std::string right = tokens[random.Below(draw++, tokens.size())];
+      if (vocab.contains(left + right) || left.size() + right.size() > 20) continue;
+      const auto id = static_cast<int32_t>(vocab.size());
+      vocab[left + right] = id;
+      file["model"]["merges"].push_back({left, right});
+      merges.push_back({vocab[left].get<int32_t>(), vocab[right].get<int32_t>(), id});
+      tokens.push_back(left + right);
+    }
+    const TokenizerPtr tokenizer = ParseOrFail(file);
+    ASSERT_TRUE(tokenizer);
+    for (const size_t length : {1, 2, 5, 24, 25, 63, 64, 65, 66, 200, 500}) {
+      std::string word;
+      for (size_t i = 0; i < length; ++i) word.push_back(static_cast<char>('a' + random.Below(draw++, 3)));
+      const Ids expected = NaiveMerge(Ids(word.begin(), word.end()), merges);
+      EXPECT_EQ(EncodeOrFail(*tokenizer, word), expected) << word;
+      EXPECT_EQ(EncodeOrFail(*tokenizer, word), expected) << word << " from the cache";
+    }
+  }
+}
+
+TEST(TokenizerBpe, LongWordsAreNotQuadratic) {
+  const TokenizerPtr tokenizer = LoadOrFail(kModels + "demo");
+  ASSERT_TRUE(tokenizer);
+  std::string word;
+  for (int i = 0; word.size() < 1000000; ++i) word += i % 3 == 0 ? "the" : i % 3 == 1 ? "ing" : "a";
+  const auto start = std::chrono::steady_clock::now();
+  const Ids ids = EncodeOrFail(*tokenizer, word);
+  // Some 0.2 s; a quadratic merge takes minutes.
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));
+  EXPECT_TRUE(tokenizer->Decode(ids) == word);
+}
+
+// Characters outside the vocabulary in a plain (not byte-level) BPE.
+TEST(TokenizerBpe, UnknownCharacters) {
+  Json file = SmallFile();
+  file["pre_tokenizer"] = nullptr;
+  file["decoder"] = {{"type", "Fuse"}};
+  file["model"] = {{"type", "BPE"}, {"vocab", {{"a", 0}, {"<unk>", 1}, {"<0xC3>", 2}, {"<0xA9>", 3}}}};
+  file["model"]["merges"] = Json::array();
+  const std::string text = "zza\xC3\xA9";
+  EXPECT_EQ(EncodeOrFail(*ParseOrFail(file), text), Ids({0}));
+  file["model"]["unk_token"] = "<unk>";
+  EXPECT_EQ(EncodeOrFail(*ParseOrFail(file), text), Ids({1, 1, 0, 1}));
+  file["model"]["fuse_unk"] = true;
+  EXPECT_EQ(EncodeOrFail(*ParseOrFail(file), text), Ids({1, 0, 1}));
+  file["model"]["byte_fallback"] = true;
+  EXPECT_EQ(EncodeOrFail(*ParseOrFail(file), text), Ids({1, 0, 2, 3}));
+  // Bytes overtake an unknown that waits to be fused.
+  EXPECT_EQ(EncodeOrFail(*ParseOrFail(file), "z\xC3\xA9z"), Ids({2, 3, 1}));
+}
+
+TEST(TokenizerAdded, FlagsAndOrder) {
+  Json file = SmallFile();
+  file["added_tokens"] = {AddedTokenJson("<a>", 300),  AddedTokenJson("<a>b", 301),
+                          AddedTokenJson("word", 302), AddedTokenJson("<l>", 303),
+                          AddedTokenJson("<r>", 304),  AddedTokenJson("plain", 305)};
+  file["added_tokens"][2]["single_word"] = true;
+  file["added_tokens"][3]["lstrip"] = true;
+  file["added_tokens"][4]["rstrip"] = true;
+  file["added_tokens"][5]["special"] = false;
+  const TokenizerPtr tokenizer = ParseOrFail(file);
+  ASSERT_TRUE(tokenizer);
+  EXPECT_EQ(tokenizer->vocab_size(), 306);
+  EXPECT_EQ(EncodeOrFail(*tokenizer, "x<a>bc<a>"), Ids({'x', 301, 'c', 300}));
+  EXPECT_EQ(EncodeOrFail(*tokenizer, "word-a word"), Ids({302, '-', 'a', ' ', 302}));
+  EXPECT_EQ(EncodeOrFail(*tokenizer, "words"), Ids({'w', 'o', 'r', 'd', 's'}));
+  EXPECT_EQ(EncodeOrFail(*tokenizer, "\xC3\xA9word"), Ids({0xC3, 0xA9, 'w', 'o', 'r', 'd'}));
+  EXPECT_EQ(EncodeOrFail(*tokenizer, "x \xE2\x80\x83<l> y"), Ids({'x', 303, ' ', 'y'}));
+  EXPECT_EQ(EncodeOrFail(*tokenizer, "x <r> \n <l>y"), Ids({'x', ' ', 304, 303, 'y'}));
+  EXPECT_EQ(EncodeOrFail(*tokenizer, "<a>plain", false, false), Ids({'<', 'a', '>', 305}));
+  EXPECT_TRUE(tokenizer->IsSpecial(300));
+  EXPECT_FALSE(tokenizer->IsSpecial(305));
+  EXPECT_FALSE(tokenizer->IsSpecial(-1));
+  EXPECT_FALSE(tokenizer->IsSpecial(1000000));
+  EXPECT_EQ(tokenizer->Decode(Ids{300, 'x', 305}, true), "xplain");
+  EXPECT_EQ(tokenizer->Decode(Ids{-1, 270, 306, INT32_MAX, 'x', INT32_MIN}), "x");
+  EXPECT_EQ(tokenizer->TokenBytes(999), "");
+}
+
+// A word that looks like an added token is text: only the model's own vocabulary counts there.
+TEST(TokenizerAdded, NotReachedThroughTheModel) {
+  Json file = SmallFile();
+  file["model"]["ignore_merges"] = true;
+  file["added_tokens"] = {AddedTokenJson("ab", 300)};
+  const TokenizerPtr tokenizer = ParseOrFail(file);
+  ASSERT_TRUE(tokenizer);
+  EXPECT_EQ(EncodeOrFail(*tokenizer, "ab"), Ids{300});
+  EXPECT_EQ(EncodeOrFail(*tokenizer, "ab", false, false), Ids({'a', 'b'}));
+}
+
+TEST(TokenizerNormalize, PrependAndReplace) {
+  Json file = SmallFile();
+  file["normalizer"] = {{"type", "Sequence"},
+                        {"normalizers",
+                         {{{"type", "Prepend"}, {"prepend", "_"}},
+                          {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "_"}},
+                          {{"type", "Replace"}, {"pattern", {{"Regex", "z+"}}}, {"content", "-"}}}}};
+  file["added_tokens"] = {AddedTokenJson("<a>", 300), AddedTokenJson("b b", 301)};
+  file["added_tokens"][1]["normalized"] = true;
+  file["pre_tokenizer"]["use_regex"] = false;
+  const TokenizerPtr tokenizer = ParseOrFail(file);
+  ASSERT_TRUE(tokenizer);
+  EXPECT_EQ(EncodeOrFail(*tokenizer, "x zz<a>y"), Ids({'_', 'x', '_', '-', 300, '_', 'y'}));
+  // The second class is compared in its normalized form, here "_b_b".
+  EXPECT_EQ(EncodeOrFail(*tokenizer, "b bc"), Ids({301, 'c'}));
+}
+
+TEST(Tokenizer, RoundTrips) {
+  for (const char* folder : {"demo", "tiny/tokenizers/bytelevel_gpt2", "tiny/tokenizers/bytelevel_llama3",
+                             "tiny/tokenizers/bytelevel_digits", "tiny/tokenizers/bytelevel_deepseek"}) {
+    const TokenizerPtr tokenizer = LoadOrFail(kModels + folder);
+    ASSERT_TRUE(tokenizer);
+    std::vector<std::string> texts = {
+        "",
+        " ",
+        "\xEF\xBF\xBD",
+        std::string("\0a\0", 3),
+        "<|endoftext|>",
+        "\xF0\x9F\x91\xA8\xE2\x80\x8D\xF0\x9F\x91\xA9\xE2\x80\x8D\xF0\x9F\x91\xA7"};
+    for (uint64_t seed = 100; seed < 130; ++seed) texts.push_back(RandomText(seed, 300));
+    for (const std::string& text : texts) {
+      for (const bool recognize : {true, false}) {
+        const Ids ids = EncodeOrFail(*tokenizer, text, false, recognize);
+        EXPECT_EQ(tokenizer->Decode(ids), text);
+        EXPECT_EQ(Stream(*tokenizer, ids), text);
+      }
+    }
+  }
+}
+
+TEST(Tokenizer, TextThatIsNotUtf8) {
+  const TokenizerPtr tokenizer = ParseOrFail(SmallFile());
+  ASSERT_TRUE(tokenizer);
+  const auto ids = tokenizer->Encode("0123456789\xFF");
+  ASSERT_FALSE(ids.ok());
+  EXPECT_EQ(ids.error().code, Code::kInput);
+  EXPECT_EQ(ids.error().message, "the text is not UTF-8: byte 0xFF at offset 10");
+}
+
+TEST(StreamDecoder, HoldsIncompleteCharacters) {
+  const TokenizerPtr tokenizer = ParseOrFail(SmallFile());
+  ASSERT_TRUE(tokenizer);
+  StreamDecoder stream(*tokenizer);
+  EXPECT_EQ(stream.Push(0xF0), "");
+  EXPECT_EQ(stream.Push(0x9F), "");
+  EXPECT_EQ(stream.Push(0x98), "");
+  EXPECT_EQ(stream.Push(5000), "");
+  EXPECT_EQ(stream.Push(0x80), "\xF0\x9F\x98\x80");
+  EXPECT_EQ(stream.Push(0xE2), "");
+  EXPECT_EQ(stream.Push('x'), "\xEF\xBF\xBDx");
+  EXPECT_EQ(stream.Push(0xE2), "");
+  EXPECT_EQ(stream.Flush(), "\xEF\xBF\xBD");
+  EXPECT_EQ(stream.Flush(), "");
+}
+
+TEST(StreamDecoder, SpacesBetweenTokensWithoutDecoder) {
+  Json file = SmallFile();
+  file["decoder"] = nullptr;
+  const TokenizerPtr tokenizer = ParseOrFail(file);
+  ASSERT_TRUE(tokenizer);
+  EXPECT_EQ(tokenizer->Decode(Ids{'a', 'b', 'c'}), "a b c");
+  EXPECT_EQ(Stream(*tokenizer, {'a', 'b', 'c'}), "a b c");
+}
+
+TEST(TokenizerMalformed, Messages) {
+  struct Case {
+    const char* pointer;  // member of the small file to replace
+    Json value;
+    const char* message;
+  };
+  const Json regex = Split("Regex", "(", "Isolated");
+  const std::vector<Case> cases = {
+      {"/model", 5, "test: model: expected an object"},
+      {"/model/type", "Unigram", "test: model: type 'Unigram' is not supported (known: BPE)"},
+      {"/model/type", 1, "field 'type': expected a string, found 1"},
+      {"/model/vocab", Json::array(), "test: model: vocab: expected an object {token: id}"},
+      {"/model/merges", nullptr, "test: model: merges: expected a list of pairs"},
+      {"/model/merges",
+       {{"a", "b"}},
+       "merges[0]: 'a' + 'b' needs token 'ab', which is not in the vocabulary"},
+      {"/model/merges", Json::array({Json::array({"a", "bb"})}), "merges[0]: 'a' + 'bb' needs token 'bb'"},
+      {"/model/merges", Json::array({Json::array({"a", ""})}), "merges[0]: 'a' + '' needs token ''"},
+      {"/model/merges", {"ab"}, "merges[0]: expected \"left right\" or [\"left\", \"right\"], found \"ab\""},
+      {"/model/merges", Json::array({Json::array({"a", 1})}), "merges[0]: expected"},
+      {"/model/vocab/a", 98, "test: model: vocab: id 98 belongs to two tokens, 'a' and 'b'"},
+      {"/model/vocab/a", -1, "test: model: vocab['a']: id -1 is not an integer in [0, 4194304)"},
+      {"/model/vocab/a", 4194304, "vocab['a']: id 4194304 is not an integer in [0, 4194304)"},
+      {"/model/vocab/a", 18446744073709551615u, "vocab['a']: id 18446744073709551615 is not"},
+      {"/model/vocab/a", 1.5, "vocab['a']: id 1.5 is not an integer"},
+      {"/model/unk_token", "<unk>", "test: model: unk_token '<unk>' is not in the vocabulary"},
+      {"/model/dropout", 0.1, "dropout 0.1 is not supported"},
+      {"/model/end_of_word_suffix", "</w>", "end_of_word_suffix '</w>' is not supported"},
+      {"/model/byte_fallback", "yes", "field 'byte_fallback': expected"},
+      {"/normalizer", {{"type", "NFC"}}, "test: normalizer: type 'NFC' is not supported"},
+      {"/normalizer", 3, "test: normalizer: expected an object"},
+      {"/pre_tokenizer", {{"type", "Metaspace"}}, "test: pre_tokenizer: type 'Metaspace' is not supported"},
+      {"/pre_tokenizer", Json::object(), "test: pre_tokenizer: field 'type' is missing"},
+      {"/pre_tokenizer", regex,
+       "test: pre_tokenizer: Split: regex '(': missing closing parenthesis (at offset 1"},
+      {"/pre_tokenizer", Split("Regex", "[a&&b]", "Isolated"), "class intersection '&&' at offset 2"},
+      {"/pre_tokenizer", Split("Regex", "a", "Sideways"), "field 'behavior': unknown value 'Sideways'"},
+      {"/pre_tokenizer", Split("Glob", "a", "Isolated"), "field 'pattern': unknown kind 'Glob'"},
+      {"/pre_tokenizer", Split("String", "", "Isolated"), "field 'pattern': an empty String"},
+      {"/pre_tokenizer",
+       {{"type", "Sequence"}, {"pretokenizers", {{{"type", "ByteLevel"}}, {{"type", "Digits"}}}}},
+       "pre_tokenizer: Sequence: pretokenizers[1]: 'Digits' behind ByteLevel is not supported"},
+      {"/decoder", {{"type", "CTC"}}, "test: decoder: type 'CTC' is not supported"},
+      {"/post_processor",
+       {{"type", "BertProcessing"}},
+       "test: post_processor: type 'BertProcessing' is not supported"},
+      {"/post_processor",
+       {{"type", "TemplateProcessing"}, {"single", Json::array()}},
+       "single holds 0 sequences, expected 1"},
+      {"/post_processor",
+       {{"type", "TemplateProcessing"},
+        {"single", {{{"SpecialToken", {{"id", "<s>"}}}}}},
+        {"special_tokens", {{"<s>", {{"ids", {256}}}}}}},
+       "single[0]: ids[0]: special token '<s>': id 256 is beyond the vocabulary of 256"},
+      {"/added_tokens", 1, "test: added_tokens: expected a list"},
+      {"/added_tokens",
+       {AddedTokenJson("new", 97)},
+       "added_tokens[0]: 'new' has id 97, which is 'a' in the model's"},
+      {"/added_tokens", {AddedTokenJson("a", 300)}, "added_tokens[0]: 'a' has id 300, but 97 in the model's"},
+      {"/added_tokens",
+       {AddedTokenJson("x1", 300), AddedTokenJson("x2", 300)},
+       "added_tokens[1]: id 300 belongs to two tokens, 'x1' and 'x2'"},
+      {"/added_tokens",
+       {AddedTokenJson("x1", 2000000000)},
+       "added_tokens[0]: field 'id': id 2000000000 is not"},
+      {"/added_tokens", {{{"id", 300}}}, "added_tokens[0]: field 'content' is missing"},
+      {"/added_tokens", {AddedTokenJson(std::string(2000, 'x'), 300)}, "content of 2000 bytes; at most 1024"},
+  };
+  for (const auto& [pointer, value, message] : cases) {
+    Json file = SmallFile();
+    file[Json::json_pointer(pointer)] = value;
+    EXPECT_THAT(ParseError(file), HasSubstr(message)) << pointer;
+  }
+  EXPECT_EQ(Tokenizer::Parse("[]", "x").error().message, "x: expected a JSON object");
+  EXPECT_THAT(Tokenizer::Parse("{", "x").error().message, HasSubstr("x: not valid JSON"));
+  EXPECT_EQ(ParseError(Json::object()), "test: model: expected an object");
+  EXPECT_FALSE(Tokenizer::Load(kModels + "none").ok());
+}
+
+// Patterns built to backtrack end in an error.
+TEST(TokenizerMalformed, HostileRegex) {
+  Json file = SmallFile();
+  file["pre_tokenizer"] = Split("Regex", "(a+)+(b|c)(?<!b|c)", "Isolated");
+  const TokenizerPtr tokenizer = ParseOrFail(file);
+  ASSERT_TRUE(tokenizer);
+  const auto ids = tokenizer->Encode(std::string(60, 'a') + "b");
+  ASSERT_FALSE(ids.ok());
+  EXPECT_THAT(ids.error().message, HasSubstr("match limit exceeded"));
+}
+
+TEST(TokenizerRegex, TranslatedConstructs) {
+  const auto first = [](const char* pattern, std::string_view text) -> std::string {
+    auto regex = Regex::Compile(pattern);
+    if (!regex.ok()) return regex.error().message;
+    size_t begin = 0, end = 0;
+    Regex::Matcher matcher(*regex, text);
+    return matcher.Next(&begin, &end) ? std::string(text.substr(begin, end - begin)) : "none";
+  };
+  EXPECT_EQ(first("\\s", "\xE1\xA0\x8E"), "none");  // U+180E
+  EXPECT_EQ(first("[^\\s]", "\xE2\x80\xA8x"), "x");
+  EXPECT_EQ(first("[\\S\\n]+", " a\nb "), "a\nb");
+  EXPECT_EQ(first("\\w+", "-e\xCC\x81_1-"), "e\xCC\x81_1");
+  EXPECT_EQ(first("\\W", "a\xCC\x81-"), "-");
+  EXPECT_EQ(first("\\u0041", "xA"), "A");
+  EXPECT_EQ(first("[[:digit:]]+", "a12"), "12");
+  EXPECT_THAT(first("[a[b]]", "a"), HasSubstr("a class inside a class"));
+  EXPECT_THAT(first("\\h", "a"), HasSubstr("\\h at offset 0"));
+  EXPECT_THAT(first("(?m:.)", "a"), HasSubstr("'(?m' at offset 0"));
+}
+
+}  // namespace
+}  // namespace planish
