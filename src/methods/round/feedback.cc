@@ -46,7 +46,7 @@ Result<Rounded> RoundWithFeedback(const Context& context, MatView<const float> w
   FitStatic(problem, options.search, best);
   RoundNearest(problem, best);
   Rounded rounded;
-  rounded.loss_nearest = best.TotalLoss();
+  rounded.loss_nearest = UndampedLoss(problem, best);
   const auto use_grid_of_best = [&] {
     std::copy_n(best.scales.data(), best.scales.rows() * problem.ld, candidate.scales.data());
     std::copy_n(best.zeros.data(), best.zeros.rows() * problem.ld, candidate.zeros.data());
@@ -63,7 +63,7 @@ Result<Rounded> RoundWithFeedback(const Context& context, MatView<const float> w
     TakeBetterRows(problem, candidate, best);
   }
   for (int64_t r = 0; r < problem.rows; ++r) rounded.rows_refitted += best.losses[r] < before[r];
-  rounded.loss = best.TotalLoss();
+  rounded.loss = UndampedLoss(problem, best);
   rounded.matrix = ToMatrix(problem, best);
   return rounded;
 }

@@ -1,4 +1,5 @@
-// One sweep of refit: block coordinate descent on L = tr(E H E^T) over the groups of columns.
+// One sweep of refit: block coordinate descent on L = tr(E H_d E^T) over the groups of columns. (H stands
+// for H_d = H + lambda I below.)
 //
 // At group g the gradient G_g = (E H)_g is one product of the current errors with the group's columns of
 // H [n, g], so all changes made to the groups before are seen exactly (Gauss-Seidel): n^2 m multiply-adds
@@ -85,14 +86,20 @@ class Sweep {
   void Group(int64_t g, int64_t begin, int64_t count, bool polish) {
     const MatView<const float> h = p_.site->h.view().Cols(begin, count);
     MatMulTN(*p_.context, h, PaddedRows(p_, e_, p_.cols()), PaddedRows(p_, gradient_, count));
+    const auto lambda = static_cast<float>(p_.site->lambda);
     ForPanels([&](int64_t row) {
       for (int64_t k = 0; k < count; ++k) {
         for (int64_t r = row; r < row + kPanelRows; ++r) {
           a_(k, r) = static_cast<float>(c_.codes(begin + k, r)) - c_.zeros(g, r);
+          gradient_(k, r) += lambda * e_(begin + k, r);
         }
       }
     });
-    const MatView<const float> h_gg = h.Rows(begin, count);
+    Mat<float> h_gg(count, count);
+    for (int64_t k = 0; k < count; ++k) {
+      std::copy_n(h.row(begin + k), count, h_gg.row(k));
+      h_gg(k, k) += lambda;
+    }
     MatMulTN(*p_.context, h_gg, PaddedRows(p_, a_, count), PaddedRows(p_, ha_, count));
     std::vector<double> h_one(count, 0.0);
     double one_h_one = 0;
