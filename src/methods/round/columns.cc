@@ -66,7 +66,7 @@ double UndampedLoss(const ColumnProblem& problem, const ColumnCoding& coding) {
     }
   });
   double sum = 0;
-  for (const double loss : losses) sum += loss;
+  for (const double loss : losses) sum += std::max(loss, 0.0);  // below 0 by rounding only
   return sum;
 }
 

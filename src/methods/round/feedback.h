@@ -42,7 +42,7 @@ struct FeedbackOptions {
   bool polish = true;
   // Choose a group's grid when its first column is reached, from the weights that already hold the
   // error fed back (dynamic groups), column j weighted by R_jj^2: what its error costs once the columns
-  // after it have made up for it. Needs an order that keeps groups together; false: from W and diag H.
+  // after it have made up for it. Where the order scatters the groups, and if false: from W and diag H.
   bool dynamic_groups = true;
 };
 
