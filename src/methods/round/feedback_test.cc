@@ -558,8 +558,9 @@ TEST_F(FeedbackTest, ShapesAndWidths) {
           const Rounded rounded = Round(
               context_, w, h, {.bits = bits, .group = group, .symmetric = symmetric}, {.refit_rounds = 1});
           const double exact = ExactLoss(w, rounded.matrix, h);
-          // Below 1e-9 of w H w a loss is made of the rounding of the decoded values in fp32.
-          EXPECT_NEAR(rounded.loss, exact, 1e-3 * exact + 1e-9 * energy)
+          // The refit's products are in fp32, so it cannot tell losses apart below 1e-7 of w H w (only
+          // one weight to a row gets there).
+          EXPECT_NEAR(rounded.loss, exact, 1e-3 * exact + 3e-7 * energy)
               << rows << "x" << cols << " " << bits;
           EXPECT_LE(rounded.loss, rounded.loss_nearest * 1.0001 + 1e-12);
         }
