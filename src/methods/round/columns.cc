@@ -11,16 +11,14 @@ namespace {
 // Columns in one product of errors by R where only the loss is wanted.
 constexpr int64_t kLossBlock = 256;
 
-// losses[r] += sum_j (acc_j + e_j diag_j)^2 - lambda e_j^2 for one panel: acc_j + e_j R_jj is (E R)_j.
-// In double and in column order, so that the block size does not show.
-void AddLoss(const float* acc, const float* e, int64_t ld, const float* diag, int64_t count, double lambda,
-             double* losses) {
+// losses[r] += sum_j (acc_j + e_j diag_j)^2 for one panel: acc_j + e_j R_jj is (E R)_j; a null diag means
+// that acc holds it already. In double and in column order, so that the block size does not show.
+void AddLoss(const float* acc, const float* e, int64_t ld, const float* diag, int64_t count, double* losses) {
   for (int64_t j = 0; j < count; ++j) {
     const double d = diag == nullptr ? 0.0 : diag[j];
     for (int64_t r = 0; r < kPanelRows; ++r) {
-      const double e_jr = e[j * ld + r];
-      const double v = acc[j * ld + r] + e_jr * d;
-      losses[r] += v * v - lambda * e_jr * e_jr;
+      const double v = acc[j * ld + r] + e[j * ld + r] * d;
+      losses[r] += v * v;
     }
   }
 }
@@ -33,20 +31,16 @@ int64_t BlockSize(const ColumnProblem& problem, const FeedbackOptions& options, 
   return std::max(block / group, int64_t{1}) * group;
 }
 
-// Fits the grid of the group at positions [begin, end) of the block to the targets of its columns.
+// Fits the grid of the group at positions [begin, end) of the block to the targets of its columns, each
+// weighted by `cost`.
 void FitToTargets(const ColumnProblem& problem, const PanelBlock& block, int64_t begin, int64_t end,
-                  const float* h, bool search, float* scales, float* zeros, std::vector<float>& targets) {
+                  const float* cost, bool search, float* scales, float* zeros, std::vector<float>& targets) {
   targets.resize((end - begin) * kPanelRows);
-  for (int64_t j = begin; j < end; ++j) {
-    const float* w = block.w + block.columns[j] * block.ld;
-    const float* acc = block.acc + j * block.ld;
-    float* t = targets.data() + (j - begin) * kPanelRows;
-    for (int64_t r = 0; r < kPanelRows; ++r) t[r] = w[r] + acc[r] * block.inv_diag[j];
-  }
+  TargetPanel(problem.context->isa, block, begin, end, targets.data());
   FitPanel(problem.context->isa, {.w = targets.data(),
                                   .ld = kPanelRows,
                                   .cols = end - begin,
-                                  .h = h,
+                                  .h = cost,
                                   .bits = problem.grid.bits,
                                   .symmetric = problem.grid.symmetric,
                                   .search = search,
@@ -58,9 +52,21 @@ void FitToTargets(const ColumnProblem& problem, const PanelBlock& block, int64_t
 
 int64_t ColumnProblem::num_panels() const { return padded / kPanelRows; }
 
-double ColumnCoding::TotalLoss() const {
+double UndampedLoss(const ColumnProblem& problem, const ColumnCoding& coding) {
+  std::vector<double> losses = coding.losses;
+  const int64_t size = problem.grid.GroupSize(problem.cols());
+  problem.context->pool->ParallelFor(problem.num_panels(), [&](int64_t panel) {
+    const int64_t begin = panel * kPanelRows, end = begin + kPanelRows;
+    for (int64_t j = 0; j < problem.cols(); ++j) {
+      const float *scales = coding.scales.row(j / size), *zeros = coding.zeros.row(j / size);
+      for (int64_t r = begin; r < end; ++r) {
+        const double e = problem.w(j, r) - (static_cast<float>(coding.codes(j, r)) - zeros[r]) * scales[r];
+        losses[r] -= problem.site->lambda * e * e;
+      }
+    }
+  });
   double sum = 0;
-  for (const double loss : losses) sum += loss;
+  for (const double loss : losses) sum += std::max(loss, 0.0);  // below 0 by rounding only
   return sum;
 }
 
@@ -151,8 +157,7 @@ void RoundNearest(const ColumnProblem& problem, ColumnCoding& coding) {
              PaddedRows(problem, weighted, count));
     problem.context->pool->ParallelFor(problem.num_panels(), [&](int64_t panel) {
       const int64_t row = panel * kPanelRows;
-      AddLoss(weighted.data() + row, e.row(b) + row, problem.ld, nullptr, count, site.lambda,
-              coding.losses.data() + row);
+      AddLoss(weighted.data() + row, e.row(b) + row, problem.ld, nullptr, count, coding.losses.data() + row);
     });
   }
 }
@@ -165,11 +170,12 @@ Status RoundFeedback(const ColumnProblem& problem, const FeedbackOptions& option
   const int64_t block_size = BlockSize(problem, options, dynamic);
   const int64_t group = problem.grid.GroupSize(n);
   Mat<float> e(n, ld), acc(block_size, ld), coefficients(block_size, block_size);
-  std::vector<float> diag(n), inv_diag(n), h_in_order(n);
+  std::vector<float> diag(n), inv_diag(n), conditional(n);
   for (int64_t i = 0; i < n; ++i) {
     diag[i] = site.r(i, i);
     inv_diag[i] = 1.0f / diag[i];
-    h_in_order[i] = site.diag[site.order[i]];
+    // What an error costs once the columns after it have made up for what they can.
+    conditional[i] = diag[i] * diag[i];
   }
   std::vector<std::vector<float>> targets(context.pool->NumThreads());
   std::fill(coding.losses.begin(), coding.losses.end(), 0.0);
@@ -203,12 +209,12 @@ Status RoundFeedback(const ColumnProblem& problem, const FeedbackOptions& option
       for (int64_t begin = 0; dynamic && begin < count; begin += group) {
         const int64_t end = std::min(begin + group, count), g = block.groups[begin];
         FeedPanel(context.isa, block, 0, begin, end);
-        FitToTargets(problem, block, begin, end, h_in_order.data() + b + begin,
+        FitToTargets(problem, block, begin, end, conditional.data() + b + begin,
                      options.search == ClipSearch::kWeighted, coding.scales.row(g) + row,
                      coding.zeros.row(g) + row, targets[worker]);
         RoundPanel(context.isa, block, begin, end);
       }
-      AddLoss(block.acc, block.e, ld, diag.data() + b, count, site.lambda, coding.losses.data() + row);
+      AddLoss(block.acc, block.e, ld, diag.data() + b, count, coding.losses.data() + row);
     });
   }
   return {};

@@ -24,12 +24,12 @@ struct ColumnProblem {
   int64_t num_panels() const;
 };
 
-// A grid and codes for every row, and the loss tr(E H E^T) of each.
+// A grid and codes for every row, and the damped loss e H_d e^T of each: what every choice between two
+// codings of a row looks at, because the undamped one rewards fitting the calibration text's noise.
 struct ColumnCoding {
   Mat<uint8_t> codes;          // [n, ld], natural order
   Mat<float> scales, zeros;    // [groups, ld]
   std::vector<double> losses;  // [padded]
-  double TotalLoss() const;
 };
 
 // A matrix of the padded rows: the first `count` columns of storage.
@@ -49,6 +49,8 @@ Status RoundFeedback(const ColumnProblem& problem, const FeedbackOptions& option
 int64_t TakeBetterRows(const ColumnProblem& problem, const ColumnCoding& from, ColumnCoding& into);
 // One sweep of refit over the groups in natural order; losses fall or stay. See refit.cc.
 Status RefitSweep(const ColumnProblem& problem, bool polish, ColumnCoding& coding);
+// tr(E H E^T) = sum of losses - lambda |E|^2.
+double UndampedLoss(const ColumnProblem& problem, const ColumnCoding& coding);
 IntegerMatrix ToMatrix(const ColumnProblem& problem, const ColumnCoding& coding);
 
 }  // namespace planish

@@ -30,6 +30,15 @@ void CheckArguments(MatView<const float> w, const IntegerGrid& grid) {
   PLANISH_CHECK(grid.bits >= 2 && grid.bits <= 8 && grid.group >= 0) << grid.bits << ", " << grid.group;
 }
 
+// True when positions [k * size, (k + 1) * size) are the columns of one group, for every k.
+bool GroupsStayWhole(const std::vector<int32_t>& order, int64_t size) {
+  for (size_t i = 0; i < order.size(); ++i) {
+    const int64_t first = static_cast<int64_t>(i) / size * size;
+    if (order[i] / size != order[first] / size) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 Result<Rounded> RoundWithFeedback(const Context& context, MatView<const float> w, const SiteFactor& site,
@@ -37,8 +46,7 @@ Result<Rounded> RoundWithFeedback(const Context& context, MatView<const float> w
   CheckArguments(w, grid);
   PLANISH_CHECK(site.r.rows() == w.cols) << "factor of " << site.r.rows() << " inputs, weight of " << w.cols;
   PLANISH_CHECK(options.block > 0 && options.refit_rounds >= 0);
-  const bool dynamic = options.dynamic_groups && grid.NumGroups(w.cols) > 1;
-  PLANISH_CHECK(!dynamic || options.order != ColumnOrder::kActivation) << "dynamic groups need whole groups";
+  const bool dynamic = options.dynamic_groups && GroupsStayWhole(site.order, grid.GroupSize(w.cols));
   PLANISH_RETURN_IF_ERROR(CheckFinite(w));
 
   const ColumnProblem problem = MakeProblem(context, w, site, grid);
@@ -46,7 +54,7 @@ Result<Rounded> RoundWithFeedback(const Context& context, MatView<const float> w
   FitStatic(problem, options.search, best);
   RoundNearest(problem, best);
   Rounded rounded;
-  rounded.loss_nearest = best.TotalLoss();
+  rounded.loss_nearest = UndampedLoss(problem, best);
   const auto use_grid_of_best = [&] {
     std::copy_n(best.scales.data(), best.scales.rows() * problem.ld, candidate.scales.data());
     std::copy_n(best.zeros.data(), best.zeros.rows() * problem.ld, candidate.zeros.data());
@@ -63,7 +71,7 @@ Result<Rounded> RoundWithFeedback(const Context& context, MatView<const float> w
     TakeBetterRows(problem, candidate, best);
   }
   for (int64_t r = 0; r < problem.rows; ++r) rounded.rows_refitted += best.losses[r] < before[r];
-  rounded.loss = best.TotalLoss();
+  rounded.loss = UndampedLoss(problem, best);
   rounded.matrix = ToMatrix(problem, best);
   return rounded;
 }

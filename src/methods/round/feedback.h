@@ -5,7 +5,8 @@
 // With the damped H_d = R R^T (R upper triangular, CholeskyUpper; columns in the chosen order) the
 // weighted error of column j is (E R)_j = sum_{i<=j} e_i R_ij, so the target of column j is
 //   t_j = w_j + sum_{i<j} e_i R_ij / R_jj,   and   L_d = sum_j ((t_j - q_j) R_jj)^2 exactly.
-// No inverse of H is formed, and the loss L = L_d - lambda |E|^2 of every row comes for free.
+// No inverse of H is formed, and the loss of every row comes for free. Choices between codings of a row
+// are made by L_d = tr(E H_d E^T); what is reported is L = tr(E H E^T) = L_d - lambda |E|^2.
 // Work: n^2 m / 2 multiply-adds for W [m, n], nearly all in matrix products of the errors so far with
 // a block of columns of R.
 #pragma once
@@ -28,20 +29,21 @@ enum class ColumnOrder {
 };
 
 struct FeedbackOptions {
-  double damping = 0.01;        // lambda relative to mean(diag H)
+  double damping = 0.05;        // lambda relative to mean(diag H)
   int max_damping_retries = 5;  // each multiplies lambda by 10 when the factorization fails
   ColumnOrder order = ColumnOrder::kGroupAware;
   int64_t block = 128;  // columns between two matrix products; a change changes no code
   ClipSearch search = ClipSearch::kWeighted;
   // Rounds of refit (decoupleQ, arXiv 2404.12759, with stored grids: fp16 scales, whole zeros). Each is
   // one sweep over the groups, which sets scale and zero in closed form under the full H with codes
-  // fixed and then moves single codes where that lowers L (`polish`), and a new rounding with feedback
-  // on that grid, kept per row only where L falls. 0: none.
+  // fixed and then moves single codes where that lowers L_d (`polish`), and a new rounding with feedback
+  // on that grid, kept per row only where L_d falls. 0: none.
   int refit_rounds = 0;
   bool polish = true;
   // Choose a group's grid when its first column is reached, from the weights that already hold the
-  // error fed back (dynamic groups). Needs an order that keeps groups together; false: from W.
-  bool dynamic_groups = false;
+  // error fed back (dynamic groups), column j weighted by R_jj^2: what its error costs once the columns
+  // after it have made up for it. Where the order scatters the groups, and if false: from W and diag H.
+  bool dynamic_groups = true;
 };
 
 // What the linears that read one site share: computed once, used for each.
@@ -68,8 +70,8 @@ struct Rounded {
   int64_t rows_refitted = 0;  // rows whose loss fell in the refit
 };
 
-// w [m, n]. The loss of a row is never above its loss under nearest rounding on the static grid:
-// where feedback would lose, the nearest codes are kept. Errors: NaN or infinity in w, interrupted.
+// w [m, n]. The damped loss of a row is never above that of nearest rounding on the static grid: where
+// feedback would lose, the nearest codes are kept. Errors: NaN or infinity in w, interrupted.
 Result<Rounded> RoundWithFeedback(const Context& context, MatView<const float> w, const SiteFactor& site,
                                   const IntegerGrid& grid, const FeedbackOptions& options);
 // Round to nearest. h [n, n] gives the loss and, by its diagonal, the weights of the search; with an

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kVectors = static_cast<int>(kPanelRows) / Lanes::kWidth;
 
+// acc = acc_j + sum_{first <= i < last} e_i c_ij.
 inline void Feed(const PanelBlock& b, int64_t j, int64_t first, int64_t last, Lanes (&acc)[kVectors]) {
   const float* c = b.coefficients + j * b.coefficients_ld;
 #pragma GCC unroll 8
@@ -24,8 +25,6 @@ inline void Feed(const PanelBlock& b, int64_t j, int64_t first, int64_t last, La
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) acc[v] = Fma(Load(e + v * Lanes::kWidth), c_i, acc[v]);
   }
-#pragma GCC unroll 8
-  for (int v = 0; v < kVectors; ++v) Store(b.acc + j * b.ld + v * Lanes::kWidth, acc[v]);
 }
 
 inline void RoundBody(const PanelBlock& b, int64_t begin, int64_t end) {
@@ -44,6 +43,7 @@ inline void RoundBody(const PanelBlock& b, int64_t begin, int64_t end) {
       const Lanes t = Fma(acc[v], inv, w_v);
       const Lanes lo = Sub(Set(0.0f), z);
       const Lanes a = Min(Max(RoundEven(Div(t, s)), lo), Sub(Set(b.max_code), z));
+      Store(b.acc + j * b.ld + at, acc[v]);
       Store(b.e + j * b.ld + at, Sub(w_v, Mul(a, s)));
       StoreBytes(codes + at, Add(a, z));
     }
@@ -54,6 +54,24 @@ inline void FeedBody(const PanelBlock& b, int64_t first, int64_t begin, int64_t 
   for (int64_t j = begin; j < end; ++j) {
     Lanes acc[kVectors];
     Feed(b, j, first, begin, acc);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) Store(b.acc + j * b.ld + v * Lanes::kWidth, acc[v]);
+  }
+}
+
+inline void TargetBody(const PanelBlock& b, int64_t begin, int64_t end, float* targets) {
+  for (int64_t j = begin; j < end; ++j) {
+    Lanes acc[kVectors];
+    Feed(b, j, begin, j, acc);
+    const float* w = b.w + b.columns[j] * b.ld;
+    const Lanes inv = Set(b.inv_diag[j]);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t at = v * Lanes::kWidth;
+      const Lanes shift = Mul(acc[v], inv);
+      Store(b.e + j * b.ld + at, Sub(Set(0.0f), shift));
+      Store(targets + (j - begin) * kPanelRows + at, Add(Load(w + at), shift));
+    }
   }
 }
 

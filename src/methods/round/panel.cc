@@ -8,6 +8,9 @@ void RoundPanelScalar(const PanelBlock& block, int64_t begin, int64_t end) { Rou
 void FeedPanelScalar(const PanelBlock& block, int64_t first, int64_t begin, int64_t end) {
   FeedBody(block, first, begin, end);
 }
+void TargetPanelScalar(const PanelBlock& block, int64_t begin, int64_t end, float* targets) {
+  TargetBody(block, begin, end, targets);
+}
 
 void RoundPanel(Isa isa, const PanelBlock& block, int64_t begin, int64_t end) {
 #if defined(__x86_64__)
@@ -23,6 +26,14 @@ void FeedPanel(Isa isa, const PanelBlock& block, int64_t first, int64_t begin, i
   if (isa == Isa::kAvx2) return FeedPanelAvx2(block, first, begin, end);
 #endif
   FeedPanelScalar(block, first, begin, end);
+}
+
+void TargetPanel(Isa isa, const PanelBlock& block, int64_t begin, int64_t end, float* targets) {
+#if defined(__x86_64__)
+  if (isa == Isa::kAvx512) return TargetPanelAvx512(block, begin, end, targets);
+  if (isa == Isa::kAvx2) return TargetPanelAvx2(block, begin, end, targets);
+#endif
+  TargetPanelScalar(block, begin, end, targets);
 }
 
 }  // namespace planish

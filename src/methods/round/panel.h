@@ -33,14 +33,21 @@ void RoundPanel(Isa isa, const PanelBlock& block, int64_t begin, int64_t end);
 // For columns j in [begin, end): acc_j += sum_{first <= i < begin} e_i c_ij. With RoundPanel from
 // `begin` this continues the same chain of fused multiply-adds.
 void FeedPanel(Isa isa, const PanelBlock& block, int64_t first, int64_t begin, int64_t end);
+// What columns [begin, end) would be if their errors could cancel all that was fed into them: t_j as in
+// RoundPanel with q_j = t_j, so that (E R)_j = 0. targets[(j - begin) * kPanelRows + row]. Overwrites e of
+// these columns and leaves acc.
+void TargetPanel(Isa isa, const PanelBlock& block, int64_t begin, int64_t end, float* targets);
 
 void RoundPanelScalar(const PanelBlock& block, int64_t begin, int64_t end);
 void FeedPanelScalar(const PanelBlock& block, int64_t first, int64_t begin, int64_t end);
+void TargetPanelScalar(const PanelBlock& block, int64_t begin, int64_t end, float* targets);
 #if defined(__x86_64__)
 void RoundPanelAvx2(const PanelBlock& block, int64_t begin, int64_t end);
 void FeedPanelAvx2(const PanelBlock& block, int64_t first, int64_t begin, int64_t end);
+void TargetPanelAvx2(const PanelBlock& block, int64_t begin, int64_t end, float* targets);
 void RoundPanelAvx512(const PanelBlock& block, int64_t begin, int64_t end);
 void FeedPanelAvx512(const PanelBlock& block, int64_t first, int64_t begin, int64_t end);
+void TargetPanelAvx512(const PanelBlock& block, int64_t begin, int64_t end, float* targets);
 #endif
 
 }  // namespace planish

@@ -8,6 +8,9 @@ void RoundPanelAvx2(const PanelBlock& block, int64_t begin, int64_t end) { Round
 void FeedPanelAvx2(const PanelBlock& block, int64_t first, int64_t begin, int64_t end) {
   FeedBody(block, first, begin, end);
 }
+void TargetPanelAvx2(const PanelBlock& block, int64_t begin, int64_t end, float* targets) {
+  TargetBody(block, begin, end, targets);
+}
 
 }  // namespace planish
 

@@ -8,6 +8,9 @@ void RoundPanelAvx512(const PanelBlock& block, int64_t begin, int64_t end) { Rou
 void FeedPanelAvx512(const PanelBlock& block, int64_t first, int64_t begin, int64_t end) {
   FeedBody(block, first, begin, end);
 }
+void TargetPanelAvx512(const PanelBlock& block, int64_t begin, int64_t end, float* targets) {
+  TargetBody(block, begin, end, targets);
+}
 
 }  // namespace planish
 

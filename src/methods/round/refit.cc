@@ -1,10 +1,11 @@
-// One sweep of refit: block coordinate descent on L = tr(E H E^T) over the groups of columns.
+// One sweep of refit: block coordinate descent on L = tr(E H_d E^T) over the groups of columns. (H stands
+// for H_d = H + lambda I below.)
 //
 // At group g the gradient G_g = (E H)_g is one product of the current errors with the group's columns of
 // H [n, g], so all changes made to the groups before are seen exactly (Gauss-Seidel): n^2 m multiply-adds
 // for the sweep, twice those of one rounding. With a = codes - zero on the group, values q = s a, and the
 // residual without this group's values r = e + s a, a change to scale s', zero z' = z + d gives
-//   v = a - d 1,   L' = r H r - 2 s' v H r + s'^2 v H v,   best s' = v H r / v H v
+//   v = a - d 1,   best s' = v H r / v H v,   L' - L = -2 G m + m H m with m = (s' - s) a - s' d 1
 // where every term is a combination of G a, G 1, a H a, 1 H a and 1 H 1: O(1) for each candidate d.
 #include <algorithm>
 
@@ -30,17 +31,20 @@ struct GridChange {
 GridChange BestGrid(const GroupTerms& t, float scale, float zero, int bits, bool symmetric) {
   GridChange best{scale, zero, 0.0};
   const double s = scale;
-  const double present = -2 * s * (t.ga + s * t.aha) + s * s * t.aha;
   const int max_code = (1 << bits) - 1, z = static_cast<int>(zero);
   const int reach = symmetric ? 0 : bits == 2 ? 3 : 1;
   for (int z_new = std::max(0, z - reach); z_new <= std::min(max_code, z + reach); ++z_new) {
     const double d = z_new - z;
-    const double vhv = t.aha - 2 * d * t.ah1 + d * d * t.one_h_one;
-    const double vhr = t.ga - d * t.g1 + s * (t.aha - d * t.ah1);
+    const double vh1 = t.ah1 - d * t.one_h_one, vha = t.aha - d * t.ah1;
+    const double vhv = vha - d * vh1;
+    const double vhr = t.ga - d * t.g1 + s * vha;
     if (!(vhv > 0) || !(vhr > 0)) continue;  // no positive scale is best for this zero
     const float s_new = ToFloat(ToF16(static_cast<float>(vhr / vhv)));
     if (!(s_new > 0) || s_new > 65504.0f) continue;
-    const double delta = -2.0 * s_new * vhr + static_cast<double>(s_new) * s_new * vhv - present;
+    // q moves by x a - y 1. Written with the move, not with the old and the new value, whose terms are
+    // larger than L itself by the square of the number of levels.
+    const double x = s_new - s, y = s_new * d;
+    const double delta = -2 * (x * t.ga - y * t.g1) + x * x * t.aha - 2 * x * y * t.ah1 + y * y * t.one_h_one;
     if (delta < best.delta) best = {s_new, static_cast<float>(z_new), delta};
   }
   return best;
@@ -85,14 +89,20 @@ class Sweep {
   void Group(int64_t g, int64_t begin, int64_t count, bool polish) {
     const MatView<const float> h = p_.site->h.view().Cols(begin, count);
     MatMulTN(*p_.context, h, PaddedRows(p_, e_, p_.cols()), PaddedRows(p_, gradient_, count));
+    const auto lambda = static_cast<float>(p_.site->lambda);
     ForPanels([&](int64_t row) {
       for (int64_t k = 0; k < count; ++k) {
         for (int64_t r = row; r < row + kPanelRows; ++r) {
           a_(k, r) = static_cast<float>(c_.codes(begin + k, r)) - c_.zeros(g, r);
+          gradient_(k, r) += lambda * e_(begin + k, r);
         }
       }
     });
-    const MatView<const float> h_gg = h.Rows(begin, count);
+    Mat<float> h_gg(count, count);
+    for (int64_t k = 0; k < count; ++k) {
+      std::copy_n(h.row(begin + k), count, h_gg.row(k));
+      h_gg(k, k) += lambda;
+    }
     MatMulTN(*p_.context, h_gg, PaddedRows(p_, a_, count), PaddedRows(p_, ha_, count));
     std::vector<double> h_one(count, 0.0);
     double one_h_one = 0;
