@@ -24,9 +24,9 @@
 #pragma GCC diagnostic pop
 #endif
 
-// Sanitizers put checks on every access, and forcing all of it inline makes compiling take minutes.
+// Sanitizers put checks on every access, and inlining all of it makes compiling take minutes.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define PLANISH_INLINE inline
+#define PLANISH_INLINE __attribute__((noinline, unused))
 #else
 #define PLANISH_INLINE inline __attribute__((always_inline))
 #endif
