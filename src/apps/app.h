@@ -55,6 +55,8 @@ void AddEvalVerb(CLI::App& app);
 void AddGenerateVerb(CLI::App& app);
 void AddLogitsVerb(CLI::App& app);
 void AddInspectVerb(CLI::App& app);
+void AddCalibrateVerb(CLI::App& app);
+void AddCompressVerb(CLI::App& app);
 void AddCompletionVerb(CLI::App& app);
 
 }  // namespace planish::app

@@ -34,6 +34,8 @@ int Main(int argc, char** argv) {
   AddGenerateVerb(app);
   AddLogitsVerb(app);
   AddInspectVerb(app);
+  AddCalibrateVerb(app);
+  AddCompressVerb(app);
   AddCompletionVerb(app);
   try {
     app.parse(argc, argv);

@@ -151,7 +151,7 @@ Status BlockDriver::Sequential(const Context& context, int index, const SolveSit
       if (on_work) on_work(static_cast<double>(set_.ChunkRows(chunk)) * width * width / 2);
       for (auto& value : values) executor_.Give(std::move(value));
     }
-    PLANISH_RETURN_IF_ERROR(solve(site, moments));
+    PLANISH_RETURN_IF_ERROR(solve(site, std::move(moments)));
     from = to;
   }
   const Cut to{num_ops, {block.output}};
@@ -189,7 +189,7 @@ Status BlockDriver::Independent(const Context& context, int index, const SolveSi
     PLANISH_RETURN_IF_ERROR(SaveCut(to, chunk, values));
     for (auto& value : values) executor_.Give(std::move(value));
   }
-  for (size_t s = 0; s < sites.size(); ++s) PLANISH_RETURN_IF_ERROR(solve(sites[s], moments[s]));
+  for (size_t s = 0; s < sites.size(); ++s) PLANISH_RETURN_IF_ERROR(solve(sites[s], std::move(moments[s])));
   return {};
 }
 

@@ -51,7 +51,7 @@ class BlockDriver {
   // Block 0: embeds every window into the store.
   Status Embed(const Context& context);
 
-  using SolveSite = std::function<Status(const Site& site, const Moments& moments)>;
+  using SolveSite = std::function<Status(const Site& site, Moments moments)>;
   // Sequential: solve(site) runs after the site's moments are complete and before anything behind it is
   // computed. The store holds the block's input before and its output after.
   Status Sequential(const Context& context, int block, const SolveSite& solve);

@@ -64,7 +64,7 @@ class Run {
  public:
   Run(const Context& context, Model& model, const CalibrationSet& set, const Recipe& recipe,
       const CompressRequest& request, WorkFolder folder)
-      : context_(context), model_(model), set_(set), recipe_(recipe), folder_(std::move(folder)),
+      : context_(context), model_(model), set_(set), recipe_(recipe), statistics_(request.statistics), folder_(std::move(folder)),
         store_(TypeOf(recipe), set.chunks(), SlotBytes(), request.state_memory, folder_.SpillPath()),
         driver_(model, set, store_) {}
 
@@ -78,12 +78,16 @@ class Run {
   Status RoundHead(OrderedJson& layers);
   Status Restore(CompressResult& result);
   Status SolveBlock(int block, CompressResult& result);
+  Status SolveFromStatistics(int block, CompressResult& result);
+  Status FinishBlock(int block, const std::vector<StoredLinear>& stored, CompressResult& result);
+  void Install();
   Status Solve(const Site& site, const Moments& moments, std::vector<StoredLinear>& stored);
 
   const Context& context_;
   Model& model_;
   const CalibrationSet& set_;
   const Recipe& recipe_;
+  const StatisticsFile* statistics_;
   WorkFolder folder_;
   StateStore store_;
   BlockDriver driver_;
@@ -113,7 +117,7 @@ Status Run::RoundHead(OrderedJson& layers) {
 // Takes up a run where it stopped: finished blocks from disk, hidden states before the next one.
 Status Run::Restore(CompressResult& result) {
   result.resumed_at = folder_.next_block();
-  if (folder_.next_block() == 1) return driver_.Embed(context_);
+  if (folder_.next_block() == 1) return statistics_ != nullptr ? Status() : driver_.Embed(context_);
   for (int block = 1; block < folder_.next_block(); ++block) {
     PLANISH_TRY(const auto linears, folder_.LoadBlock(block));
     for (const auto& stored : linears) {
@@ -125,6 +129,7 @@ Status Run::Restore(CompressResult& result) {
       result.layers.push_back(stored.report);
     }
   }
+  if (statistics_ != nullptr) return {};
   std::vector<int64_t> bytes;
   for (int64_t c = 0; c < set_.chunks(); ++c) {
     bytes.push_back(set_.ChunkRows(c) * model_.program.hidden * StateStore::BytesPerValue(TypeOf(recipe_)));
@@ -147,24 +152,44 @@ Status Run::Solve(const Site& site, const Moments& moments, std::vector<StoredLi
   return {};
 }
 
+// Independent mode with statistics from a file: nothing flows through the block.
+Status Run::SolveFromStatistics(int block, CompressResult& result) {
+  std::vector<StoredLinear> stored;
+  for (const Site& site : BlockSites(model_.program, block)) {
+    const auto moments = statistics_->sites.find(site.name);
+    if (moments == statistics_->sites.end() ||
+        moments->second.width() != model_.program.linears[static_cast<size_t>(site.linears.front())].in) {
+      return InputError(fmt::format("statistics: site '{}' is missing or has another width", site.name));
+    }
+    PLANISH_RETURN_IF_ERROR(Solve(site, moments->second, stored));
+  }
+  return FinishBlock(block, stored, result);
+}
+
 Status Run::SolveBlock(int block, CompressResult& result) {
   std::vector<StoredLinear> stored;
-  const auto install = [&] {
-    for (auto& [linear, matrix] : pending_) model_.linears[static_cast<size_t>(linear)].w = std::move(matrix);
-    pending_.clear();
-  };
   const bool sequential = recipe_.mode == Recipe::Mode::kSequential;
+  if (statistics_ != nullptr) return SolveFromStatistics(block, result);
   const auto solve = [&](const Site& site, const Moments& moments) -> Status {
     PLANISH_RETURN_IF_ERROR(Solve(site, moments, stored));
-    if (sequential) install();
+    if (sequential) Install();
     return {};
   };
   PLANISH_RETURN_IF_ERROR(sequential ? driver_.Sequential(context_, block, solve)
                                      : driver_.Independent(context_, block, solve));
-  install();
+  return FinishBlock(block, stored, result);
+}
+
+Status Run::FinishBlock(int block, const std::vector<StoredLinear>& stored, CompressResult& result) {
+  Install();
   PLANISH_RETURN_IF_ERROR(folder_.FinishBlock(block, stored, store_));
   for (const auto& s : stored) result.layers.push_back(s.report);
   return {};
+}
+
+void Run::Install() {
+  for (auto& [linear, matrix] : pending_) model_.linears[static_cast<size_t>(linear)].w = std::move(matrix);
+  pending_.clear();
 }
 
 Status Run::Execute(double expected_macs, CompressResult& result) {
@@ -178,6 +203,20 @@ Status Run::Execute(double expected_macs, CompressResult& result) {
   PLANISH_RETURN_IF_ERROR(Restore(result));
   for (int block = folder_.next_block(); block <= LayerBlocks(model_); ++block) {
     PLANISH_RETURN_IF_ERROR(SolveBlock(block, result));
+  }
+  return {};
+}
+
+Status CheckStatistics(const CompressRequest& request, const Recipe& recipe, const Fingerprint& fingerprint) {
+  if (request.statistics == nullptr) return {};
+  if (recipe.mode != Recipe::Mode::kIndependent) {
+    return InputError("--statistics are of the original model's stream: they need --mode independent");
+  }
+  if (request.statistics->model_fingerprint != fingerprint.at("model")) {
+    return InputError("--statistics: taken from another model");
+  }
+  if (request.statistics->text_fingerprint != fingerprint.at("calibration")) {
+    return InputError("--statistics: taken from other text, windows, context or seed than stated here");
   }
   return {};
 }
@@ -231,6 +270,7 @@ Result<CompressResult> Compress(const Context& context, Model& model, const Cali
     return InputError(fmt::format("{}: already compressed; compress the original model", model.path));
   }
   const Fingerprint fingerprint = MakeFingerprint(context, model, set, recipe);
+  PLANISH_RETURN_IF_ERROR(CheckStatistics(request, recipe, fingerprint));
   CompressResult result;
   if (DirectoryExists(request.output) || FileExists(request.output)) {
     const auto known = ReadArtifactFingerprint(request.output);

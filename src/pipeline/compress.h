@@ -15,6 +15,9 @@ struct CompressRequest {
   std::string output;                // folder to make; must not exist
   bool restart = false;              // discard an unfinished run that differs
   int64_t state_memory = 256 << 20;  // bytes of hidden states kept in memory; the rest spills to disk
+  // Statistics of the original stream, for independent mode: no forward pass is run. Must be of this
+  // model and these windows. Null: taken as the run goes.
+  const StatisticsFile* statistics = nullptr;
 };
 
 // What to expect, before any work.

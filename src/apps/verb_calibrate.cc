@@ -1,0 +1,66 @@
+// planish calibrate: statistics of every site of the original model, to a file.
+#include <fmt/format.h>
+
+#include "apps/app.h"
+#include "apps/calibration_text.h"
+#include "base/file.h"
+#include "pipeline/calibrate_model.h"
+
+namespace planish::app {
+namespace {
+
+struct CalibrateFlags {
+  RunOptions run;
+  std::string model, output;
+  CalibrationSpec spec;
+  int64_t state_memory_mb = 256;
+};
+
+Status RunCalibrate(const CalibrateFlags& flags) {
+  PLANISH_TRY(const auto run, Run::Start(flags.run, flags.spec.seed));
+  if (FileExists(flags.output)) return InputError(fmt::format("{}: already exists", flags.output));
+  PLANISH_TRY(Model model, LoadModel(flags.model));
+  PLANISH_RETURN_IF_ERROR(CheckFinite(run->context(), model));
+  PLANISH_TRY(auto windows, LoadCalibration(model, flags.spec));
+  const CalibrationSet set = CalibrationSet::Make(std::move(windows));
+  PLANISH_TRY(const StatisticsFile statistics,
+              CalibrateModel(run->context(), model, set, flags.output + ".spill", flags.state_memory_mb << 20));
+  PLANISH_RETURN_IF_ERROR(SaveStatistics(flags.output, statistics));
+  OrderedJson sites = OrderedJson::array();
+  for (const auto& [name, moments] : statistics.sites) {
+    const auto dead = moments.DeadChannels();
+    if (!flags.run.json) {
+      fmt::print("{:<48} {:>6} channels {:>9} tokens{}\n", name, moments.width(), moments.count(),
+                 moments.count() == 0 ? "  never seen"
+                 : dead.empty()       ? ""
+                                      : fmt::format("  {} dead channels, the first {}", dead.size(), dead.front()));
+    }
+    sites.push_back({{"site", name}, {"width", moments.width()}, {"count", moments.count()}, {"dead", dead}});
+  }
+  if (flags.run.json) PrintJson(sites);
+  return {};
+}
+
+}  // namespace
+
+void AddCalibrateVerb(CLI::App& app) {
+  auto flags = std::make_shared<CalibrateFlags>();
+  CLI::App* verb = app.add_subcommand("calibrate", "Statistics of every linear's input on a text, to a file");
+  verb->add_option("MODEL", flags->model, "The model")->required();
+  verb->add_option("--text", flags->spec.text, "UTF-8 text file(s)")->required();
+  verb->add_option("-o,--output", flags->output, "File to make (safetensors)")->required();
+  verb->add_option("--windows", flags->spec.windows, "Windows, spread over the whole text")->capture_default_str();
+  verb->add_option("--context", flags->spec.context, "Tokens a window")->capture_default_str();
+  verb->add_option("--seed", flags->spec.seed, "Places the windows")->capture_default_str();
+  verb->add_option("--state-memory", flags->state_memory_mb, "MB of hidden states kept in memory; more goes to disk")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  AddRunOptions(*verb, flags->run);
+  verb->footer(
+      "Examples:\n"
+      "  planish calibrate model/ --text book.txt -o statistics.safetensors\n"
+      "  planish compress model/ -o small/ --mode independent --statistics statistics.safetensors");
+  AddVerb(*verb, [flags] { return RunCalibrate(*flags); });
+}
+
+}  // namespace planish::app
