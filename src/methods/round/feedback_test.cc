@@ -268,7 +268,8 @@ TEST_F(FeedbackTest, DiagonalHessianGivesNearestCodes) {
     for (const ClipSearch search : {ClipSearch::kMinMax, ClipSearch::kWeighted}) {
       const IntegerGrid grid{.bits = 3, .group = 32};
       const Rounded feedback =
-          Round(context_, w, h, grid, {.order = order, .search = search, .dynamic_groups = false});
+          Round(context_, w, h, grid,
+                {.order = order, .search = search, .refit_rounds = 0, .dynamic_groups = false});
       EXPECT_TRUE(SameMatrix(feedback.matrix, Nearest(context_, w, h, grid, search).matrix));
     }
   }
