@@ -52,10 +52,10 @@ int Run(int64_t n) {
     FeedbackOptions options;
   };
   const Case cases[] = {
-      {"min-max, static groups", {.search = ClipSearch::kMinMax, .dynamic_groups = false}},
-      {"search, static groups", {.dynamic_groups = false}},
-      {"search, dynamic groups", {}},
-      {"the same, 1 round of refit", {.refit_rounds = 1}},
+      {"min-max, static groups", {.search = ClipSearch::kMinMax, .refit_rounds = 0, .dynamic_groups = false}},
+      {"search, static groups", {.refit_rounds = 0, .dynamic_groups = false}},
+      {"search, dynamic groups", {.refit_rounds = 0}},
+      {"the same, 2 rounds of refit", {.refit_rounds = 2}},
   };
   for (const Case& c : cases) {
     const double start = Seconds();

@@ -127,10 +127,12 @@ void FitStatic(const ColumnProblem& problem, ClipSearch search, ColumnCoding& co
   });
 }
 
-void RoundNearest(const ColumnProblem& problem, ColumnCoding& coding) {
+void RoundNearest(const ColumnProblem& problem, ColumnScratch& scratch, ColumnCoding& coding) {
   const SiteFactor& site = *problem.site;
   const int64_t n = problem.cols();
-  Mat<float> e(n, problem.ld), weighted(std::min(kLossBlock, n), problem.ld);
+  Mat<float>&e = scratch.e, &weighted = scratch.block;
+  e.Resize(n, problem.ld);
+  weighted.Resize(std::min(kLossBlock, n), problem.ld);
   const std::vector<float> no_feedback(n, 0.0f);
   problem.context->pool->ParallelFor(problem.num_panels(), [&](int64_t panel) {
     const int64_t row = panel * kPanelRows;
@@ -163,13 +165,16 @@ void RoundNearest(const ColumnProblem& problem, ColumnCoding& coding) {
 }
 
 Status RoundFeedback(const ColumnProblem& problem, const FeedbackOptions& options, bool dynamic,
-                     ColumnCoding& coding) {
+                     ColumnScratch& scratch, ColumnCoding& coding) {
   const SiteFactor& site = *problem.site;
   const Context& context = *problem.context;
   const int64_t n = problem.cols(), ld = problem.ld;
   const int64_t block_size = BlockSize(problem, options, dynamic);
   const int64_t group = problem.grid.GroupSize(n);
-  Mat<float> e(n, ld), acc(block_size, ld), coefficients(block_size, block_size);
+  Mat<float>&e = scratch.e, &acc = scratch.block;
+  e.Resize(n, ld);
+  acc.Resize(block_size, ld);
+  Mat<float> coefficients(block_size, block_size);
   std::vector<float> diag(n), inv_diag(n), conditional(n);
   for (int64_t i = 0; i < n; ++i) {
     diag[i] = site.r(i, i);

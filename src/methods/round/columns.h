@@ -32,6 +32,13 @@ struct ColumnCoding {
   std::vector<double> losses;  // [padded]
 };
 
+// Large matrices that the passes overwrite, kept between them: fresh memory would have to be cleared by
+// the system each time, which costs more than the pass's own kernel.
+struct ColumnScratch {
+  Mat<float> e;      // [n, ld] errors, by position (feedback) or natural column (refit)
+  Mat<float> block;  // [block, ld] products of one block
+};
+
 // A matrix of the padded rows: the first `count` columns of storage.
 MatView<float> PaddedRows(const ColumnProblem& problem, Mat<float>& m, int64_t count);
 
@@ -41,14 +48,14 @@ ColumnCoding MakeCoding(const ColumnProblem& problem);
 // Scales and zeros of every group from W, columns weighted by diag H.
 void FitStatic(const ColumnProblem& problem, ClipSearch search, ColumnCoding& coding);
 // Nearest codes on the coding's grid, and losses.
-void RoundNearest(const ColumnProblem& problem, ColumnCoding& coding);
+void RoundNearest(const ColumnProblem& problem, ColumnScratch& scratch, ColumnCoding& coding);
 // Codes with error feedback, and losses. `dynamic`: scales and zeros are set on the way too.
 Status RoundFeedback(const ColumnProblem& problem, const FeedbackOptions& options, bool dynamic,
-                     ColumnCoding& coding);
+                     ColumnScratch& scratch, ColumnCoding& coding);
 // Copies the rows in which `from` has the lower loss; returns how many.
 int64_t TakeBetterRows(const ColumnProblem& problem, const ColumnCoding& from, ColumnCoding& into);
 // One sweep of refit over the groups in natural order; losses fall or stay. See refit.cc.
-Status RefitSweep(const ColumnProblem& problem, bool polish, ColumnCoding& coding);
+Status RefitSweep(const ColumnProblem& problem, bool polish, ColumnScratch& scratch, ColumnCoding& coding);
 // tr(E H E^T) = sum of losses - lambda |E|^2.
 double UndampedLoss(const ColumnProblem& problem, const ColumnCoding& coding);
 IntegerMatrix ToMatrix(const ColumnProblem& problem, const ColumnCoding& coding);

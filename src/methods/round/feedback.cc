@@ -50,9 +50,10 @@ Result<Rounded> RoundWithFeedback(const Context& context, MatView<const float> w
   PLANISH_RETURN_IF_ERROR(CheckFinite(w));
 
   const ColumnProblem problem = MakeProblem(context, w, site, grid);
+  ColumnScratch scratch;
   ColumnCoding best = MakeCoding(problem), candidate = MakeCoding(problem);
   FitStatic(problem, options.search, best);
-  RoundNearest(problem, best);
+  RoundNearest(problem, scratch, best);
   Rounded rounded;
   rounded.loss_nearest = UndampedLoss(problem, best);
   const auto use_grid_of_best = [&] {
@@ -60,14 +61,14 @@ Result<Rounded> RoundWithFeedback(const Context& context, MatView<const float> w
     std::copy_n(best.zeros.data(), best.zeros.rows() * problem.ld, candidate.zeros.data());
   };
   use_grid_of_best();
-  PLANISH_RETURN_IF_ERROR(RoundFeedback(problem, options, dynamic, candidate));
+  PLANISH_RETURN_IF_ERROR(RoundFeedback(problem, options, dynamic, scratch, candidate));
   rounded.rows_nearest = problem.rows - TakeBetterRows(problem, candidate, best);
 
   const std::vector<double> before = best.losses;
   for (int round = 0; round < options.refit_rounds; ++round) {
-    PLANISH_RETURN_IF_ERROR(RefitSweep(problem, options.polish, best));
+    PLANISH_RETURN_IF_ERROR(RefitSweep(problem, options.polish, scratch, best));
     use_grid_of_best();
-    PLANISH_RETURN_IF_ERROR(RoundFeedback(problem, options, /*dynamic=*/false, candidate));
+    PLANISH_RETURN_IF_ERROR(RoundFeedback(problem, options, /*dynamic=*/false, scratch, candidate));
     TakeBetterRows(problem, candidate, best);
   }
   for (int64_t r = 0; r < problem.rows; ++r) rounded.rows_refitted += best.losses[r] < before[r];

@@ -38,7 +38,7 @@ struct FeedbackOptions {
   // one sweep over the groups, which sets scale and zero in closed form under the full H with codes
   // fixed and then moves single codes where that lowers L_d (`polish`), and a new rounding with feedback
   // on that grid, kept per row only where L_d falls. 0: none.
-  int refit_rounds = 0;
+  int refit_rounds = 2;
   bool polish = true;
   // Choose a group's grid when its first column is reached, from the weights that already hold the
   // error fed back (dynamic groups), column j weighted by R_jj^2: what its error costs once the columns

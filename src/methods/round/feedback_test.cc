@@ -162,9 +162,10 @@ FeedbackOptions Plain() {
 IntegerMatrix FeedbackOnly(const Context& context, const Mat<float>& w, const SiteFactor& site,
                            const IntegerGrid& grid, const FeedbackOptions& options, bool dynamic) {
   const ColumnProblem problem = MakeProblem(context, w, site, grid);
+  ColumnScratch scratch;
   ColumnCoding coding = MakeCoding(problem);
   if (!dynamic) FitStatic(problem, ClipSearch::kMinMax, coding);
-  EXPECT_TRUE(RoundFeedback(problem, options, dynamic, coding).ok());
+  EXPECT_TRUE(RoundFeedback(problem, options, dynamic, scratch, coding).ok());
   return ToMatrix(problem, coding);
 }
 
@@ -267,7 +268,8 @@ TEST_F(FeedbackTest, DiagonalHessianGivesNearestCodes) {
     for (const ClipSearch search : {ClipSearch::kMinMax, ClipSearch::kWeighted}) {
       const IntegerGrid grid{.bits = 3, .group = 32};
       const Rounded feedback =
-          Round(context_, w, h, grid, {.order = order, .search = search, .dynamic_groups = false});
+          Round(context_, w, h, grid,
+                {.order = order, .search = search, .refit_rounds = 0, .dynamic_groups = false});
       EXPECT_TRUE(SameMatrix(feedback.matrix, Nearest(context_, w, h, grid, search).matrix));
     }
   }
@@ -467,11 +469,12 @@ TEST_F(FeedbackTest, RefitOfOneGroupIsTheBestGridForItsCodes) {
     const auto site = FactorSite(context_, h, 0, {});
     ASSERT_TRUE(site.ok());
     const ColumnProblem problem = MakeProblem(context_, w, *site, grid);
+    ColumnScratch scratch;
     ColumnCoding coding = MakeCoding(problem);
     FitStatic(problem, ClipSearch::kMinMax, coding);
-    RoundNearest(problem, coding);
+    RoundNearest(problem, scratch, coding);
     const IntegerMatrix start = ToMatrix(problem, coding);
-    ASSERT_TRUE(RefitSweep(problem, /*polish=*/false, coding).ok());
+    ASSERT_TRUE(RefitSweep(problem, /*polish=*/false, scratch, coding).ok());
     const IntegerMatrix refitted = ToMatrix(problem, coding);
     ASSERT_EQ(DifferentCodes(start, refitted), 0);
     for (int64_t i = 0; i < w.rows(); ++i) {
@@ -509,12 +512,13 @@ TEST_F(FeedbackTest, PolishLowersTheLossByWhatItSays) {
   const auto site = FactorSite(context_, h, 32, {});
   ASSERT_TRUE(site.ok());
   const ColumnProblem problem = MakeProblem(context_, w, *site, {.bits = 3, .group = 32});
+  ColumnScratch scratch;
   ColumnCoding coding = MakeCoding(problem);
   FitStatic(problem, ClipSearch::kMinMax, coding);
-  RoundNearest(problem, coding);
+  RoundNearest(problem, scratch, coding);
   double before = ExactLoss(w, ToMatrix(problem, coding), h, site->lambda);
   for (int sweep = 0; sweep < 3; ++sweep) {
-    ASSERT_TRUE(RefitSweep(problem, /*polish=*/true, coding).ok());
+    ASSERT_TRUE(RefitSweep(problem, /*polish=*/true, scratch, coding).ok());
     const double after = ExactLoss(w, ToMatrix(problem, coding), h, site->lambda);
     double tracked = 0;
     for (const double loss : coding.losses) tracked += loss;

@@ -52,8 +52,9 @@ GridChange BestGrid(const GroupTerms& t, float scale, float zero, int bits, bool
 
 class Sweep {
  public:
-  Sweep(const ColumnProblem& problem, ColumnCoding& coding)
-      : p_(problem), c_(coding), e_(problem.cols(), problem.ld) {
+  Sweep(const ColumnProblem& problem, ColumnScratch& scratch, ColumnCoding& coding)
+      : p_(problem), c_(coding), e_(scratch.e), gradient_(scratch.block) {
+    e_.Resize(p_.cols(), p_.ld);
     const int64_t size = std::min(p_.grid.GroupSize(p_.cols()), p_.cols());
     for (Mat<float>* m : {&gradient_, &a_, &ha_, &moved_}) m->Resize(size, p_.ld);
     columns_.resize(size);
@@ -192,15 +193,16 @@ class Sweep {
 
   const ColumnProblem& p_;
   ColumnCoding& c_;
-  Mat<float> e_;                           // [n, ld] errors, natural order
-  Mat<float> gradient_, a_, ha_, moved_;   // [group, ld]
+  Mat<float>& e_;         // [n, ld] errors, natural order
+  Mat<float>& gradient_;  // [group, ld]
+  Mat<float> a_, ha_, moved_;
   std::vector<int32_t> columns_, groups_;  // positions and group of the kernel's block
 };
 
 }  // namespace
 
-Status RefitSweep(const ColumnProblem& problem, bool polish, ColumnCoding& coding) {
-  return Sweep(problem, coding).Run(polish);
+Status RefitSweep(const ColumnProblem& problem, bool polish, ColumnScratch& scratch, ColumnCoding& coding) {
+  return Sweep(problem, scratch, coding).Run(polish);
 }
 
 }  // namespace planish
