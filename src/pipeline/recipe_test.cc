@@ -402,5 +402,24 @@ TEST(Recipe, Nesting) {
   EXPECT_THAT(shallow.error().message, HasSubstr("has no option \"a\""));
 }
 
+// toml++ as it comes takes characters from U+00A1 to U+0499 to where it says it never gets.
+TEST(Recipe, OtherThanAscii) {
+  const std::string note = kGptq + "[[stage]]\nmethod = \"bias\"\n# \xc3\xa9\nnote = ";
+  for (const char* text : {"'\xc3\xa9'", "\"\xc3\xa9\"", "'''\xc3\xa9'''", "\"\"\"\xc3\xa9\"\"\"",
+                           "\"\"\"\\\n  \\u00e9\"\"\"", "\"\"\"\\\n \xc3\xa9\"\"\""}) {
+    const Recipe recipe = MustParse(note + text);
+    ASSERT_EQ(recipe.stages.size(), 2u) << text;
+    EXPECT_EQ(recipe.stages[1].options.Text("note"), "\xc3\xa9") << text;
+    EXPECT_THAT(RecipeText(recipe), HasSubstr("note = \"\xc3\xa9\"\n"));
+  }
+  EXPECT_EQ(MustParse("\xef\xbb\xbf" + kGptq).stages.size(), 1u);  // a byte order mark
+  for (const char* text : {"\xcf\xa0", "1\xc3\xa9", "'a' \xc3\xa9", "\"\"\"\\\xc3\xa9\"\"\""}) {
+    const auto recipe = Parse(note + text);
+    ASSERT_FALSE(recipe.ok()) << text;
+    EXPECT_THAT(recipe.error().message, StartsWith("r.toml:6:")) << text;
+    EXPECT_THAT(recipe.error().message, HasSubstr("not valid TOML: ")) << text;
+  }
+}
+
 }  // namespace
 }  // namespace planish
