@@ -11,8 +11,15 @@
 
 namespace planish {
 
-// 64 bytes: a cache line and the widest vector register. Buffers of 4 MiB and more are aligned to
-// 2 MiB and advised to use huge pages.
+namespace internal {
+struct FreeBytes {
+  size_t mapped_bytes = 0;  // 0: from the heap
+  void operator()(std::byte* data) const;
+};
+}  // namespace internal
+
+// Aligned to 64 bytes, a cache line and the widest vector register. From 1 MiB on the memory is mapped and
+// aligned to 2 MiB, from 4 MiB on advised to use huge pages.
 class Buffer {
  public:
   Buffer() = default;
@@ -30,10 +37,7 @@ class Buffer {
   std::span<const std::byte> bytes() const { return {data(), size_}; }
 
  private:
-  struct Free {
-    void operator()(std::byte* p) const { std::free(p); }
-  };
-  std::unique_ptr<std::byte[], Free> data_;
+  std::unique_ptr<std::byte[], internal::FreeBytes> data_;
   size_t size_ = 0;
 };
 
