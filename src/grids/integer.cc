@@ -12,8 +12,8 @@ namespace planish {
 int64_t IntegerMatrix::StoredBytes() const {
   const int64_t groups = grid.NumGroups(cols());
   const int64_t code_bytes = (cols() * grid.bits + 7) / 8;
-  const int64_t zero_bytes = grid.symmetric ? 0 : (groups * grid.bits + 7) / 8;
-  return rows() * (code_bytes + 2 * groups + zero_bytes);
+  const int64_t zero_bytes = grid.symmetric ? 0 : (rows() * groups * grid.bits + 7) / 8;
+  return rows() * (code_bytes + 2 * groups) + zero_bytes;
 }
 
 void DecodeRow(const IntegerMatrix& matrix, int64_t row, int64_t col, int64_t count, float* out) {

@@ -28,7 +28,7 @@ struct IntegerMatrix {
   int64_t rows() const { return codes.rows(); }
   int64_t cols() const { return codes.cols(); }
   // Bytes that a file needs: codes bit-packed per row and padded to a byte, 2-byte scales,
-  // bit-packed zeros (none when symmetric).
+  // zeros bit-packed as one run (none when symmetric).
   int64_t StoredBytes() const;
 };
 

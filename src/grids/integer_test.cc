@@ -111,13 +111,13 @@ TEST(IntegerGrid, DecodeIsTheDefinition) {
 TEST(IntegerGrid, StoredBytesByHand) {
   IntegerMatrix m;
   m.codes.Resize(3, 10);
-  // 3 bits: 30 bits -> 4 bytes; 3 groups: 6 bytes of scales, 9 bits -> 2 bytes of zeros.
+  // 3 bits: 30 bits -> 4 bytes a row; 3 groups: 6 bytes of scales a row; 27 bits of zeros -> 4 bytes in all.
   m.grid = {.bits = 3, .group = 4};
-  EXPECT_EQ(m.StoredBytes(), 3 * (4 + 6 + 2));
+  EXPECT_EQ(m.StoredBytes(), 3 * (4 + 6) + 4);
   m.grid.symmetric = true;
   EXPECT_EQ(m.StoredBytes(), 3 * (4 + 6));
   m.grid = {.bits = 8, .group = 0};
-  EXPECT_EQ(m.StoredBytes(), 3 * (10 + 2 + 1));
+  EXPECT_EQ(m.StoredBytes(), 3 * (10 + 2) + 3);
 }
 
 TEST(IntegerGrid, ScalesAreHalfPrecisionAndInRange) {

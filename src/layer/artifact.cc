@@ -29,7 +29,7 @@ OrderedJson Describe(const Matrix& m, const std::string& prefix, std::vector<Par
     json["group"] = coded->grid.group;
     json["symmetric"] = coded->grid.symmetric;
     if (!coded->grid.symmetric) {
-      AddTensor(prefix + ".zeros", DType::kU8, {m.rows, PackedBytes(groups, coded->grid.bits)}, coded->zeros, tensors);
+      AddTensor(prefix + ".zeros", DType::kU8, {PackedBytes(m.rows * groups, coded->grid.bits)}, coded->zeros, tensors);
     }
   } else if (const auto* product = std::get_if<ProductPart>(&m.body)) {
     json["kind"] = "product";
@@ -92,7 +92,7 @@ Result<Matrix> ReadCoded(const Json& d, const std::string& tensor, int64_t rows,
   PLANISH_RETURN_IF_ERROR(CheckScales(coded.scales, tensor));
   if (!grid.symmetric) {
     PLANISH_TRY(coded.zeros,
-                ReadBlob(tensor + ".zeros", DType::kU8, {rows, PackedBytes(groups, grid.bits)}, checkpoint));
+                ReadBlob(tensor + ".zeros", DType::kU8, {PackedBytes(rows * groups, grid.bits)}, checkpoint));
   }
   return Matrix{rows, cols, std::move(coded)};
 }

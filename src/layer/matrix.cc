@@ -73,7 +73,7 @@ void ReadCoded(const Matrix& m, const Coded& coded, int64_t row, int64_t rows, i
                float* out, int64_t ld) {
   const int bits = coded.grid.bits;
   const int64_t group = coded.grid.GroupSize(m.cols), groups = coded.grid.NumGroups(m.cols);
-  const int64_t row_bytes = PackedBytes(m.cols, bits), zero_bytes = PackedBytes(groups, bits);
+  const int64_t row_bytes = PackedBytes(m.cols, bits);
   constexpr int64_t kChunk = 256;
   uint8_t codes[kChunk];
   for (int64_t i = row; i < row + rows; ++i) {
@@ -83,7 +83,7 @@ void ReadCoded(const Matrix& m, const Coded& coded, int64_t row, int64_t rows, i
       const int64_t end = std::min({(g + 1) * group, col + cols, j + kChunk});
       const float scale = LoadF16(coded.scales.bytes.data(), i * groups + g);
       const int zero = coded.grid.symmetric ? 1 << (bits - 1)
-                                            : UnpackOne(coded.zeros.bytes.data() + i * zero_bytes, g, bits);
+                                            : UnpackOne(coded.zeros.bytes.data(), i * groups + g, bits);
       Unpack(coded.codes.bytes.data() + i * row_bytes, j, end - j, bits, codes);
       for (int64_t k = 0; k < end - j; ++k) *to++ = static_cast<float>(codes[k] - zero) * scale;
       j = end;
@@ -152,20 +152,18 @@ Matrix PackInteger(const IntegerMatrix& m) {
   const int bits = m.grid.bits;
   const int64_t rows = m.rows(), cols = m.cols(), groups = m.grid.NumGroups(cols);
   const int64_t row_bytes = PackedBytes(cols, bits);
-  const int64_t zero_bytes = m.grid.symmetric ? 0 : PackedBytes(groups, bits);
+  const int64_t zero_bytes = m.grid.symmetric ? 0 : PackedBytes(rows * groups, bits);
   auto codes = std::make_shared<Buffer>(static_cast<size_t>(rows * row_bytes));
   auto scales = std::make_shared<Buffer>(static_cast<size_t>(rows * groups * 2));
-  auto zeros = std::make_shared<Buffer>(static_cast<size_t>(rows * zero_bytes));
+  auto zeros = std::make_shared<Buffer>(static_cast<size_t>(zero_bytes));
   for (int64_t i = 0; i < rows; ++i) {
     Pack(m.codes.row(i), cols, bits, reinterpret_cast<uint8_t*>(codes->data()) + i * row_bytes);
     for (int64_t g = 0; g < groups; ++g) {
       const F16 scale = ToF16(m.scales(i, g));
       std::memcpy(scales->data() + (i * groups + g) * 2, &scale, 2);
     }
-    if (zero_bytes > 0) {
-      Pack(m.zeros.row(i), groups, bits, reinterpret_cast<uint8_t*>(zeros->data()) + i * zero_bytes);
-    }
   }
+  if (zero_bytes > 0) Pack(m.zeros.data(), rows * groups, bits, reinterpret_cast<uint8_t*>(zeros->data()));
   const auto blob = [](std::shared_ptr<Buffer> b) {
     const auto view = std::as_const(*b).bytes();
     return Blob{view, std::move(b)};
@@ -189,7 +187,7 @@ IntegerMatrix UnpackInteger(const Matrix& matrix) {
       m.scales(i, g) = LoadF16(coded->scales.bytes.data(), i * groups + g);
       m.zeros(i, g) = coded->grid.symmetric
                           ? static_cast<uint8_t>(1 << (bits - 1))
-                          : UnpackOne(coded->zeros.bytes.data() + i * PackedBytes(groups, bits), g, bits);
+                          : UnpackOne(coded->zeros.bytes.data(), i * groups + g, bits);
     }
   }
   return m;

@@ -39,7 +39,7 @@ struct Coded {
   IntegerGrid grid;
   Blob codes;   // [rows, RowBytes]: code j of a row in bits [j * b, (j + 1) * b), little-endian
   Blob scales;  // [rows, groups] fp16
-  Blob zeros;   // [rows, zero bytes], packed like codes; empty when symmetric
+  Blob zeros;   // [rows * groups] packed as one run, row by row; empty when symmetric
 };
 
 struct Matrix;
