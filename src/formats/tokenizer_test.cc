@@ -561,8 +561,7 @@ TEST(TokenizerMalformed, Messages) {
       {"/model/type", 1, "field 'type': expected a string, found 1"},
       {"/model/vocab", Json::array(), "test: model: vocab: expected an object {token: id}"},
       {"/model/merges", nullptr, "test: model: merges: expected a list of pairs"},
-      {"/model/merges",
-       {{"a", "b"}},
+      {"/model/merges", Json::array({Json::array({"a", "b"})}),
        "merges[0]: 'a' + 'b' needs token 'ab', which is not in the vocabulary"},
       {"/model/merges", Json::array({Json::array({"a", "bb"})}), "merges[0]: 'a' + 'bb' needs token 'bb'"},
       {"/model/merges", Json::array({Json::array({"a", ""})}), "merges[0]: 'a' + '' needs token ''"},
@@ -651,6 +650,8 @@ TEST(TokenizerRegex, TranslatedConstructs) {
   EXPECT_EQ(first("[\\S\\n]+", " a\nb "), "a\nb");
   EXPECT_EQ(first("\\w+", "-e\xCC\x81_1-"), "e\xCC\x81_1");
   EXPECT_EQ(first("\\W", "a\xCC\x81-"), "-");
+  EXPECT_EQ(first("\\w\\b.", "-e\xCC\x81-"), "\xCC\x81-");
+  EXPECT_EQ(first("\\B.", "ab"), "b");
   EXPECT_EQ(first("\\u0041", "xA"), "A");
   EXPECT_EQ(first("[[:digit:]]+", "a12"), "12");
   EXPECT_THAT(first("[a[b]]", "a"), HasSubstr("a class inside a class"));
