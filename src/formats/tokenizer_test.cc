@@ -491,6 +491,19 @@ TEST(TokenizerNormalize, PrependAndReplace) {
   EXPECT_EQ(EncodeOrFail(*tokenizer, "b bc"), Ids({301, 'c'}));
 }
 
+TEST(TokenizerNormalize, ExpansionIsBounded) {
+  Json file = SmallFile();
+  Json steps = Json::array();
+  for (int i = 0; i < 4; ++i) {
+    steps.push_back(
+        {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", std::string(1000, 'a')}});
+  }
+  file["normalizer"] = {{"type", "Sequence"}, {"normalizers", steps}};
+  const auto ids = ParseOrFail(file)->Encode("a");
+  ASSERT_FALSE(ids.ok());
+  EXPECT_THAT(ids.error().message, HasSubstr("expands 1 bytes of text beyond 65568"));
+}
+
 TEST(Tokenizer, RoundTrips) {
   for (const char* folder : {"demo", "tiny/tokenizers/bytelevel_gpt2", "tiny/tokenizers/bytelevel_llama3",
                              "tiny/tokenizers/bytelevel_digits", "tiny/tokenizers/bytelevel_deepseek"}) {
