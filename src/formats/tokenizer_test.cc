@@ -492,16 +492,20 @@ TEST(TokenizerNormalize, PrependAndReplace) {
 }
 
 TEST(TokenizerNormalize, ExpansionIsBounded) {
-  Json file = SmallFile();
-  Json steps = Json::array();
-  for (int i = 0; i < 4; ++i) {
-    steps.push_back(
-        {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", std::string(1000, 'a')}});
+  // One step too far from 1000 bytes, and steps that only together go too far from 1.
+  for (const auto& [size, message] : {std::pair{1000, "expands 1000 bytes of text beyond 97536"},
+                                      std::pair{30, "expands 1 bytes of text beyond 65568"}}) {
+    const std::string content(static_cast<size_t>(size), 'a');
+    Json steps = Json::array();
+    for (int i = 0; i < 4; ++i) {
+      steps.push_back({{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", content}});
+    }
+    Json file = SmallFile();
+    file["normalizer"] = {{"type", "Sequence"}, {"normalizers", steps}};
+    const auto ids = ParseOrFail(file)->Encode("a");
+    ASSERT_FALSE(ids.ok());
+    EXPECT_THAT(ids.error().message, HasSubstr(message));
   }
-  file["normalizer"] = {{"type", "Sequence"}, {"normalizers", steps}};
-  const auto ids = ParseOrFail(file)->Encode("a");
-  ASSERT_FALSE(ids.ok());
-  EXPECT_THAT(ids.error().message, HasSubstr("expands 1 bytes of text beyond 65568"));
 }
 
 TEST(Tokenizer, RoundTrips) {
