@@ -10,6 +10,15 @@
 namespace planish {
 namespace {
 
+// How large a text of `bytes` may grow: replacements in sequence could multiply it without bound.
+// Real normalizers write at most some twenty bytes for a character.
+size_t ExpansionLimit(size_t bytes) { return bytes * 32 + (size_t{1} << 16); }
+
+Error TooLarge(size_t before) {
+  return InputError(fmt::format("the tokenizer's normalizer expands {} bytes of text beyond {}", before,
+                                ExpansionLimit(before)));
+}
+
 class Prepend : public Normalizer {
  public:
   explicit Prepend(std::string prefix) : prefix_(std::move(prefix)) {}
@@ -31,17 +40,20 @@ class Replace : public Normalizer {
     const auto replace = [&](size_t begin, size_t end) {
       out.append(text, done, begin - done).append(content_);
       done = end;
+      return out.size() <= ExpansionLimit(text.size());
     };
+    bool fits = true;
     if (regex_) {
       Regex::Matcher matcher(*regex_, text);
       size_t begin = 0, end = 0;
-      while (matcher.Next(&begin, &end)) replace(begin, end);
+      while (fits && matcher.Next(&begin, &end)) fits = replace(begin, end);
       PLANISH_RETURN_IF_ERROR(matcher.status());
     } else {
-      for (size_t at = text.find(pattern_); at != std::string::npos; at = text.find(pattern_, done)) {
-        replace(at, at + pattern_.size());
+      for (size_t at = text.find(pattern_); fits && at != std::string::npos; at = text.find(pattern_, done)) {
+        fits = replace(at, at + pattern_.size());
       }
     }
+    if (!fits) return TooLarge(text.size());
     return out.append(text, done);
   }
 
@@ -115,8 +127,10 @@ Result<NormalizerChain> NormalizerChain::Parse(const Json& json) {
 }
 
 Result<std::string> NormalizerChain::Apply(std::string text) const {
+  const size_t before = text.size();
   for (const auto& step : steps) {
     PLANISH_TRY(text, step->Apply(std::move(text)));
+    if (text.size() > ExpansionLimit(before)) return TooLarge(before);
   }
   return text;
 }

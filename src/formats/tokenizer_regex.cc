@@ -23,10 +23,11 @@ constexpr std::string_view kSpaceSet =
 constexpr std::string_view kNotSpaceSet =
     "\\x{0}-\\x{8}\\x{e}-\\x{1f}\\x{21}-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}\\x{1681}-\\x{1fff}"
     "\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}";
-// Alphabetic + M + Nd + Pc; the ranges are the circled and squared letters of category So.
+// What Oniguruma's \w holds: Alphabetic (with the circled and squared letters of category So), M,
+// Nd, Pc and, of the other numbers, those of Latin-1.
 constexpr std::string_view kWordSet =
     "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}"
-    "\\x{1f170}-\\x{1f189}";
+    "\\x{1f170}-\\x{1f189}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}";
 
 // Rewrites an Oniguruma (Ruby syntax) pattern for PCRE2, or refuses what has no equal.
 class Translator {
@@ -81,6 +82,17 @@ class Translator {
       case 'W':
         if (in_class_) return Refuse("\\W inside a class");
         Set(kWordSet, true);
+        return {};
+      case 'b':
+      case 'B':
+        if (in_class_) {  // a backspace
+          Copy(2);
+          return {};
+        }
+        // A change (\b) or none (\B) between word and other characters.
+        out_.append(fmt::format("(?:(?<=[{0}])(?{1}[{0}])|(?<![{0}])(?{2}[{0}]))", kWordSet,
+                                next == 'b' ? "!" : "=", next == 'b' ? "=" : "!"));
+        at_ += 2;
         return {};
       case 'h':
       case 'H':

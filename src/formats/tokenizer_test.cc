@@ -491,6 +491,23 @@ TEST(TokenizerNormalize, PrependAndReplace) {
   EXPECT_EQ(EncodeOrFail(*tokenizer, "b bc"), Ids({301, 'c'}));
 }
 
+TEST(TokenizerNormalize, ExpansionIsBounded) {
+  // One step too far from 1000 bytes, and steps that only together go too far from 1.
+  for (const auto& [size, message] : {std::pair{1000, "expands 1000 bytes of text beyond 97536"},
+                                      std::pair{30, "expands 1 bytes of text beyond 65568"}}) {
+    const std::string content(static_cast<size_t>(size), 'a');
+    Json steps = Json::array();
+    for (int i = 0; i < 4; ++i) {
+      steps.push_back({{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", content}});
+    }
+    Json file = SmallFile();
+    file["normalizer"] = {{"type", "Sequence"}, {"normalizers", steps}};
+    const auto ids = ParseOrFail(file)->Encode("a");
+    ASSERT_FALSE(ids.ok());
+    EXPECT_THAT(ids.error().message, HasSubstr(message));
+  }
+}
+
 TEST(Tokenizer, RoundTrips) {
   for (const char* folder : {"demo", "tiny/tokenizers/bytelevel_gpt2", "tiny/tokenizers/bytelevel_llama3",
                              "tiny/tokenizers/bytelevel_digits", "tiny/tokenizers/bytelevel_deepseek"}) {
@@ -561,8 +578,7 @@ TEST(TokenizerMalformed, Messages) {
       {"/model/type", 1, "field 'type': expected a string, found 1"},
       {"/model/vocab", Json::array(), "test: model: vocab: expected an object {token: id}"},
       {"/model/merges", nullptr, "test: model: merges: expected a list of pairs"},
-      {"/model/merges",
-       {{"a", "b"}},
+      {"/model/merges", Json::array({Json::array({"a", "b"})}),
        "merges[0]: 'a' + 'b' needs token 'ab', which is not in the vocabulary"},
       {"/model/merges", Json::array({Json::array({"a", "bb"})}), "merges[0]: 'a' + 'bb' needs token 'bb'"},
       {"/model/merges", Json::array({Json::array({"a", ""})}), "merges[0]: 'a' + '' needs token ''"},
@@ -651,6 +667,8 @@ TEST(TokenizerRegex, TranslatedConstructs) {
   EXPECT_EQ(first("[\\S\\n]+", " a\nb "), "a\nb");
   EXPECT_EQ(first("\\w+", "-e\xCC\x81_1-"), "e\xCC\x81_1");
   EXPECT_EQ(first("\\W", "a\xCC\x81-"), "-");
+  EXPECT_EQ(first("\\w\\b.", "-e\xCC\x81-"), "\xCC\x81-");
+  EXPECT_EQ(first("\\B.", "ab"), "b");
   EXPECT_EQ(first("\\u0041", "xA"), "A");
   EXPECT_EQ(first("[[:digit:]]+", "a12"), "12");
   EXPECT_THAT(first("[a[b]]", "a"), HasSubstr("a class inside a class"));

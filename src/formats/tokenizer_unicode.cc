@@ -11,6 +11,11 @@
 namespace planish {
 namespace {
 
+// Alphabetic, M, Nd, Pc and Join_Control; the ranges of category So are circled and squared letters.
+constexpr char kWordPattern[] =
+    "[\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}"
+    "\\x{1f170}-\\x{1f189}\\x{200c}\\x{200d}]+";
+
 constexpr uint32_t kNumCodePoints = 0x110000;
 
 bool IsSurrogate(uint32_t c) { return c >= 0xD800 && c < 0xE000; }
@@ -48,9 +53,7 @@ CharClassTable::CharClassTable() {
   std::vector<uint8_t> classes(kNumCodePoints);
   MarkClass(text, "\\p{L}+", kLetter, &classes);
   MarkClass(text, "\\p{N}+", kNumber, &classes);
-  MarkClass(text, "\\w+", kWord, &classes);
-  classes[0x200C] |= kWord;
-  classes[0x200D] |= kWord;
+  MarkClass(text, kWordPattern, kWord, &classes);
   std::map<std::string_view, uint16_t> known;
   for (uint32_t c = 0; c < kNumCodePoints; ++c) {
     if (IsWhiteSpace(c)) classes[c] |= kSpace;

@@ -17,7 +17,7 @@ enum CharClass : uint8_t {
   kLetter = 1,  // \p{L}
   kNumber = 2,  // \p{N}
   kSpace = 4,   // White_Space
-  kWord = 8,    // \w: Alphabetic, marks, decimal digits, connectors, joiners
+  kWord = 8,    // a letter, mark, decimal digit, connector or joiner, as added tokens see words
 };
 
 // The classes of all code points, taken from the tables of PCRE2 (one pass over all characters on
