@@ -72,10 +72,19 @@ Result<Checkpoint> Checkpoint::Open(const std::string& folder) {
 }
 
 Result<Checkpoint> Checkpoint::OpenFile(const std::string& path) {
+  PLANISH_TRY(auto file, SafetensorsFile::Open(path));
+  return OfOneFile(path, std::move(file));
+}
+
+Result<Checkpoint> Checkpoint::Parse(std::span<const std::byte> bytes, const std::string& name) {
+  PLANISH_TRY(auto file, SafetensorsFile::Parse(bytes, name));
+  return OfOneFile(name, std::move(file));
+}
+
+Checkpoint Checkpoint::OfOneFile(const std::string& path, std::shared_ptr<const SafetensorsFile> file) {
   auto state = std::make_shared<State>();
   const auto slash = path.rfind('/');
   state->folder = slash == std::string::npos ? "" : path.substr(0, slash);
-  PLANISH_TRY(auto file, SafetensorsFile::Open(path));
   state->shards.push_back({slash == std::string::npos ? path : path.substr(slash + 1), std::move(file)});
   for (const TensorInfo& info : state->shards[0].file->tensors()) {
     state->by_name.push_back({&info, &state->shards[0]});
