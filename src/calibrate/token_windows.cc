@@ -14,9 +14,9 @@ Result<std::vector<std::vector<int32_t>>> ChooseWindows(std::span<const int32_t>
   }
   if (count / length < windows) {
     return InputError(
-        fmt::format("calibration: the text has {} tokens, {} windows of {} need {}; give more text, or at most "
+        fmt::format("calibration: the text has {} tokens, too few for {} windows of {}; give more text, or at most "
                     "{} windows",
-                    count, windows, length, windows * length, count / length));
+                    count, windows, length, count / length));
   }
   constexpr uint64_t kStream = 0x77696e646f77;  // apart from every other use of the seed
   const Random random(seed, kStream);

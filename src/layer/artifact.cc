@@ -42,8 +42,9 @@ OrderedJson Describe(const Matrix& m, const std::string& prefix, std::vector<Par
     json["kind"] = "sum";
     json["terms"] = OrderedJson::array();
     for (size_t i = 0; i < sum.terms.size(); ++i) {
-      json["terms"].push_back(
-          Describe(sum.terms[i], i == 0 ? prefix : fmt::format("{}.term{}", prefix, i), tensors));
+      // A sum inside a sum gets a name of its own, or the second terms of both would be PREFIX.term1.
+      const bool plain = i == 0 && !std::holds_alternative<SumPart>(sum.terms[i].body);
+      json["terms"].push_back(Describe(sum.terms[i], plain ? prefix : fmt::format("{}.term{}", prefix, i), tensors));
     }
   }
   json["rows"] = m.rows;
@@ -156,7 +157,9 @@ OrderedJson DescribeParts(const Matrix& matrix, const std::string& name, std::ve
 
 Result<Matrix> ReadParts(const Json& description, const std::string& name, int64_t rows, int64_t cols,
                          const Checkpoint& checkpoint) {
-  PLANISH_TRY(Matrix matrix, Read(description, name, checkpoint, 0));
+  auto read = Read(description, name, checkpoint, 0);
+  if (!read.ok()) return read.error().At(name);
+  Matrix matrix = std::move(read).value();
   if (matrix.rows != rows || matrix.cols != cols) {
     return InputError(fmt::format("'{}': the parts make [{}, {}], the model needs [{}, {}]", name, matrix.rows,
                                   matrix.cols, rows, cols));
