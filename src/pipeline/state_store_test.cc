@@ -158,7 +158,7 @@ TEST_P(StateStoreTest, ASpillFileThatCannotBeMadeIsAnError) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Types, StateStoreTest, ::testing::Values(StateType::kBF16, StateType::kF32),
-                         [](const auto& info) { return info.param == StateType::kF32 ? "F32" : "BF16"; });
+                         [](const auto& type) { return type.param == StateType::kF32 ? "F32" : "BF16"; });
 
 }  // namespace
 }  // namespace planish
