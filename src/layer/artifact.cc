@@ -5,7 +5,7 @@
 namespace planish {
 namespace {
 
-constexpr int kMaxDepth = 4;         // sums of products of codes; nothing we write goes deeper
+constexpr int kMaxDepth = 4;  // sums of products of codes; nothing we write goes deeper
 constexpr int64_t kMaxTerms = 64;
 
 void AddTensor(const std::string& name, DType type, std::vector<int64_t> shape, const Blob& blob,
@@ -21,7 +21,8 @@ OrderedJson Describe(const Matrix& m, const std::string& prefix, std::vector<Par
     json["tensor"] = prefix;
   } else if (const auto* coded = std::get_if<Coded>(&m.body)) {
     const int64_t groups = coded->grid.NumGroups(m.cols);
-    AddTensor(prefix + ".codes", DType::kU8, {m.rows, PackedBytes(m.cols, coded->grid.bits)}, coded->codes, tensors);
+    AddTensor(prefix + ".codes", DType::kU8, {m.rows, PackedBytes(m.cols, coded->grid.bits)}, coded->codes,
+              tensors);
     AddTensor(prefix + ".scales", DType::kF16, {m.rows, groups}, coded->scales, tensors);
     json["kind"] = "integer";
     json["tensor"] = prefix;
@@ -29,13 +30,15 @@ OrderedJson Describe(const Matrix& m, const std::string& prefix, std::vector<Par
     json["group"] = coded->grid.group;
     json["symmetric"] = coded->grid.symmetric;
     if (!coded->grid.symmetric) {
-      AddTensor(prefix + ".zeros", DType::kU8, {PackedBytes(m.rows * groups, coded->grid.bits)}, coded->zeros, tensors);
+      AddTensor(prefix + ".zeros", DType::kU8, {PackedBytes(m.rows * groups, coded->grid.bits)}, coded->zeros,
+                tensors);
     }
   } else if (const auto* product = std::get_if<ProductPart>(&m.body)) {
     json["kind"] = "product";
     json["factors"] = OrderedJson::array();
     for (size_t i = 0; i < product->factors.size(); ++i) {
-      json["factors"].push_back(Describe(product->factors[i], fmt::format("{}.factor{}", prefix, i), tensors));
+      json["factors"].push_back(
+          Describe(product->factors[i], fmt::format("{}.factor{}", prefix, i), tensors));
     }
   } else {
     const auto& sum = std::get<SumPart>(m.body);
@@ -79,15 +82,17 @@ Result<Matrix> ReadCoded(const Json& d, const std::string& tensor, int64_t rows,
   PLANISH_TRY(const int64_t bits, JsonInt(d, "bits"));
   PLANISH_TRY(grid.group, JsonInt(d, "group"));
   PLANISH_TRY(grid.symmetric, JsonBool(d, "symmetric", false));
-  if (bits < 2 || bits > 8) return InputError(fmt::format("'{}': bits: expected 2 to 8, found {}", tensor, bits));
+  if (bits < 2 || bits > 8)
+    return InputError(fmt::format("'{}': bits: expected 2 to 8, found {}", tensor, bits));
   if (grid.group < 0 || grid.group > (int64_t{1} << 24)) {
-    return InputError(fmt::format("'{}': group: expected 0 (whole row) or a positive size, found {}", tensor,
-                                  grid.group));
+    return InputError(
+        fmt::format("'{}': group: expected 0 (whole row) or a positive size, found {}", tensor, grid.group));
   }
   grid.bits = static_cast<int>(bits);
   const int64_t groups = grid.NumGroups(cols);
   Coded coded{grid, {}, {}, {}};
-  PLANISH_TRY(coded.codes, ReadBlob(tensor + ".codes", DType::kU8, {rows, PackedBytes(cols, grid.bits)}, checkpoint));
+  PLANISH_TRY(coded.codes,
+              ReadBlob(tensor + ".codes", DType::kU8, {rows, PackedBytes(cols, grid.bits)}, checkpoint));
   PLANISH_TRY(coded.scales, ReadBlob(tensor + ".scales", DType::kF16, {rows, groups}, checkpoint));
   PLANISH_RETURN_IF_ERROR(CheckScales(coded.scales, tensor));
   if (!grid.symmetric) {
@@ -132,8 +137,8 @@ Result<Matrix> Read(const Json& d, const std::string& name, const Checkpoint& ch
     PLANISH_TRY(auto terms, ReadList(d, "terms", name, checkpoint, depth));
     for (const auto& term : terms) {
       if (term.rows != rows || term.cols != cols) {
-        return InputError(fmt::format("'{}': a term is [{}, {}], the sum [{}, {}]", name, term.rows, term.cols, rows,
-                                      cols));
+        return InputError(fmt::format("'{}': a term is [{}, {}], the sum [{}, {}]", name, term.rows,
+                                      term.cols, rows, cols));
       }
     }
     return Matrix{rows, cols, SumPart{std::move(terms)}};
@@ -142,10 +147,13 @@ Result<Matrix> Read(const Json& d, const std::string& name, const Checkpoint& ch
     PLANISH_TRY(auto factors, ReadList(d, "factors", name, checkpoint, depth));
     bool fits = factors.front().rows == rows && factors.back().cols == cols;
     for (size_t i = 1; i < factors.size(); ++i) fits = fits && factors[i].rows == factors[i - 1].cols;
-    if (!fits) return InputError(fmt::format("'{}': the factors' shapes do not multiply to [{}, {}]", name, rows, cols));
+    if (!fits)
+      return InputError(
+          fmt::format("'{}': the factors' shapes do not multiply to [{}, {}]", name, rows, cols));
     return Matrix{rows, cols, ProductPart{std::move(factors)}};
   }
-  return InputError(fmt::format("'{}': kind: expected dense, integer, sum or product, found '{}'", name, kind));
+  return InputError(
+      fmt::format("'{}': kind: expected dense, integer, sum or product, found '{}'", name, kind));
 }
 
 }  // namespace
@@ -158,21 +166,22 @@ Result<Matrix> ReadParts(const Json& description, const std::string& name, int64
                          const Checkpoint& checkpoint) {
   PLANISH_TRY(Matrix matrix, Read(description, name, checkpoint, 0));
   if (matrix.rows != rows || matrix.cols != cols) {
-    return InputError(fmt::format("'{}': the parts make [{}, {}], the model needs [{}, {}]", name, matrix.rows,
-                                  matrix.cols, rows, cols));
+    return InputError(fmt::format("'{}': the parts make [{}, {}], the model needs [{}, {}]", name,
+                                  matrix.rows, matrix.cols, rows, cols));
   }
   return matrix;
 }
 
-Result<Matrix> ReadDenseTensor(const std::string& name, int64_t rows, int64_t cols, const Checkpoint& checkpoint) {
+Result<Matrix> ReadDenseTensor(const std::string& name, int64_t rows, int64_t cols,
+                               const Checkpoint& checkpoint) {
   PLANISH_TRY(const TensorView view, checkpoint.Get(name));
   if (!IsComputable(view.type)) {
-    return InputError(fmt::format("tensor '{}': type {} cannot be computed with; expected BF16, F16 or F32", name,
-                                  DTypeName(view.type)));
+    return InputError(fmt::format("tensor '{}': type {} cannot be computed with; expected BF16, F16 or F32",
+                                  name, DTypeName(view.type)));
   }
   if (view.shape != std::vector<int64_t>{rows, cols}) {
-    return InputError(fmt::format("tensor '{}': expected shape [{}, {}] from the config, found {}", name, rows, cols,
-                                  ShapeText(view.shape)));
+    return InputError(fmt::format("tensor '{}': expected shape [{}, {}] from the config, found {}", name,
+                                  rows, cols, ShapeText(view.shape)));
   }
   return DenseMatrix(rows, cols, view.type, {view.bytes(), checkpoint.owner()});
 }

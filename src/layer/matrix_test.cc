@@ -40,10 +40,12 @@ IntegerMatrix RandomCodes(int64_t rows, int64_t cols, const IntegerGrid& grid) {
   m.zeros.Resize(rows, grid.NumGroups(cols));
   const uint64_t levels = uint64_t{1} << grid.bits;
   uint64_t index = 0;
-  for (int64_t i = 0; i < rows * cols; ++i) m.codes.data()[i] = static_cast<uint8_t>(random.Below(index++, levels));
+  for (int64_t i = 0; i < rows * cols; ++i)
+    m.codes.data()[i] = static_cast<uint8_t>(random.Below(index++, levels));
   for (int64_t i = 0; i < rows * m.zeros.cols(); ++i) {
     m.scales.data()[i] = ToFloat(ToF16(static_cast<float>(0.01 + random.Uniform(index++))));
-    m.zeros.data()[i] = grid.symmetric ? static_cast<uint8_t>(levels / 2) : static_cast<uint8_t>(random.Below(index++, levels));
+    m.zeros.data()[i] = grid.symmetric ? static_cast<uint8_t>(levels / 2)
+                                       : static_cast<uint8_t>(random.Below(index++, levels));
   }
   return m;
 }
@@ -159,17 +161,16 @@ TEST(Artifact, PartsComeBackFromAFile) {
     Json value;
     const char* expected;
   };
-  for (const Case& c : std::vector<Case>{
-           {"/kind", "lattice", "expected dense, integer, sum or product"},
-           {"/rows", 21, "a term is [20, 40], the sum [21, 40]"},
-           {"/terms", Json::array(), "expected 1 to 64 parts"},
-           {"/terms/0/bits", 9, "bits: expected 2 to 8, found 9"},
-           {"/terms/0/bits", 3, "expected U8 [20, 15], found U8 [20, 20]"},
-           {"/terms/0/group", -1, "group"},
-           {"/terms/0/group", 7, "expected F16 [20, 6]"},
-           {"/terms/0/tensor", "other", "other.codes"},
-           {"/terms/1/factors/0/cols", 4, "expected shape [20, 4]"},
-           {"/terms/1/factors", 3, "expected 1 to 64 parts"}}) {
+  for (const Case& c : std::vector<Case>{{"/kind", "lattice", "expected dense, integer, sum or product"},
+                                         {"/rows", 21, "a term is [20, 40], the sum [21, 40]"},
+                                         {"/terms", Json::array(), "expected 1 to 64 parts"},
+                                         {"/terms/0/bits", 9, "bits: expected 2 to 8, found 9"},
+                                         {"/terms/0/bits", 3, "expected U8 [20, 15], found U8 [20, 20]"},
+                                         {"/terms/0/group", -1, "group"},
+                                         {"/terms/0/group", 7, "expected F16 [20, 6]"},
+                                         {"/terms/0/tensor", "other", "other.codes"},
+                                         {"/terms/1/factors/0/cols", 4, "expected shape [20, 4]"},
+                                         {"/terms/1/factors", 3, "expected 1 to 64 parts"}}) {
     Json broken = json;
     broken[Json::json_pointer(c.pointer)] = c.value;
     const auto result = ReadParts(broken, "layer.weight", 20, 40, *checkpoint);

@@ -129,7 +129,8 @@ TEST(Strict, SameLogitsOnEveryKernelSetAndCpu) {
   for (int32_t i = 0; i < 32; ++i) ids.push_back((i * 257 + 31) % 8192);
   for (Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
     if (!IsaSupported(isa)) {
-      std::printf("skipped: %s (this machine has: %s)\n", std::string(IsaName(isa)).c_str(), SupportedIsas().c_str());
+      std::printf("skipped: %s (this machine has: %s)\n", std::string(IsaName(isa)).c_str(),
+                  SupportedIsas().c_str());
       continue;
     }
     for (int threads : {1, 3}) {

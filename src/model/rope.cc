@@ -15,7 +15,8 @@ struct RopeFields {
   double partial = 1;
 };
 
-Result<RopeFields> ReadFields(const Json& config, const RopeDefaults& defaults, const std::string& layer_type) {
+Result<RopeFields> ReadFields(const Json& config, const RopeDefaults& defaults,
+                              const std::string& layer_type) {
   RopeFields fields;
   const Json* parameters = nullptr;
   if (config.contains("rope_parameters") && config["rope_parameters"].is_object()) {
@@ -53,8 +54,8 @@ Status ScaleLlama3(const Json& scaling, double original_positions, std::vector<d
   PLANISH_TRY(const double low, JsonNumber(scaling, "low_freq_factor"));
   PLANISH_TRY(const double high, JsonNumber(scaling, "high_freq_factor"));
   if (!(high > low) || !(low > 0)) {
-    return InputError(fmt::format("llama3 rope: expected 0 < low_freq_factor < high_freq_factor, found {} and {}",
-                                  low, high));
+    return InputError(fmt::format(
+        "llama3 rope: expected 0 < low_freq_factor < high_freq_factor, found {} and {}", low, high));
   }
   for (double& f : inv_freq) {
     const double wavelength = 2 * std::numbers::pi / f;
@@ -69,7 +70,9 @@ Status ScaleLlama3(const Json& scaling, double original_positions, std::vector<d
   return {};
 }
 
-double YarnScale(double factor, double mscale) { return factor <= 1 ? 1 : 0.1 * mscale * std::log(factor) + 1; }
+double YarnScale(double factor, double mscale) {
+  return factor <= 1 ? 1 : 0.1 * mscale * std::log(factor) + 1;
+}
 
 // YaRN (arXiv 2309.00071): interpolate dimensions that turn slowly, keep those that turn fast.
 Status ScaleYarn(const Json& scaling, double original_positions, double theta, RopeTable& rope) {
@@ -79,8 +82,9 @@ Status ScaleYarn(const Json& scaling, double original_positions, double theta, R
   PLANISH_TRY(const bool truncate, JsonBool(scaling, "truncate", true));
   PLANISH_TRY(const double mscale, JsonNumber(scaling, "mscale", 0.0));
   PLANISH_TRY(const double mscale_all, JsonNumber(scaling, "mscale_all_dim", 0.0));
-  const double both = mscale != 0 && mscale_all != 0 ? YarnScale(factor, mscale) / YarnScale(factor, mscale_all)
-                                                     : YarnScale(factor, 1);
+  const double both = mscale != 0 && mscale_all != 0
+                          ? YarnScale(factor, mscale) / YarnScale(factor, mscale_all)
+                          : YarnScale(factor, 1);
   PLANISH_TRY(const double attention_factor, JsonNumber(scaling, "attention_factor", both));
   rope.attention_factor = static_cast<float>(attention_factor);
   const double d = 2.0 * static_cast<double>(rope.inv_freq.size());
@@ -102,7 +106,7 @@ Status ScaleYarn(const Json& scaling, double original_positions, double theta, R
 }  // namespace
 
 Result<RopeTable> ReadRope(const Json& config, int64_t head_dim, const RopeDefaults& defaults,
-                      const std::string& layer_type) {
+                           const std::string& layer_type) {
   PLANISH_TRY(const RopeFields fields, ReadFields(config, defaults, layer_type));
   RopeTable rope;
   rope.head_dim = head_dim;
@@ -113,7 +117,8 @@ Result<RopeTable> ReadRope(const Json& config, int64_t head_dim, const RopeDefau
   }
   PLANISH_TRY(const std::string old_name, JsonString(fields.scaling, "type", "default"));
   PLANISH_TRY(const std::string type, JsonString(fields.scaling, "rope_type", old_name));
-  PLANISH_TRY(const int64_t max_positions, JsonInt(config, "max_position_embeddings", defaults.max_positions));
+  PLANISH_TRY(const int64_t max_positions,
+              JsonInt(config, "max_position_embeddings", defaults.max_positions));
   PLANISH_TRY(const int64_t original,
               JsonInt(fields.scaling, "original_max_position_embeddings", max_positions));
   if (type == "default") return rope;
@@ -130,8 +135,8 @@ Result<RopeTable> ReadRope(const Json& config, int64_t head_dim, const RopeDefau
     PLANISH_RETURN_IF_ERROR(ScaleYarn(fields.scaling, static_cast<double>(original), fields.theta, rope));
     return rope;
   }
-  return InputError(fmt::format(
-      "rope_type '{}' is not supported: expected one of default, linear, llama3, yarn", type));
+  return InputError(
+      fmt::format("rope_type '{}' is not supported: expected one of default, linear, llama3, yarn", type));
 }
 
 }  // namespace planish
