@@ -53,7 +53,7 @@ Result<Program> BuildProgram(const Json& config) {
     if (method != "planish") {
       return InputError(fmt::format(
           "the checkpoint is already compressed with '{}', which cannot be read yet; use the original model",
-          method));
+          Abbreviate(method)));
     }
   }
   std::vector<std::string> known;
@@ -66,8 +66,9 @@ Result<Program> BuildProgram(const Json& config) {
       nearest = family;
     }
   }
-  std::string message = fmt::format("model_type '{}' is not known; known: {}; the nearest is '{}' ({})", type,
-                                    fmt::join(known, ", "), nearest->model_type, nearest->summary);
+  std::string message =
+      fmt::format("model_type '{}' is not known; known: {}; the nearest is '{}' ({})", Abbreviate(type),
+                  fmt::join(known, ", "), nearest->model_type, nearest->summary);
   const auto unread = UnreadFields(config);
   if (!unread.empty()) message += fmt::format(", which has no {}", fmt::join(unread, ", "));
   return InputError(message);

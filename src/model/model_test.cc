@@ -73,6 +73,9 @@ TEST(WrongConfig, TableOfMistakes) {
            {"hidden_act", "swiglu", "hidden_act 'swiglu' is not supported"},
            {"eos_token_id", 11, "eos_token_id"},
            {"bos_token_id", 99, "bos_token_id"},
+           {"bos_token_id", INT64_MIN, "bos_token_id"},
+           {"rms_norm_eps", 1e-60, "rms_norm_eps"},
+           {"model_type", std::string(5000, 'm'), "mmm...' is not known"},
            {"quantization_config", Json{{"quant_method", "awq"}}, "already compressed with 'awq'"}}) {
     TinyModel model;
     model.config[c.key] = c.value;

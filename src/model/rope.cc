@@ -6,6 +6,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "base/names.h"
+
 namespace planish {
 namespace {
 
@@ -31,14 +33,18 @@ Result<RopeFields> ReadFields(const Json& config, const RopeDefaults& defaults,
   PLANISH_TRY(fields.theta, JsonNumber(fields.scaling, "rope_theta", top_theta));
   PLANISH_TRY(const double top_partial, JsonNumber(config, "partial_rotary_factor", 1.0));
   PLANISH_TRY(fields.partial, JsonNumber(fields.scaling, "partial_rotary_factor", top_partial));
-  if (!(fields.theta > 0) || !std::isfinite(fields.theta)) {
-    return InputError(fmt::format("rope_theta: expected a positive number, found {}", fields.theta));
+  // At 1 all dimensions turn alike and yarn divides by ln 1; below, the fast ones would be the slow ones.
+  if (!(fields.theta > 1) || !std::isfinite(fields.theta)) {
+    return InputError(fmt::format("rope_theta: expected a number above 1, found {}", fields.theta));
   }
   if (!(fields.partial > 0) || fields.partial > 1) {
     return InputError(fmt::format("partial_rotary_factor: expected in (0, 1], found {}", fields.partial));
   }
   return fields;
 }
+
+// Published models stay below 2; scores grow with its square, and in fp32 they must not overflow.
+constexpr double kMaxAttentionFactor = 1000;
 
 Result<double> Factor(const Json& scaling) {
   PLANISH_TRY(const double factor, JsonNumber(scaling, "factor"));
@@ -86,6 +92,17 @@ Status ScaleYarn(const Json& scaling, double original_positions, double theta, R
                           ? YarnScale(factor, mscale) / YarnScale(factor, mscale_all)
                           : YarnScale(factor, 1);
   PLANISH_TRY(const double attention_factor, JsonNumber(scaling, "attention_factor", both));
+  if (!(attention_factor > 0) || attention_factor > kMaxAttentionFactor) {
+    return InputError(
+        fmt::format("yarn rope: expected an attention factor (attention_factor, or from mscale and "
+                    "mscale_all_dim) above 0 "
+                    "and up to {}, found {}",
+                    kMaxAttentionFactor, attention_factor));
+  }
+  if (!(slow > 0) || !(fast > slow)) {
+    return InputError(
+        fmt::format("yarn rope: expected 0 < beta_slow < beta_fast, found {} and {}", slow, fast));
+  }
   rope.attention_factor = static_cast<float>(attention_factor);
   const double d = 2.0 * static_cast<double>(rope.inv_freq.size());
   const auto dim = [&](double rotations) {
@@ -122,6 +139,10 @@ Result<RopeTable> ReadRope(const Json& config, int64_t head_dim, const RopeDefau
   PLANISH_TRY(const int64_t original,
               JsonInt(fields.scaling, "original_max_position_embeddings", max_positions));
   if (type == "default") return rope;
+  if (original < 1) {
+    return InputError(
+        fmt::format("original_max_position_embeddings: expected at least 1, found {}", original));
+  }
   if (type == "linear") {
     PLANISH_TRY(const double factor, Factor(fields.scaling));
     for (double& f : rope.inv_freq) f /= factor;
@@ -135,8 +156,8 @@ Result<RopeTable> ReadRope(const Json& config, int64_t head_dim, const RopeDefau
     PLANISH_RETURN_IF_ERROR(ScaleYarn(fields.scaling, static_cast<double>(original), fields.theta, rope));
     return rope;
   }
-  return InputError(
-      fmt::format("rope_type '{}' is not supported: expected one of default, linear, llama3, yarn", type));
+  return InputError(fmt::format(
+      "rope_type '{}' is not supported: expected one of default, linear, llama3, yarn", Abbreviate(type)));
 }
 
 }  // namespace planish

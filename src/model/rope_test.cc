@@ -55,17 +55,100 @@ TEST(Rope, OldAndNewSpellingAgree) {
   EXPECT_NEAR(a->inv_freq[1], std::pow(20000.0, -1.0 / 32) / 4, 1e-15);
 }
 
+// arXiv 2309.00071, section 3.2, in other words than the code: a dimension that makes r turns over the
+// original context keeps its frequency if r is large, is divided by the factor if r is small, and the
+// ramp between them is linear in the dimension's index.
+TEST(Rope, YarnInterpolatesSlowDimensions) {
+  const Json config = *ParseJson(R"({"max_position_embeddings":131072,"rope_theta":10000.0,"rope_scaling":
+      {"type":"yarn","factor":16.0,"original_max_position_embeddings":4096}})");
+  const auto rope = ReadRope(config, 128, {});
+  ASSERT_TRUE(rope.ok()) << rope.error().message;
+  ASSERT_EQ(rope->inv_freq.size(), 64u);
+  EXPECT_NEAR(rope->attention_factor, 0.1 * std::log(16.0) + 1, 1e-6);
+  const auto turns = [](int i) { return 4096 * std::pow(10000.0, -i / 64.0) / (2 * std::numbers::pi); };
+  int first = 0, last = 63;  // the ramp's ends: the last index of 32 turns, the first of at most 1
+  while (turns(first + 1) >= 32) ++first;
+  while (turns(last - 1) <= 1) --last;
+  ASSERT_LT(first, last);
+  for (int i = 0; i < 64; ++i) {
+    const double plain = std::pow(10000.0, -i / 64.0);
+    const double slow = i <= first ? 0 : i >= last ? 1 : static_cast<double>(i - first) / (last - first);
+    EXPECT_NEAR(rope->inv_freq[static_cast<size_t>(i)], plain * (1 - slow) + plain / 16 * slow, 1e-14) << i;
+  }
+}
+
+TEST(Rope, YarnAttentionFactor) {
+  const std::string start = R"({"rope_scaling":{"rope_type":"yarn","factor":40.0,)";
+  const auto factor = [&](const std::string& fields) {
+    const auto rope = ReadRope(*ParseJson(start + fields + "}}"), 64, {});
+    EXPECT_TRUE(rope.ok()) << fields;
+    return rope.ok() ? static_cast<double>(rope->attention_factor) : 0;
+  };
+  const double log = std::log(40.0);
+  EXPECT_NEAR(factor(R"("mscale":1.0,"mscale_all_dim":0.707)"), (0.1 * log + 1) / (0.0707 * log + 1), 1e-6);
+  EXPECT_NEAR(factor(R"("mscale":0.707,"mscale_all_dim":0.707)"), 1, 1e-6);
+  EXPECT_NEAR(factor(R"("mscale":0.707)"), 0.1 * log + 1, 1e-6);
+  EXPECT_NEAR(factor(R"("attention_factor":1.25)"), 1.25, 1e-6);
+}
+
+// Both spellings of every scaling, and partial rotation.
+TEST(Rope, SpellingsOfScalingsAgree) {
+  for (const std::string fields :
+       {R"("factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":64)",
+        R"("factor":4.0,"beta_fast":16.0,"beta_slow":2.0,"original_max_position_embeddings":64)"}) {
+    const std::string type = fields.find("beta") == std::string::npos ? "llama3" : "yarn";
+    const std::string sizes = R"({"max_position_embeddings":512,)";
+    const auto a = ReadRope(*ParseJson(sizes + R"("rope_theta":5000.0,"partial_rotary_factor":0.5,)" +
+                                       R"("rope_scaling":{"type":")" + type + "\"," + fields + "}}"),
+                            64, {});
+    const auto b =
+        ReadRope(*ParseJson(sizes + R"("rope_parameters":{"rope_theta":5000.0,)" +
+                            R"("partial_rotary_factor":0.5,"rope_type":")" + type + "\"," + fields + "}}"),
+                 64, {});
+    ASSERT_TRUE(a.ok() && b.ok()) << type;
+    EXPECT_EQ(a->inv_freq.size(), 16u);
+    EXPECT_EQ(a->inv_freq, b->inv_freq);
+    EXPECT_EQ(a->attention_factor, b->attention_factor);
+    EXPECT_NE(a->inv_freq.back(), std::pow(5000.0, -15.0 / 16)) << type;  // scaled at all
+  }
+}
+
 TEST(Rope, RefusesByName) {
   for (const auto& [text, expected] : std::vector<std::pair<std::string, std::string>>{
            {R"({"rope_scaling":{"rope_type":"dynamic","factor":2}})", "'dynamic' is not supported"},
            {R"({"rope_scaling":{"rope_type":"linear","factor":0.5}})", "rope factor"},
            {R"({"rope_scaling":{"rope_type":"linear"}})", "'factor' is missing"},
            {R"({"rope_theta":-1})", "rope_theta"},
+           {R"({"rope_theta":1})", "rope_theta: expected a number above 1"},
+           {R"({"rope_scaling":{"type":"yarn","factor":2,"attention_factor":1e300}})", "an attention factor"},
+           {R"({"rope_scaling":{"type":"yarn","factor":2,"attention_factor":-1}})", "an attention factor"},
+           {R"({"rope_scaling":{"type":"yarn","factor":2,"beta_slow":0}})", "0 < beta_slow < beta_fast"},
+           {R"({"rope_scaling":{"type":"yarn","factor":2,"beta_fast":0.5}})", "0 < beta_slow < beta_fast"},
+           {R"({"rope_scaling":{"type":"yarn","factor":2,"original_max_position_embeddings":0}})",
+            "original_max_position_embeddings: expected at least 1"},
+           {R"({"rope_scaling":{"type":"llama3","factor":2,"low_freq_factor":4,"high_freq_factor":4}})",
+            "low_freq_factor < high_freq_factor"},
            {R"({"partial_rotary_factor":1.5})", "partial_rotary_factor"},
            {R"({"rope_scaling":{"rope_type":7}})", "'rope_type': expected a string"}}) {
     const auto rope = ReadRope(*ParseJson(text), 64, {});
     ASSERT_FALSE(rope.ok()) << text;
     EXPECT_NE(rope.error().message.find(expected), std::string::npos) << rope.error().message;
+  }
+}
+
+TEST(TinyModels, RefusedByName) {
+  for (const auto& [name, expected] : std::vector<std::pair<std::string, std::string>>{
+           {"llama_dynamic",
+            "config.json: rope_type 'dynamic' is not supported: expected one of default, linear, llama3, "
+            "yarn"},
+           {"phi3",
+            "config.json: model_type 'phi3' is not known; known: llama, mistral, qwen2, qwen3; the "
+            "nearest is 'qwen3' (llama with RMSNorm on the heads of q and k), which has no embd_pdrop, "
+            "original_max_position_embeddings, resid_pdrop"}}) {
+    const auto model = LoadModel(ModelFolder("tiny/" + name));
+    ASSERT_FALSE(model.ok()) << name;
+    EXPECT_EQ(model.error().code, Code::kInput);
+    EXPECT_TRUE(model.error().message.ends_with(expected)) << model.error().message;
   }
 }
 
