@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,6 +23,8 @@ class Checkpoint {
   static Result<Checkpoint> Open(const std::string& folder);
   // One safetensors file by itself.
   static Result<Checkpoint> OpenFile(const std::string& path);
+  // The same for bytes in memory, which must outlive every copy; `name` stands in for the folder.
+  static Result<Checkpoint> Parse(std::span<const std::byte> bytes, const std::string& name);
   Checkpoint() = default;  // holds nothing; only Open makes one that can be asked
 
   bool Has(std::string_view name) const { return Locate(name) != nullptr; }
@@ -57,6 +60,7 @@ class Checkpoint {
     int64_t total_bytes = 0;
   };
   explicit Checkpoint(std::shared_ptr<const State> state) : state_(std::move(state)) {}
+  static Checkpoint OfFile(std::string folder, std::string name, std::shared_ptr<const SafetensorsFile> file);
   static Status OpenShards(const std::string& index_path, State& state);
   static void Index(State& state);
   const Entry* Locate(std::string_view name) const;

@@ -103,7 +103,9 @@ Status WriteArtifact(const Context& context, const Model& model, const Manifest&
 Result<Fingerprint> ReadArtifactFingerprint(const std::string& folder) {
   const std::string path = JoinPath(folder, kManifestName);
   PLANISH_TRY(const std::string text, ReadTextFile(path));
-  PLANISH_TRY(const Json json, ParseJson(text));
+  const auto parsed = ParseJson(text);
+  if (!parsed.ok()) return parsed.error().At(path);
+  const Json& json = *parsed;
   Fingerprint fingerprint;
   if (!json.is_object() || !json.contains("fingerprint") || !json["fingerprint"].is_object()) {
     return InputError(fmt::format("{}: no fingerprint", path));
