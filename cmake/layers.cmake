@@ -7,6 +7,9 @@ add_compile_options(-Wall -Wextra -Wshadow -Wno-missing-field-initializers -ffp-
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   add_compile_options(-Wno-restrict)  # false alarms on `"literal" + std::string` (GCC bug 105329)
 endif()
+if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  add_compile_options(-Wno-unknown-warning-option)  # pragmas name warnings that only GCC has
+endif()
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   add_compile_options(-march=x86-64-v2)
 endif()
