@@ -28,8 +28,9 @@ Result<std::vector<T>> ReadValues(const SafetensorsFile& file, const std::string
   const TensorInfo* info = file.Find(name);
   if (info == nullptr) return InputError(fmt::format("{}: tensor '{}' is missing", file.path(), name));
   if (info->type != type || info->shape != shape) {
-    return InputError(fmt::format("{}: tensor '{}': expected {} {}, found {} {}", file.path(), name, DTypeName(type),
-                                  ShapeText(shape), DTypeName(info->type), ShapeText(info->shape)));
+    return InputError(fmt::format("{}: tensor '{}': expected {} {}, found {} {}", file.path(), name,
+                                  DTypeName(type), ShapeText(shape), DTypeName(info->type),
+                                  ShapeText(info->shape)));
   }
   const TensorView view = file.View(*info);
   std::vector<T> values(static_cast<size_t>(view.NumElements()));
@@ -42,11 +43,13 @@ Result<std::vector<T>> ReadValues(const SafetensorsFile& file, const std::string
   return values;
 }
 
-Result<Moments> ReadSite(const SafetensorsFile& file, const std::string& site, const std::string& count_text) {
+Result<Moments> ReadSite(const SafetensorsFile& file, const std::string& site,
+                         const std::string& count_text) {
   int64_t count = 0;
   const auto [end, error] = std::from_chars(count_text.data(), count_text.data() + count_text.size(), count);
   if (error != std::errc() || end != count_text.data() + count_text.size() || count < 0) {
-    return InputError(fmt::format("{}: count of '{}': expected a number, found '{}'", file.path(), site, count_text));
+    return InputError(
+        fmt::format("{}: count of '{}': expected a number, found '{}'", file.path(), site, count_text));
   }
   const TensorInfo* info = file.Find(site + ".square_sum");
   if (info == nullptr || info->shape.size() != 2) {
@@ -91,8 +94,8 @@ Status Moments::Add(const Context& context, MatView<const float> x) {
   PLANISH_CHECK(x.cols == width() && x.stride == x.cols);
   const int64_t bad = FindNonFinite({x.data, static_cast<size_t>(x.rows * x.cols)});
   if (bad >= 0) {
-    return FailureError(fmt::format("the input is {} at token {}, channel {}", x.data[bad], count_ + bad / x.cols,
-                                    bad % x.cols));
+    return FailureError(fmt::format("the input is {} at token {}, channel {}", x.data[bad],
+                                    count_ + bad / x.cols, bad % x.cols));
   }
   chunk_.Resize(width(), width());
   Gram(context, x, chunk_);

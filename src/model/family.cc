@@ -12,19 +12,31 @@ namespace planish {
 namespace {
 
 // Fields that some family here reads, and fields that change nothing about a forward pass.
-constexpr std::string_view kUnderstood[] = {
-    "architectures", "attention_bias", "attention_dropout", "auto_map", "bos_token_id", "dtype", "eos_token_id",
-    "head_dim", "hidden_act", "hidden_size", "initializer_range", "intermediate_size", "layer_types",
-    "max_position_embeddings", "max_window_layers", "mlp_bias", "model_type", "num_attention_heads",
-    "num_hidden_layers", "num_key_value_heads", "pad_token_id", "partial_rotary_factor", "pretraining_tp",
-    "rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta", "sliding_window", "tie_word_embeddings",
-    "torch_dtype", "transformers_version", "use_cache", "use_sliding_window", "vocab_size"};
+constexpr std::string_view kUnderstood[] = {"architectures",        "attention_bias",
+                                            "attention_dropout",    "auto_map",
+                                            "bos_token_id",         "dtype",
+                                            "eos_token_id",         "head_dim",
+                                            "hidden_act",           "hidden_size",
+                                            "initializer_range",    "intermediate_size",
+                                            "layer_types",          "max_position_embeddings",
+                                            "max_window_layers",    "mlp_bias",
+                                            "model_type",           "num_attention_heads",
+                                            "num_hidden_layers",    "num_key_value_heads",
+                                            "pad_token_id",         "partial_rotary_factor",
+                                            "pretraining_tp",       "rms_norm_eps",
+                                            "rope_parameters",      "rope_scaling",
+                                            "rope_theta",           "sliding_window",
+                                            "tie_word_embeddings",  "torch_dtype",
+                                            "transformers_version", "use_cache",
+                                            "use_sliding_window",   "vocab_size"};
 
 // What sets an unknown family's config apart: fields nobody here would read, at most eight.
 std::vector<std::string> UnreadFields(const Json& config) {
   std::vector<std::string> unread;
   for (const auto& [key, value] : config.items()) {
-    if (key.starts_with("_") || value.is_null() || std::ranges::find(kUnderstood, key) != std::end(kUnderstood)) continue;
+    if (key.starts_with("_") || value.is_null() ||
+        std::ranges::find(kUnderstood, key) != std::end(kUnderstood))
+      continue;
     if (unread.size() < 8) unread.push_back(Abbreviate(key, 40));
   }
   return unread;
@@ -41,7 +53,7 @@ Result<Program> BuildProgram(const Json& config) {
     if (method != "planish") {
       return InputError(fmt::format(
           "the checkpoint is already compressed with '{}', which cannot be read yet; use the original model",
-          method));
+          Abbreviate(method)));
     }
   }
   std::vector<std::string> known;
@@ -49,12 +61,14 @@ Result<Program> BuildProgram(const Json& config) {
   for (const Family* family : AllFamilies()) {
     if (type == family->model_type) return family->build(config);
     known.push_back(family->model_type);
-    if (nearest == nullptr || EditDistance(type, family->model_type) < EditDistance(type, nearest->model_type)) {
+    if (nearest == nullptr ||
+        EditDistance(type, family->model_type) < EditDistance(type, nearest->model_type)) {
       nearest = family;
     }
   }
-  std::string message = fmt::format("model_type '{}' is not known; known: {}; the nearest is '{}' ({})", type,
-                                    fmt::join(known, ", "), nearest->model_type, nearest->summary);
+  std::string message =
+      fmt::format("model_type '{}' is not known; known: {}; the nearest is '{}' ({})", Abbreviate(type),
+                  fmt::join(known, ", "), nearest->model_type, nearest->summary);
   const auto unread = UnreadFields(config);
   if (!unread.empty()) message += fmt::format(", which has no {}", fmt::join(unread, ", "));
   return InputError(message);

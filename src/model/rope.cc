@@ -6,6 +6,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "base/names.h"
+
 namespace planish {
 namespace {
 
@@ -15,7 +17,8 @@ struct RopeFields {
   double partial = 1;
 };
 
-Result<RopeFields> ReadFields(const Json& config, const RopeDefaults& defaults, const std::string& layer_type) {
+Result<RopeFields> ReadFields(const Json& config, const RopeDefaults& defaults,
+                              const std::string& layer_type) {
   RopeFields fields;
   const Json* parameters = nullptr;
   if (config.contains("rope_parameters") && config["rope_parameters"].is_object()) {
@@ -30,14 +33,18 @@ Result<RopeFields> ReadFields(const Json& config, const RopeDefaults& defaults, 
   PLANISH_TRY(fields.theta, JsonNumber(fields.scaling, "rope_theta", top_theta));
   PLANISH_TRY(const double top_partial, JsonNumber(config, "partial_rotary_factor", 1.0));
   PLANISH_TRY(fields.partial, JsonNumber(fields.scaling, "partial_rotary_factor", top_partial));
-  if (!(fields.theta > 0) || !std::isfinite(fields.theta)) {
-    return InputError(fmt::format("rope_theta: expected a positive number, found {}", fields.theta));
+  // At 1 all dimensions turn alike and yarn divides by ln 1; below, the fast ones would be the slow ones.
+  if (!(fields.theta > 1) || !std::isfinite(fields.theta)) {
+    return InputError(fmt::format("rope_theta: expected a number above 1, found {}", fields.theta));
   }
   if (!(fields.partial > 0) || fields.partial > 1) {
     return InputError(fmt::format("partial_rotary_factor: expected in (0, 1], found {}", fields.partial));
   }
   return fields;
 }
+
+// Published models stay below 2; scores grow with its square, and in fp32 they must not overflow.
+constexpr double kMaxAttentionFactor = 1000;
 
 Result<double> Factor(const Json& scaling) {
   PLANISH_TRY(const double factor, JsonNumber(scaling, "factor"));
@@ -53,8 +60,8 @@ Status ScaleLlama3(const Json& scaling, double original_positions, std::vector<d
   PLANISH_TRY(const double low, JsonNumber(scaling, "low_freq_factor"));
   PLANISH_TRY(const double high, JsonNumber(scaling, "high_freq_factor"));
   if (!(high > low) || !(low > 0)) {
-    return InputError(fmt::format("llama3 rope: expected 0 < low_freq_factor < high_freq_factor, found {} and {}",
-                                  low, high));
+    return InputError(fmt::format(
+        "llama3 rope: expected 0 < low_freq_factor < high_freq_factor, found {} and {}", low, high));
   }
   for (double& f : inv_freq) {
     const double wavelength = 2 * std::numbers::pi / f;
@@ -69,7 +76,9 @@ Status ScaleLlama3(const Json& scaling, double original_positions, std::vector<d
   return {};
 }
 
-double YarnScale(double factor, double mscale) { return factor <= 1 ? 1 : 0.1 * mscale * std::log(factor) + 1; }
+double YarnScale(double factor, double mscale) {
+  return factor <= 1 ? 1 : 0.1 * mscale * std::log(factor) + 1;
+}
 
 // YaRN (arXiv 2309.00071): interpolate dimensions that turn slowly, keep those that turn fast.
 Status ScaleYarn(const Json& scaling, double original_positions, double theta, RopeTable& rope) {
@@ -79,9 +88,21 @@ Status ScaleYarn(const Json& scaling, double original_positions, double theta, R
   PLANISH_TRY(const bool truncate, JsonBool(scaling, "truncate", true));
   PLANISH_TRY(const double mscale, JsonNumber(scaling, "mscale", 0.0));
   PLANISH_TRY(const double mscale_all, JsonNumber(scaling, "mscale_all_dim", 0.0));
-  const double both = mscale != 0 && mscale_all != 0 ? YarnScale(factor, mscale) / YarnScale(factor, mscale_all)
-                                                     : YarnScale(factor, 1);
+  const double both = mscale != 0 && mscale_all != 0
+                          ? YarnScale(factor, mscale) / YarnScale(factor, mscale_all)
+                          : YarnScale(factor, 1);
   PLANISH_TRY(const double attention_factor, JsonNumber(scaling, "attention_factor", both));
+  if (!(attention_factor > 0) || attention_factor > kMaxAttentionFactor) {
+    return InputError(
+        fmt::format("yarn rope: expected an attention factor (attention_factor, or from mscale and "
+                    "mscale_all_dim) above 0 "
+                    "and up to {}, found {}",
+                    kMaxAttentionFactor, attention_factor));
+  }
+  if (!(slow > 0) || !(fast > slow)) {
+    return InputError(
+        fmt::format("yarn rope: expected 0 < beta_slow < beta_fast, found {} and {}", slow, fast));
+  }
   rope.attention_factor = static_cast<float>(attention_factor);
   const double d = 2.0 * static_cast<double>(rope.inv_freq.size());
   const auto dim = [&](double rotations) {
@@ -102,7 +123,7 @@ Status ScaleYarn(const Json& scaling, double original_positions, double theta, R
 }  // namespace
 
 Result<RopeTable> ReadRope(const Json& config, int64_t head_dim, const RopeDefaults& defaults,
-                      const std::string& layer_type) {
+                           const std::string& layer_type) {
   PLANISH_TRY(const RopeFields fields, ReadFields(config, defaults, layer_type));
   RopeTable rope;
   rope.head_dim = head_dim;
@@ -113,10 +134,15 @@ Result<RopeTable> ReadRope(const Json& config, int64_t head_dim, const RopeDefau
   }
   PLANISH_TRY(const std::string old_name, JsonString(fields.scaling, "type", "default"));
   PLANISH_TRY(const std::string type, JsonString(fields.scaling, "rope_type", old_name));
-  PLANISH_TRY(const int64_t max_positions, JsonInt(config, "max_position_embeddings", defaults.max_positions));
+  PLANISH_TRY(const int64_t max_positions,
+              JsonInt(config, "max_position_embeddings", defaults.max_positions));
   PLANISH_TRY(const int64_t original,
               JsonInt(fields.scaling, "original_max_position_embeddings", max_positions));
   if (type == "default") return rope;
+  if (original < 1) {
+    return InputError(
+        fmt::format("original_max_position_embeddings: expected at least 1, found {}", original));
+  }
   if (type == "linear") {
     PLANISH_TRY(const double factor, Factor(fields.scaling));
     for (double& f : rope.inv_freq) f /= factor;
@@ -131,7 +157,7 @@ Result<RopeTable> ReadRope(const Json& config, int64_t head_dim, const RopeDefau
     return rope;
   }
   return InputError(fmt::format(
-      "rope_type '{}' is not supported: expected one of default, linear, llama3, yarn", type));
+      "rope_type '{}' is not supported: expected one of default, linear, llama3, yarn", Abbreviate(type)));
 }
 
 }  // namespace planish

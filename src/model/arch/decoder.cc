@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "base/names.h"
 #include "model/rope.h"
 
 namespace planish {
@@ -27,14 +28,15 @@ Result<Activation> ReadActivation(const Json& config) {
   if (name == "gelu_pytorch_tanh" || name == "gelu_new") return Activation::kGeluTanh;
   if (name == "gelu") return Activation::kGelu;
   if (name == "relu") return Activation::kRelu;
-  return InputError(
-      fmt::format("hidden_act '{}' is not supported: expected silu, gelu, gelu_pytorch_tanh or relu", name));
+  return InputError(fmt::format(
+      "hidden_act '{}' is not supported: expected silu, gelu, gelu_pytorch_tanh or relu", Abbreviate(name)));
 }
 
 Status ReadTokens(const Json& config, Program& program) {
   const auto add = [&](const Json& id) -> Status {
     if (!id.is_number_integer() || id < 0 || id >= program.vocab) {
-      return InputError(fmt::format("eos_token_id: expected ids below {}, found {}", program.vocab, DumpJson(id)));
+      return InputError(fmt::format("eos_token_id: expected ids below {}, found {}", program.vocab,
+                                    Abbreviate(DumpJson(id))));
     }
     program.eos_ids.push_back(id.get<int32_t>());
     return {};
@@ -48,7 +50,11 @@ Status ReadTokens(const Json& config, Program& program) {
     }
   }
   PLANISH_TRY(const int64_t bos, JsonInt(config, "bos_token_id", -1));
-  if (bos >= program.vocab) return InputError(fmt::format("bos_token_id {} is not below {}", bos, program.vocab));
+  // A cast to 32 bits would turn some numbers below -1 into ids.
+  if (bos < -1 || bos >= program.vocab) {
+    return InputError(
+        fmt::format("bos_token_id: expected an id below {} or -1 for none, found {}", program.vocab, bos));
+  }
   program.bos_id = static_cast<int32_t>(bos);
   return {};
 }
@@ -93,8 +99,8 @@ Result<DecoderSpec> ReadDecoder(const Json& config, const char* family, const De
   PLANISH_TRY(spec.heads, Size(config, "num_attention_heads", d.heads));
   PLANISH_TRY(spec.kv_heads, Size(config, "num_key_value_heads", d.kv_heads == 0 ? spec.heads : d.kv_heads));
   if (spec.heads % spec.kv_heads != 0) {
-    return InputError(fmt::format("num_attention_heads {} is no multiple of num_key_value_heads {}", spec.heads,
-                                  spec.kv_heads));
+    return InputError(fmt::format("num_attention_heads {} is no multiple of num_key_value_heads {}",
+                                  spec.heads, spec.kv_heads));
   }
   const int64_t usual_dim = d.head_dim != 0 ? d.head_dim : spec.hidden / spec.heads;
   PLANISH_TRY(spec.head_dim, Size(config, "head_dim", usual_dim, 4096));
@@ -104,8 +110,10 @@ Result<DecoderSpec> ReadDecoder(const Json& config, const char* family, const De
   }
   PLANISH_TRY(spec.max_positions, Size(config, "max_position_embeddings", d.max_positions, int64_t{1} << 31));
   PLANISH_TRY(const double eps, JsonNumber(config, "rms_norm_eps", 1e-6));
-  if (!(eps > 0) || eps > 1) return InputError(fmt::format("rms_norm_eps: expected in (0, 1], found {}", eps));
-  spec.eps = static_cast<float>(eps);
+  spec.eps = static_cast<float>(eps);  // may round a tiny one to 0
+  if (!(spec.eps > 0) || eps > 1) {
+    return InputError(fmt::format("rms_norm_eps: expected in (0, 1], found {}", eps));
+  }
   PLANISH_TRY(spec.activation, ReadActivation(config));
   PLANISH_TRY(spec.tied, JsonBool(config, "tie_word_embeddings", false));
   spec.windows.assign(static_cast<size_t>(spec.layers), 0);
@@ -124,8 +132,9 @@ Status ReadWindows(const Json& config, int64_t window, int64_t first_sliding, De
     if (listed) {
       const Json& type = (*types)[static_cast<size_t>(i)];
       if (type != "sliding_attention" && type != "full_attention") {
-        return InputError(fmt::format("layer_types[{}]: expected full_attention or sliding_attention, found {}", i,
-                                      DumpJson(type)));
+        return InputError(
+            fmt::format("layer_types[{}]: expected full_attention or sliding_attention, found {}", i,
+                        Abbreviate(DumpJson(type))));
       }
       sliding = type == "sliding_attention";
     }
@@ -141,7 +150,8 @@ Result<Program> BuildDecoder(const Json& config, const DecoderSpec& spec) {
   program.vocab = spec.vocab;
   program.max_positions = spec.max_positions;
   PLANISH_RETURN_IF_ERROR(ReadTokens(config, program));
-  PLANISH_TRY(RopeTable rope, ReadRope(config, spec.head_dim, {.theta = 10000, .max_positions = spec.max_positions}));
+  PLANISH_TRY(RopeTable rope,
+              ReadRope(config, spec.head_dim, {.theta = 10000, .max_positions = spec.max_positions}));
   program.ropes.push_back(std::move(rope));
   const LinearId table =
       AddLinear(program, "model.embed_tokens.weight", spec.vocab, spec.hidden, false, /*in_layer=*/false);

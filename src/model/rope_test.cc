@@ -1,0 +1,189 @@
+// Rotary parameters: config spellings, scalings, and whole models that use them (tiny/README.md there
+// states the tolerances).
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numbers>
+
+#include "model/model_test_util.h"
+#include "model/rope.h"
+
+namespace planish {
+namespace {
+
+using test::MaxAbs;
+using test::MeanLoss;
+using test::ModelFolder;
+using test::OnePass;
+using test::ReadJson;
+using test::TestContext;
+
+TEST(Rope, Llama31ScalesAsPublished) {
+  const Json config = *ParseJson(R"({"max_position_embeddings":131072,"rope_theta":500000.0,"rope_scaling":
+      {"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,
+       "original_max_position_embeddings":8192}})");
+  const auto rope = ReadRope(config, 128, {});
+  ASSERT_TRUE(rope.ok()) << rope.error().message;
+  ASSERT_EQ(rope->inv_freq.size(), 64u);
+  for (size_t i = 0; i < 64; ++i) {
+    const double plain = std::pow(500000.0, -static_cast<double>(i) / 64);
+    const double wavelength = 2 * std::numbers::pi / plain;
+    double expected = plain;
+    if (wavelength > 8192) {
+      expected = plain / 8;
+    } else if (wavelength > 2048) {
+      const double s = (8192 / wavelength - 1) / 3;
+      expected = (1 - s) * plain / 8 + s * plain;
+    }
+    EXPECT_NEAR(rope->inv_freq[i], expected, 1e-14) << i;
+  }
+}
+
+TEST(Rope, OldAndNewSpellingAgree) {
+  const Json old_form = *ParseJson(
+      R"({"rope_theta":20000.0,"max_position_embeddings":4096,"rope_scaling":{"type":"linear","factor":4.0}})");
+  const Json new_form = *ParseJson(
+      R"({"max_position_embeddings":4096,"rope_parameters":{"rope_type":"linear","rope_theta":20000.0,"factor":4.0}})");
+  const Json by_layer = *ParseJson(
+      R"({"max_position_embeddings":4096,"rope_parameters":{"full_attention":
+          {"rope_type":"linear","rope_theta":20000.0,"factor":4.0}}})");
+  const auto a = ReadRope(old_form, 64, {}), b = ReadRope(new_form, 64, {}), c = ReadRope(by_layer, 64, {});
+  ASSERT_TRUE(a.ok() && b.ok() && c.ok());
+  EXPECT_EQ(a->inv_freq, b->inv_freq);
+  EXPECT_EQ(a->inv_freq, c->inv_freq);
+  EXPECT_NEAR(a->inv_freq[1], std::pow(20000.0, -1.0 / 32) / 4, 1e-15);
+}
+
+// arXiv 2309.00071, section 3.2, in other words than the code: a dimension that makes r turns over the
+// original context keeps its frequency if r is large, is divided by the factor if r is small, and the
+// ramp between them is linear in the dimension's index.
+TEST(Rope, YarnInterpolatesSlowDimensions) {
+  const Json config = *ParseJson(R"({"max_position_embeddings":131072,"rope_theta":10000.0,"rope_scaling":
+      {"type":"yarn","factor":16.0,"original_max_position_embeddings":4096}})");
+  const auto rope = ReadRope(config, 128, {});
+  ASSERT_TRUE(rope.ok()) << rope.error().message;
+  ASSERT_EQ(rope->inv_freq.size(), 64u);
+  EXPECT_NEAR(rope->attention_factor, 0.1 * std::log(16.0) + 1, 1e-6);
+  const auto turns = [](int i) { return 4096 * std::pow(10000.0, -i / 64.0) / (2 * std::numbers::pi); };
+  int first = 0, last = 63;  // the ramp's ends: the last index of 32 turns, the first of at most 1
+  while (turns(first + 1) >= 32) ++first;
+  while (turns(last - 1) <= 1) --last;
+  ASSERT_LT(first, last);
+  for (int i = 0; i < 64; ++i) {
+    const double plain = std::pow(10000.0, -i / 64.0);
+    const double slow = i <= first ? 0 : i >= last ? 1 : static_cast<double>(i - first) / (last - first);
+    EXPECT_NEAR(rope->inv_freq[static_cast<size_t>(i)], plain * (1 - slow) + plain / 16 * slow, 1e-14) << i;
+  }
+}
+
+TEST(Rope, YarnAttentionFactor) {
+  const std::string start = R"({"rope_scaling":{"rope_type":"yarn","factor":40.0,)";
+  const auto factor = [&](const std::string& fields) {
+    const auto rope = ReadRope(*ParseJson(start + fields + "}}"), 64, {});
+    EXPECT_TRUE(rope.ok()) << fields;
+    return rope.ok() ? static_cast<double>(rope->attention_factor) : 0;
+  };
+  const double log = std::log(40.0);
+  EXPECT_NEAR(factor(R"("mscale":1.0,"mscale_all_dim":0.707)"), (0.1 * log + 1) / (0.0707 * log + 1), 1e-6);
+  EXPECT_NEAR(factor(R"("mscale":0.707,"mscale_all_dim":0.707)"), 1, 1e-6);
+  EXPECT_NEAR(factor(R"("mscale":0.707)"), 0.1 * log + 1, 1e-6);
+  EXPECT_NEAR(factor(R"("attention_factor":1.25)"), 1.25, 1e-6);
+}
+
+// Both spellings of every scaling, and partial rotation.
+TEST(Rope, SpellingsOfScalingsAgree) {
+  for (const std::string fields :
+       {R"("factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":64)",
+        R"("factor":4.0,"beta_fast":16.0,"beta_slow":2.0,"original_max_position_embeddings":64)"}) {
+    const std::string type = fields.find("beta") == std::string::npos ? "llama3" : "yarn";
+    const std::string sizes = R"({"max_position_embeddings":512,)";
+    const auto a = ReadRope(*ParseJson(sizes + R"("rope_theta":5000.0,"partial_rotary_factor":0.5,)" +
+                                       R"("rope_scaling":{"type":")" + type + "\"," + fields + "}}"),
+                            64, {});
+    const auto b =
+        ReadRope(*ParseJson(sizes + R"("rope_parameters":{"rope_theta":5000.0,)" +
+                            R"("partial_rotary_factor":0.5,"rope_type":")" + type + "\"," + fields + "}}"),
+                 64, {});
+    ASSERT_TRUE(a.ok() && b.ok()) << type;
+    EXPECT_EQ(a->inv_freq.size(), 16u);
+    EXPECT_EQ(a->inv_freq, b->inv_freq);
+    EXPECT_EQ(a->attention_factor, b->attention_factor);
+    EXPECT_NE(a->inv_freq.back(), std::pow(5000.0, -15.0 / 16)) << type;  // scaled at all
+  }
+}
+
+TEST(Rope, RefusesByName) {
+  for (const auto& [text, expected] : std::vector<std::pair<std::string, std::string>>{
+           {R"({"rope_scaling":{"rope_type":"dynamic","factor":2}})", "'dynamic' is not supported"},
+           {R"({"rope_scaling":{"rope_type":"linear","factor":0.5}})", "rope factor"},
+           {R"({"rope_scaling":{"rope_type":"linear"}})", "'factor' is missing"},
+           {R"({"rope_theta":-1})", "rope_theta"},
+           {R"({"rope_theta":1})", "rope_theta: expected a number above 1"},
+           {R"({"rope_scaling":{"type":"yarn","factor":2,"attention_factor":1e300}})", "an attention factor"},
+           {R"({"rope_scaling":{"type":"yarn","factor":2,"attention_factor":-1}})", "an attention factor"},
+           {R"({"rope_scaling":{"type":"yarn","factor":2,"beta_slow":0}})", "0 < beta_slow < beta_fast"},
+           {R"({"rope_scaling":{"type":"yarn","factor":2,"beta_fast":0.5}})", "0 < beta_slow < beta_fast"},
+           {R"({"rope_scaling":{"type":"yarn","factor":2,"original_max_position_embeddings":0}})",
+            "original_max_position_embeddings: expected at least 1"},
+           {R"({"rope_scaling":{"type":"llama3","factor":2,"low_freq_factor":4,"high_freq_factor":4}})",
+            "low_freq_factor < high_freq_factor"},
+           {R"({"partial_rotary_factor":1.5})", "partial_rotary_factor"},
+           {R"({"rope_scaling":{"rope_type":7}})", "'rope_type': expected a string"}}) {
+    const auto rope = ReadRope(*ParseJson(text), 64, {});
+    ASSERT_FALSE(rope.ok()) << text;
+    EXPECT_NE(rope.error().message.find(expected), std::string::npos) << rope.error().message;
+  }
+}
+
+TEST(TinyModels, RefusedByName) {
+  for (const auto& [name, expected] : std::vector<std::pair<std::string, std::string>>{
+           {"llama_dynamic",
+            "config.json: rope_type 'dynamic' is not supported: expected one of default, linear, llama3, "
+            "yarn"},
+           {"phi3",
+            "config.json: model_type 'phi3' is not known; known: llama, mistral, qwen2, qwen3; the "
+            "nearest is 'qwen3' (llama with RMSNorm on the heads of q and k), which has no embd_pdrop, "
+            "original_max_position_embeddings, resid_pdrop"}}) {
+    const auto model = LoadModel(ModelFolder("tiny/" + name));
+    ASSERT_FALSE(model.ok()) << name;
+    EXPECT_EQ(model.error().code, Code::kInput);
+    EXPECT_TRUE(model.error().message.ends_with(expected)) << model.error().message;
+  }
+}
+
+class TinyGolden : public testing::TestWithParam<const char*> {};
+
+TEST_P(TinyGolden, LogitsLossAndGreedy) {
+  const std::string folder = ModelFolder(std::string("tiny/") + GetParam());
+  const Json golden = ReadJson(folder + "/golden.json");
+  auto model = LoadModel(folder);
+  ASSERT_TRUE(model.ok()) << model.error().message;
+  TestContext run;
+  for (size_t s = 0; s < golden["input_ids"].size(); ++s) {
+    SCOPED_TRACE(fmt::format("{}, sequence {}", GetParam(), s));
+    const auto ids = golden["input_ids"][s].get<std::vector<int32_t>>();
+    const Mat<float> logits = OnePass(run.context, *model, ids);
+    const double absmax = golden["logits_absmax"][s].get<double>();
+    const auto last = golden["logits_last"][s].get<std::vector<double>>();
+    for (size_t j = 0; j < last.size(); ++j) {
+      EXPECT_NEAR(logits(logits.rows() - 1, static_cast<int64_t>(j)), last[j], 1e-4 * absmax) << j;
+    }
+    const double loss = golden["loss"][s].get<double>();
+    EXPECT_NEAR(MeanLoss(logits, ids), loss, 1e-5 * loss);
+    std::vector<int32_t> text(ids.begin(), ids.begin() + golden["greedy_prompt_tokens"].get<int>());
+    for (const auto& next : golden["greedy"][s]) {
+      const Mat<float> step = OnePass(run.context, *model, text);
+      const auto best = ArgMax({step.row(step.rows() - 1), static_cast<size_t>(step.cols())});
+      EXPECT_EQ(best, next.get<int64_t>());
+      text.push_back(next.get<int32_t>());
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, TinyGolden,
+                         testing::Values("llama_linear", "llama_llama3", "llama_yarn", "llama_bias"),
+                         [](const auto& tested) { return std::string(tested.param); });
+
+}  // namespace
+}  // namespace planish
