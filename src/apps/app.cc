@@ -47,15 +47,16 @@ Result<std::unique_ptr<Run>> Run::Start(const RunOptions& options, uint64_t seed
       return InputError(fmt::format("--isa: expected scalar, sse4, avx2 or avx512, found '{}'", options.isa));
     }
     if (!IsaSupported(*isa)) {
-      return InputError(
-          fmt::format("--isa {}: not supported by this machine, which has: {}", options.isa, SupportedIsas()));
+      return InputError(fmt::format("--isa {}: not supported by this machine, which has: {}", options.isa,
+                                    SupportedIsas()));
     }
     context.isa = *isa;
   }
   if (context.profile == Profile::kStrict && context.isa == Isa::kSse4) {
     context.isa = Isa::kScalar;
     if (!options.quiet) {
-      fmt::print(stderr, "strict needs fused multiply-add, which this kernel set lacks: using scalar (slow)\n");
+      fmt::print(stderr,
+                 "strict needs fused multiply-add, which this kernel set lacks: using scalar (slow)\n");
     }
   }
   return run;

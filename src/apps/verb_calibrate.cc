@@ -23,8 +23,9 @@ Status RunCalibrate(const CalibrateFlags& flags) {
   PLANISH_RETURN_IF_ERROR(CheckFinite(run->context(), model));
   PLANISH_TRY(auto windows, LoadCalibration(model, flags.spec));
   const CalibrationSet set = CalibrationSet::Make(std::move(windows));
-  PLANISH_TRY(const StatisticsFile statistics,
-              CalibrateModel(run->context(), model, set, flags.output + ".spill", flags.state_memory_mb << 20));
+  PLANISH_TRY(
+      const StatisticsFile statistics,
+      CalibrateModel(run->context(), model, set, flags.output + ".spill", flags.state_memory_mb << 20));
   PLANISH_RETURN_IF_ERROR(SaveStatistics(flags.output, statistics));
   OrderedJson sites = OrderedJson::array();
   for (const auto& [name, moments] : statistics.sites) {
@@ -33,7 +34,7 @@ Status RunCalibrate(const CalibrateFlags& flags) {
       fmt::print("{:<48} {:>6} channels {:>9} tokens{}\n", name, moments.width(), moments.count(),
                  moments.count() == 0 ? "  never seen"
                  : dead.empty()       ? ""
-                                      : fmt::format("  {} dead channels, the first {}", dead.size(), dead.front()));
+                                : fmt::format("  {} dead channels, the first {}", dead.size(), dead.front()));
     }
     sites.push_back({{"site", name}, {"width", moments.width()}, {"count", moments.count()}, {"dead", dead}});
   }
@@ -49,10 +50,12 @@ void AddCalibrateVerb(CLI::App& app) {
   verb->add_option("MODEL", flags->model, "The model")->required();
   verb->add_option("--text", flags->spec.text, "UTF-8 text file(s)")->required();
   verb->add_option("-o,--output", flags->output, "File to make (safetensors)")->required();
-  verb->add_option("--windows", flags->spec.windows, "Windows, spread over the whole text")->capture_default_str();
+  verb->add_option("--windows", flags->spec.windows, "Windows, spread over the whole text")
+      ->capture_default_str();
   verb->add_option("--context", flags->spec.context, "Tokens a window")->capture_default_str();
   verb->add_option("--seed", flags->spec.seed, "Places the windows")->capture_default_str();
-  verb->add_option("--state-memory", flags->state_memory_mb, "MB of hidden states kept in memory; more goes to disk")
+  verb->add_option("--state-memory", flags->state_memory_mb,
+                   "MB of hidden states kept in memory; more goes to disk")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
   AddRunOptions(*verb, flags->run);

@@ -58,8 +58,12 @@ std::string Fish(const CLI::App& app) {
 void AddCompletionVerb(CLI::App& app) {
   auto shell = std::make_shared<std::string>();
   CLI::App* verb = app.add_subcommand("completion", "A completion script for your shell");
-  verb->add_option("SHELL", *shell, "bash, zsh or fish")->required()->check(CLI::IsMember({"bash", "zsh", "fish"}));
-  verb->footer("Examples:\n  source <(planish completion bash)\n  planish completion fish > ~/.config/fish/completions/planish.fish");
+  verb->add_option("SHELL", *shell, "bash, zsh or fish")
+      ->required()
+      ->check(CLI::IsMember({"bash", "zsh", "fish"}));
+  verb->footer(
+      "Examples:\n  source <(planish completion bash)\n  planish completion fish > "
+      "~/.config/fish/completions/planish.fish");
   AddVerb(*verb, [shell, root = &app]() -> Status {
     if (*shell == "fish") {
       fmt::print("{}", Fish(*root));

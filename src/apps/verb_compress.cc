@@ -29,7 +29,8 @@ struct CompressFlags {
 Result<Recipe> RecipeFromFlags(const CompressFlags& flags) {
   Recipe recipe;
   const SolveStage* round = FindStage(flags.method.value_or("gptq"));
-  std::map<std::string, OptionValue> given = {{"bits", flags.bits.value_or(4)}, {"group", flags.group.value_or(128)}};
+  std::map<std::string, OptionValue> given = {{"bits", flags.bits.value_or(4)},
+                                              {"group", flags.group.value_or(128)}};
   if (flags.symmetric) given["symmetric"] = true;
   PLANISH_TRY(Options options, ResolveOptions(*round, given));
   recipe.stages.push_back({round, std::move(options)});
@@ -49,13 +50,15 @@ Result<Recipe> MakeRecipe(const CompressFlags& flags) {
     PLANISH_TRY(recipe, RecipeFromFlags(flags));
   } else {
     if (flags.bits || flags.group || flags.rank || flags.path_bits || flags.method || flags.symmetric) {
-      return InputError("--recipe: --bits, --group, --symmetric, --rank, --path-bits and --method belong into the "
-                        "recipe's stages when there is one");
+      return InputError(
+          "--recipe: --bits, --group, --symmetric, --rank, --path-bits and --method belong into the "
+          "recipe's stages when there is one");
     }
     PLANISH_TRY(const std::string text, ReadTextFile(flags.recipe));
     PLANISH_TRY(recipe, ParseRecipe(text, flags.recipe, AllStages()));
   }
-  if (flags.mode) recipe.mode = *flags.mode == "independent" ? Recipe::Mode::kIndependent : Recipe::Mode::kSequential;
+  if (flags.mode)
+    recipe.mode = *flags.mode == "independent" ? Recipe::Mode::kIndependent : Recipe::Mode::kSequential;
   if (flags.states) recipe.states = *flags.states == "fp32" ? Recipe::States::kFp32 : Recipe::States::kBf16;
   if (flags.head_bits) recipe.head_bits = static_cast<int>(*flags.head_bits);
   if (flags.windows) recipe.calibration.windows = *flags.windows;
@@ -77,11 +80,12 @@ void PrintPreflight(const Context& context, const Preflight& p) {
   context.progress->Note(fmt::format(
       "about {} for {} multiply-adds on {} thread{} at {}/s; {} of memory; output about {}",
       FormatDuration(p.seconds), FormatCount(p.macs), context.pool->NumThreads(),
-      context.pool->NumThreads() == 1 ? "" : "s", FormatCount(p.rate), FormatBytes(static_cast<double>(p.memory_bytes)),
-      FormatBytes(static_cast<double>(p.output_bytes))));
+      context.pool->NumThreads() == 1 ? "" : "s", FormatCount(p.rate),
+      FormatBytes(static_cast<double>(p.memory_bytes)), FormatBytes(static_cast<double>(p.output_bytes))));
 }
 
-void PrintResult(const CompressFlags& flags, const Model& model, const Preflight& preflight, const CompressResult& result) {
+void PrintResult(const CompressFlags& flags, const Model& model, const Preflight& preflight,
+                 const CompressResult& result) {
   if (flags.run.json) {
     OrderedJson json;
     json["output"] = flags.request.output;
@@ -100,15 +104,16 @@ void PrintResult(const CompressFlags& flags, const Model& model, const Preflight
     return;
   }
   fmt::print("{}", LayerTable(result.layers));
-  fmt::print("{}: {:.3f} bits per weight in the layers' linears, {}; {:.2f} x the estimate\n", flags.request.output,
-             model.LinearBitsPerWeight(), FormatDuration(result.seconds),
+  fmt::print("{}: {:.3f} bits per weight in the layers' linears, {}; {:.2f} x the estimate\n",
+             flags.request.output, model.LinearBitsPerWeight(), FormatDuration(result.seconds),
              preflight.seconds > 0 ? result.seconds / preflight.seconds : 0.0);
 }
 
 Status RunCompress(CompressFlags& flags) {
   PLANISH_TRY(Recipe recipe, MakeRecipe(flags));
   flags.request.state_memory = flags.state_memory_mb << 20;
-  while (flags.request.output.size() > 1 && flags.request.output.back() == '/') flags.request.output.pop_back();
+  while (flags.request.output.size() > 1 && flags.request.output.back() == '/')
+    flags.request.output.pop_back();
   PLANISH_TRY(const auto run, Run::Start(flags.run, recipe.calibration.seed));
   const Context& context = run->context();
   PLANISH_TRY(Model model, LoadModel(flags.model));
@@ -130,19 +135,24 @@ Status RunCompress(CompressFlags& flags) {
 
 void AddRecipeFlags(CLI::App& verb, CompressFlags& flags) {
   verb.add_option("--recipe", flags.recipe, "TOML file: ordered stages and rules by tensor name");
-  verb.add_option("--method", flags.method, "rtn or gptq (default gptq)")->check(CLI::IsMember({"rtn", "gptq"}));
+  verb.add_option("--method", flags.method, "rtn or gptq (default gptq)")
+      ->check(CLI::IsMember({"rtn", "gptq"}));
   verb.add_option("--bits", flags.bits, "Bits of a code, 2 to 8 (default 4)")->check(CLI::Range(2, 8));
   verb.add_option("--group", flags.group, "Columns that share a scale; 0: the row (default 128)")
       ->check(CLI::Range(0, 1 << 20));
   verb.add_flag("--symmetric", flags.symmetric, "No stored zero points");
-  auto* rank = verb.add_option("--rank", flags.rank, "Rank of a low-rank path beside every linear (default none)")
-                   ->check(CLI::NonNegativeNumber);
-  verb.add_option("--path-bits", flags.path_bits, "Or: extra bits per weight for paths, ranks chosen per linear")
+  auto* rank =
+      verb.add_option("--rank", flags.rank, "Rank of a low-rank path beside every linear (default none)")
+          ->check(CLI::NonNegativeNumber);
+  verb.add_option("--path-bits", flags.path_bits,
+                  "Or: extra bits per weight for paths, ranks chosen per linear")
       ->check(CLI::Range(0.0, 16.0))
       ->excludes(rank);
-  verb.add_option("--head-bits", flags.head_bits, "Also round embedding and head to this many bits (default: keep)")
+  verb.add_option("--head-bits", flags.head_bits,
+                  "Also round embedding and head to this many bits (default: keep)")
       ->check(CLI::Range(2, 8));
-  verb.add_option("--mode", flags.mode, "sequential: statistics from the compressed stream (default); independent: original")
+  verb.add_option("--mode", flags.mode,
+                  "sequential: statistics from the compressed stream (default); independent: original")
       ->check(CLI::IsMember({"sequential", "independent"}));
   verb.add_option("--states", flags.states, "Hidden states kept as bf16 (default) or fp32")
       ->check(CLI::IsMember({"bf16", "fp32"}));
@@ -157,14 +167,18 @@ void AddCompressVerb(CLI::App& app) {
   verb->add_option("-o,--output", flags->request.output, "Folder to make")->required();
   AddRecipeFlags(*verb, *flags);
   verb->add_option("--calibration", flags->calibration, "UTF-8 text file(s) to take statistics from");
-  verb->add_option("--windows", flags->windows, "Windows of the text (default 128)")->check(CLI::PositiveNumber);
+  verb->add_option("--windows", flags->windows, "Windows of the text (default 128)")
+      ->check(CLI::PositiveNumber);
   verb->add_option("--context", flags->context, "Tokens a window (default 1024)")->check(CLI::PositiveNumber);
   verb->add_option("--seed", flags->seed, "Places the windows and starts random methods (default 0)");
-  verb->add_option("--statistics", flags->statistics, "What `calibrate` wrote, for --mode independent: no forward pass");
-  verb->add_option("--state-memory", flags->state_memory_mb, "MB of hidden states kept in memory; more goes to disk")
+  verb->add_option("--statistics", flags->statistics,
+                   "What `calibrate` wrote, for --mode independent: no forward pass");
+  verb->add_option("--state-memory", flags->state_memory_mb,
+                   "MB of hidden states kept in memory; more goes to disk")
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();
-  verb->add_flag("--restart", flags->request.restart, "Discard an unfinished run instead of going on with it");
+  verb->add_flag("--restart", flags->request.restart,
+                 "Discard an unfinished run instead of going on with it");
   verb->add_option("--log", flags->log, "Write the report of every layer as JSON lines");
   AddRunOptions(*verb, flags->run);
   verb->footer(

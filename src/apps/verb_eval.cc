@@ -26,7 +26,8 @@ Result<std::vector<int32_t>> TokenizeFile(const EvalFlags& flags, const std::str
   return ids;
 }
 
-Status CheckSameTokenizer(const EvalFlags& flags, const std::string& other, const std::vector<int32_t>& tokens) {
+Status CheckSameTokenizer(const EvalFlags& flags, const std::string& other,
+                          const std::vector<int32_t>& tokens) {
   PLANISH_TRY(const auto ids, TokenizeFile(flags, other));
   if (ids != tokens) {
     return InputError(fmt::format("{} and {} tokenize {} differently; their probabilities cannot be compared",
@@ -97,16 +98,22 @@ Status Eval(const EvalFlags& flags) {
 
 void AddEvalVerb(CLI::App& app) {
   auto flags = std::make_shared<EvalFlags>();
-  CLI::App* verb = app.add_subcommand("eval", "Perplexity on a text; with --reference, the damage: KL, flips, dp");
-  verb->add_option("MODEL", flags->models, "One or more models; several share one run of the reference")->required();
+  CLI::App* verb =
+      app.add_subcommand("eval", "Perplexity on a text; with --reference, the damage: KL, flips, dp");
+  verb->add_option("MODEL", flags->models, "One or more models; several share one run of the reference")
+      ->required();
   verb->add_option("--reference", flags->reference, "The original model to compare with");
   verb->add_option("--text", flags->text, "UTF-8 text file, tokenized as one string")->required();
-  verb->add_option("--context", flags->context, "Tokens a window")->check(CLI::Range(2, 1 << 24))->capture_default_str();
-  verb->add_option("--stride", flags->stride, "Windows start at multiples of this; only new tokens count (0: context)");
+  verb->add_option("--context", flags->context, "Tokens a window")
+      ->check(CLI::Range(2, 1 << 24))
+      ->capture_default_str();
+  verb->add_option("--stride", flags->stride,
+                   "Windows start at multiples of this; only new tokens count (0: context)");
   verb->add_option("--set", flags->set, "full, or screen: 32 windows spread evenly")
       ->check(CLI::IsMember({"full", "screen"}))
       ->capture_default_str();
-  verb->add_option("--tokens", flags->tokens, "Only the first N tokens of the text (0: all)")->check(CLI::NonNegativeNumber);
+  verb->add_option("--tokens", flags->tokens, "Only the first N tokens of the text (0: all)")
+      ->check(CLI::NonNegativeNumber);
   verb->add_flag("--bos", flags->bos, "Put the BOS token before each window");
   AddRunOptions(*verb, flags->run);
   verb->footer(

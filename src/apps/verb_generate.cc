@@ -60,7 +60,8 @@ Status RunGenerate(GenerateFlags& flags) {
     fmt::print("{}", prompt);
     std::fflush(stdout);
   }
-  PLANISH_TRY(const GenerateResult result, Generate(run->context(), model, ids, flags.options, [&](int32_t id) {
+  PLANISH_TRY(const GenerateResult result,
+              Generate(run->context(), model, ids, flags.options, [&](int32_t id) {
                 emit(decoder.Push(id));
                 return true;
               }));
@@ -81,11 +82,17 @@ void AddGenerateVerb(CLI::App& app) {
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
   verb->add_flag("--greedy", flags->greedy, "Always the most likely token");
-  verb->add_option("--temperature", sampling.temperature, "0 is greedy")->check(CLI::NonNegativeNumber)->capture_default_str();
-  verb->add_option("--top-k", sampling.top_k, "Keep the k most likely (0: all)")->check(CLI::NonNegativeNumber);
-  verb->add_option("--top-p", sampling.top_p, "Keep the likeliest whose sum reaches p")->check(CLI::Range(0.0, 1.0));
-  verb->add_option("--min-p", sampling.min_p, "Drop those below p times the likeliest")->check(CLI::Range(0.0, 1.0));
-  verb->add_option("--repetition-penalty", sampling.repetition_penalty, "Above 1 discourages tokens already seen")
+  verb->add_option("--temperature", sampling.temperature, "0 is greedy")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  verb->add_option("--top-k", sampling.top_k, "Keep the k most likely (0: all)")
+      ->check(CLI::NonNegativeNumber);
+  verb->add_option("--top-p", sampling.top_p, "Keep the likeliest whose sum reaches p")
+      ->check(CLI::Range(0.0, 1.0));
+  verb->add_option("--min-p", sampling.min_p, "Drop those below p times the likeliest")
+      ->check(CLI::Range(0.0, 1.0));
+  verb->add_option("--repetition-penalty", sampling.repetition_penalty,
+                   "Above 1 discourages tokens already seen")
       ->check(CLI::PositiveNumber);
   verb->add_option("--seed", sampling.seed, "Same seed, same text")->capture_default_str();
   verb->add_option("--context", flags->options.context, "Positions of the cache (0: as needed)")

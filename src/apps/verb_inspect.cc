@@ -22,17 +22,24 @@ struct Row {
   std::optional<OutlierStats> stats;
 };
 
-std::string ShapeText(const std::vector<int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+std::string ShapeText(const std::vector<int64_t>& shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
 
 Result<std::vector<Row>> Collect(const Context& context, const InspectFlags& flags, const Model& model) {
   std::vector<Row> rows;
   for (size_t i = 0; i < model.linears.size(); ++i) {
     const Linear& linear = model.linears[i];
-    Row row{linear.name, Describe(linear.w), ShapeText({linear.w.rows, linear.w.cols}), StoredBytes(linear.w), {}};
+    Row row{linear.name,
+            Describe(linear.w),
+            ShapeText({linear.w.rows, linear.w.cols}),
+            StoredBytes(linear.w),
+            {}};
     if (!flags.fast) row.stats = MeasureOutliers(context, linear.w);
     rows.push_back(std::move(row));
     if (context.progress) {
-      context.progress->Update("inspect", static_cast<double>(i + 1), static_cast<double>(model.linears.size()), "tensors");
+      context.progress->Update("inspect", static_cast<double>(i + 1),
+                               static_cast<double>(model.linears.size()), "tensors");
     }
     PLANISH_RETURN_IF_ERROR(context.CheckCancelled());
   }
@@ -73,18 +80,20 @@ OrderedJson ToJson(const Model& model, const std::vector<Row>& rows) {
 }
 
 void PrintTable(const Model& model, const std::vector<Row>& rows) {
-  fmt::print("{}: {}, {} layers, hidden {}, vocabulary {}, {} parameters, {}\n", model.path, model.program.family,
-             model.program.blocks.size() - 2, model.program.hidden, model.program.vocab,
-             FormatCount(static_cast<double>(model.program.Parameters())), FormatBytes(static_cast<double>(model.Bytes())));
+  fmt::print("{}: {}, {} layers, hidden {}, vocabulary {}, {} parameters, {}\n", model.path,
+             model.program.family, model.program.blocks.size() - 2, model.program.hidden, model.program.vocab,
+             FormatCount(static_cast<double>(model.program.Parameters())),
+             FormatBytes(static_cast<double>(model.Bytes())));
   fmt::print("{:.3f} bits per weight, {:.3f} in the layers' linears\n", model.BitsPerWeight(),
              model.LinearBitsPerWeight());
-  fmt::print("{:<52} {:<20} {:<14} {:>10} {:>9} {:>9} {:>8} {:>9}\n", "tensor", "type", "shape", "bytes", "absmax", "rms",
-             "kurtosis", "top 0.1%");
+  fmt::print("{:<52} {:<20} {:<14} {:>10} {:>9} {:>9} {:>8} {:>9}\n", "tensor", "type", "shape", "bytes",
+             "absmax", "rms", "kurtosis", "top 0.1%");
   for (const auto& row : rows) {
-    fmt::print("{:<52} {:<20} {:<14} {:>10}", row.name, row.type, row.shape, FormatBytes(static_cast<double>(row.bytes)));
+    fmt::print("{:<52} {:<20} {:<14} {:>10}", row.name, row.type, row.shape,
+               FormatBytes(static_cast<double>(row.bytes)));
     if (row.stats) {
-      fmt::print(" {:>9.4g} {:>9.4g} {:>8.2f} {:>8.2f}%", row.stats->absmax, row.stats->rms, row.stats->kurtosis,
-                 100 * row.stats->top_energy);
+      fmt::print(" {:>9.4g} {:>9.4g} {:>8.2f} {:>8.2f}%", row.stats->absmax, row.stats->rms,
+                 row.stats->kurtosis, 100 * row.stats->top_energy);
     }
     fmt::print("\n");
   }

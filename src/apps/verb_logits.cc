@@ -50,7 +50,8 @@ Result<std::vector<int32_t>> InputIds(const LogitsFlags& flags, const Model& mod
   return ids;
 }
 
-void PrintTop(const LogitsFlags& flags, const Model& model, const Mat<float>& logits, int64_t first_position) {
+void PrintTop(const LogitsFlags& flags, const Model& model, const Mat<float>& logits,
+              int64_t first_position) {
   const auto tokenizer = Tokenizer::Load(model.path);
   for (int64_t i = 0; i < logits.rows(); ++i) {
     fmt::print("position {}\n", first_position + i);
@@ -82,7 +83,8 @@ void PrintLogitsJson(const LogitsFlags& flags, const std::vector<int32_t>& ids, 
     const auto count = std::min<int64_t>(flags.top, logits.cols());
     std::partial_sort(best.begin(), best.begin() + count, best.end());
     OrderedJson row = OrderedJson::array();
-    for (int64_t j = 0; j < count; ++j) row.push_back({best[static_cast<size_t>(j)].second, -best[static_cast<size_t>(j)].first});
+    for (int64_t j = 0; j < count; ++j)
+      row.push_back({best[static_cast<size_t>(j)].second, -best[static_cast<size_t>(j)].first});
     json["logits"].push_back(std::move(row));
   }
   fmt::print("{}\n", DumpJson(json));
@@ -118,8 +120,11 @@ void AddLogitsVerb(CLI::App& app) {
   verb->add_option("MODEL", flags->model, "The model")->required();
   verb->add_option("--ids", flags->ids, "Token ids separated by commas; no tokenizer is needed");
   verb->add_option("--prompt,-p", flags->prompt, "Text");
-  verb->add_option("--last", flags->last, "Only the last N positions (0: all)")->check(CLI::NonNegativeNumber)->capture_default_str();
-  verb->add_option("--top", flags->top, "Only the K largest; JSON rows become [id, logit] pairs")->check(CLI::NonNegativeNumber);
+  verb->add_option("--last", flags->last, "Only the last N positions (0: all)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  verb->add_option("--top", flags->top, "Only the K largest; JSON rows become [id, logit] pairs")
+      ->check(CLI::NonNegativeNumber);
   verb->add_option("-o,--output", flags->output, "Write float32 [positions, vocabulary] as .npy");
   AddRunOptions(*verb, flags->run);
   verb->footer(

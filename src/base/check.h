@@ -22,7 +22,7 @@ struct Voidify {
 
 }  // namespace planish::internal
 
-#define PLANISH_CHECK(condition)                   \
-  (condition) ? static_cast<void>(0)               \
-              : ::planish::internal::Voidify() &   \
+#define PLANISH_CHECK(condition)                 \
+  (condition) ? static_cast<void>(0)             \
+              : ::planish::internal::Voidify() & \
                     ::planish::internal::CheckFailure(__FILE__, __LINE__, #condition).stream()

@@ -35,7 +35,7 @@ inline Error InterruptedError(std::string message) { return {Code::kInterrupted,
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : body_(std::in_place_index<0>, std::move(value)) {}       // NOLINT: implicit by design
+  Result(T value) : body_(std::in_place_index<0>, std::move(value)) {}      // NOLINT: implicit by design
   Result(Error error) : body_(std::in_place_index<1>, std::move(error)) {}  // NOLINT
   bool ok() const { return body_.index() == 0; }
   explicit operator bool() const { return ok(); }
@@ -90,8 +90,8 @@ using Status = Result<void>;
   declaration = std::move(temporary).value()
 
 // PLANISH_RETURN_IF_ERROR(StatusExpression()): the function returns the error, if any.
-#define PLANISH_RETURN_IF_ERROR(expression)                              \
-  do {                                                                   \
-    auto planish_status = (expression);                                  \
-    if (!planish_status.ok()) return planish_status.error();             \
+#define PLANISH_RETURN_IF_ERROR(expression)                  \
+  do {                                                       \
+    auto planish_status = (expression);                      \
+    if (!planish_status.ok()) return planish_status.error(); \
   } while (false)

@@ -12,9 +12,9 @@ namespace planish {
 struct Site {
   int block = 0;
   ValueId value = -1;
-  int first_op = 0;                // the first linear's operation: the value is complete before it
-  std::vector<LinearId> linears;   // in program order
-  std::string name;                // of the first linear's weight
+  int first_op = 0;               // the first linear's operation: the value is complete before it
+  std::vector<LinearId> linears;  // in program order
+  std::string name;               // of the first linear's weight
 };
 
 // The sites of one block's linears that belong to layers, in order of first_op.

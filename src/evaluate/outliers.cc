@@ -8,9 +8,9 @@
 namespace planish {
 namespace {
 
-constexpr int64_t kPanel = 64;      // rows read at a time by one task
+constexpr int64_t kPanel = 64;          // rows read at a time by one task
 constexpr int64_t kPanelsPerWave = 64;  // bounds the memory of partial results
-constexpr int kBins = 1 << 15;      // sign dropped, upper 16 bits of a float
+constexpr int kBins = 1 << 15;          // sign dropped, upper 16 bits of a float
 constexpr double kTopShare = 0.001;
 
 struct Partial {

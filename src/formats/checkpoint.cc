@@ -71,26 +71,28 @@ Result<Checkpoint> Checkpoint::Open(const std::string& folder) {
   return Checkpoint(std::move(state));
 }
 
-Result<Checkpoint> Checkpoint::OpenFile(const std::string& path) {
-  PLANISH_TRY(auto file, SafetensorsFile::Open(path));
-  return OfOneFile(path, std::move(file));
-}
-
-Result<Checkpoint> Checkpoint::Parse(std::span<const std::byte> bytes, const std::string& name) {
-  PLANISH_TRY(auto file, SafetensorsFile::Parse(bytes, name));
-  return OfOneFile(name, std::move(file));
-}
-
-Checkpoint Checkpoint::OfOneFile(const std::string& path, std::shared_ptr<const SafetensorsFile> file) {
+Checkpoint Checkpoint::OfFile(std::string folder, std::string name,
+                              std::shared_ptr<const SafetensorsFile> file) {
   auto state = std::make_shared<State>();
-  const auto slash = path.rfind('/');
-  state->folder = slash == std::string::npos ? "" : path.substr(0, slash);
-  state->shards.push_back({slash == std::string::npos ? path : path.substr(slash + 1), std::move(file)});
+  state->folder = std::move(folder);
+  state->shards.push_back({std::move(name), std::move(file)});
   for (const TensorInfo& info : state->shards[0].file->tensors()) {
     state->by_name.push_back({&info, &state->shards[0]});
   }
   Index(*state);
   return Checkpoint(std::move(state));
+}
+
+Result<Checkpoint> Checkpoint::OpenFile(const std::string& path) {
+  const auto slash = path.rfind('/');
+  PLANISH_TRY(auto file, SafetensorsFile::Open(path));
+  if (slash == std::string::npos) return OfFile("", path, std::move(file));
+  return OfFile(path.substr(0, slash), path.substr(slash + 1), std::move(file));
+}
+
+Result<Checkpoint> Checkpoint::Parse(std::span<const std::byte> bytes, const std::string& name) {
+  PLANISH_TRY(auto file, SafetensorsFile::Parse(bytes, name));
+  return OfFile(name, name, std::move(file));
 }
 
 Status Checkpoint::OpenShards(const std::string& index_path, State& state) {

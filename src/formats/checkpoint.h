@@ -23,7 +23,7 @@ class Checkpoint {
   static Result<Checkpoint> Open(const std::string& folder);
   // One safetensors file by itself.
   static Result<Checkpoint> OpenFile(const std::string& path);
-  // The same for bytes in memory, which must outlive every copy; `name` stands in for the path.
+  // The same for bytes in memory, which must outlive every copy; `name` stands in for the folder.
   static Result<Checkpoint> Parse(std::span<const std::byte> bytes, const std::string& name);
   Checkpoint() = default;  // holds nothing; only Open makes one that can be asked
 
@@ -60,8 +60,8 @@ class Checkpoint {
     int64_t total_bytes = 0;
   };
   explicit Checkpoint(std::shared_ptr<const State> state) : state_(std::move(state)) {}
+  static Checkpoint OfFile(std::string folder, std::string name, std::shared_ptr<const SafetensorsFile> file);
   static Status OpenShards(const std::string& index_path, State& state);
-  static Checkpoint OfOneFile(const std::string& path, std::shared_ptr<const SafetensorsFile> file);
   static void Index(State& state);
   const Entry* Locate(std::string_view name) const;
 

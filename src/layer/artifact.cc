@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include "base/names.h"
-
 namespace planish {
 namespace {
 
@@ -47,8 +45,10 @@ OrderedJson Describe(const Matrix& m, const std::string& prefix, std::vector<Par
     json["kind"] = "sum";
     json["terms"] = OrderedJson::array();
     for (size_t i = 0; i < sum.terms.size(); ++i) {
+      // A sum inside a sum gets a name of its own, or the second terms of both would be PREFIX.term1.
+      const bool plain = i == 0 && !std::holds_alternative<SumPart>(sum.terms[i].body);
       json["terms"].push_back(
-          Describe(sum.terms[i], i == 0 ? prefix : fmt::format("{}.term{}", prefix, i), tensors));
+          Describe(sum.terms[i], plain ? prefix : fmt::format("{}.term{}", prefix, i), tensors));
     }
   }
   json["rows"] = m.rows;
@@ -60,9 +60,8 @@ Result<Blob> ReadBlob(const std::string& name, DType type, const std::vector<int
                       const Checkpoint& checkpoint) {
   PLANISH_TRY(const TensorView view, checkpoint.Get(name));
   if (view.type != type || view.shape != shape) {
-    return InputError(fmt::format("tensor '{}': expected {} {}, found {} {}", Abbreviate(name),
-                                  DTypeName(type), ShapeText(shape), DTypeName(view.type),
-                                  Abbreviate(ShapeText(view.shape))));
+    return InputError(fmt::format("tensor '{}': expected {} {}, found {} {}", name, DTypeName(type),
+                                  ShapeText(shape), DTypeName(view.type), ShapeText(view.shape)));
   }
   return Blob{view.bytes(), checkpoint.owner()};
 }
@@ -73,7 +72,7 @@ Status CheckScales(const Blob& scales, const std::string& name) {
     uint16_t bits;
     std::memcpy(&bits, scales.bytes.data() + i * 2, 2);
     if ((bits & 0x7c00u) == 0x7c00u) {
-      return InputError(fmt::format("tensor '{}.scales': element {} is not finite", Abbreviate(name), i));
+      return InputError(fmt::format("tensor '{}.scales': element {} is not finite", name, i));
     }
   }
   return {};
@@ -86,10 +85,10 @@ Result<Matrix> ReadCoded(const Json& d, const std::string& tensor, int64_t rows,
   PLANISH_TRY(grid.group, JsonInt(d, "group"));
   PLANISH_TRY(grid.symmetric, JsonBool(d, "symmetric", false));
   if (bits < 2 || bits > 8)
-    return InputError(fmt::format("'{}': bits: expected 2 to 8, found {}", Abbreviate(tensor), bits));
+    return InputError(fmt::format("'{}': bits: expected 2 to 8, found {}", tensor, bits));
   if (grid.group < 0 || grid.group > (int64_t{1} << 24)) {
-    return InputError(fmt::format("'{}': group: expected 0 (whole row) or a positive size, found {}",
-                                  Abbreviate(tensor), grid.group));
+    return InputError(
+        fmt::format("'{}': group: expected 0 (whole row) or a positive size, found {}", tensor, grid.group));
   }
   grid.bits = static_cast<int>(bits);
   const int64_t groups = grid.NumGroups(cols);
@@ -105,31 +104,31 @@ Result<Matrix> ReadCoded(const Json& d, const std::string& tensor, int64_t rows,
   return Matrix{rows, cols, std::move(coded)};
 }
 
-Result<Matrix> Read(const Json& d, const std::string& name, const Checkpoint& checkpoint, int depth);
+Result<Matrix> Read(const Json& d, const Checkpoint& checkpoint, int depth);
 
-Result<std::vector<Matrix>> ReadList(const Json& d, const char* key, const std::string& name,
-                                     const Checkpoint& checkpoint, int depth) {
+Result<std::vector<Matrix>> ReadList(const Json& d, const char* key, const Checkpoint& checkpoint,
+                                     int depth) {
   const auto list = d.find(key);
   if (list == d.end() || !list->is_array() || list->empty() || list->size() > kMaxTerms) {
-    return InputError(fmt::format("'{}': field '{}': expected 1 to {} parts", name, key, kMaxTerms));
+    return InputError(fmt::format("field '{}': expected 1 to {} parts", key, kMaxTerms));
   }
   std::vector<Matrix> parts;
   for (const Json& entry : *list) {
-    PLANISH_TRY(Matrix part, Read(entry, name, checkpoint, depth + 1));
+    PLANISH_TRY(Matrix part, Read(entry, checkpoint, depth + 1));
     parts.push_back(std::move(part));
   }
   return parts;
 }
 
-Result<Matrix> Read(const Json& d, const std::string& name, const Checkpoint& checkpoint, int depth) {
+Result<Matrix> Read(const Json& d, const Checkpoint& checkpoint, int depth) {
   if (!d.is_object() || depth > kMaxDepth) {
-    return InputError(fmt::format("'{}': expected a description of parts, at most {} deep", name, kMaxDepth));
+    return InputError(fmt::format("expected a description of parts, at most {} deep", kMaxDepth));
   }
   PLANISH_TRY(const std::string kind, JsonString(d, "kind"));
   PLANISH_TRY(const int64_t rows, JsonInt(d, "rows"));
   PLANISH_TRY(const int64_t cols, JsonInt(d, "cols"));
   if (rows < 1 || cols < 1 || rows > (int64_t{1} << 31) || cols > (int64_t{1} << 31)) {
-    return InputError(fmt::format("'{}': impossible shape [{}, {}]", name, rows, cols));
+    return InputError(fmt::format("impossible shape [{}, {}]", rows, cols));
   }
   if (kind == "dense" || kind == "integer") {
     PLANISH_TRY(const std::string tensor, JsonString(d, "tensor"));
@@ -137,26 +136,23 @@ Result<Matrix> Read(const Json& d, const std::string& name, const Checkpoint& ch
     return ReadCoded(d, tensor, rows, cols, checkpoint);
   }
   if (kind == "sum") {
-    PLANISH_TRY(auto terms, ReadList(d, "terms", name, checkpoint, depth));
+    PLANISH_TRY(auto terms, ReadList(d, "terms", checkpoint, depth));
     for (const auto& term : terms) {
       if (term.rows != rows || term.cols != cols) {
-        return InputError(fmt::format("'{}': a term is [{}, {}], the sum [{}, {}]", name, term.rows,
-                                      term.cols, rows, cols));
+        return InputError(
+            fmt::format("a term is [{}, {}], the sum [{}, {}]", term.rows, term.cols, rows, cols));
       }
     }
     return Matrix{rows, cols, SumPart{std::move(terms)}};
   }
   if (kind == "product") {
-    PLANISH_TRY(auto factors, ReadList(d, "factors", name, checkpoint, depth));
+    PLANISH_TRY(auto factors, ReadList(d, "factors", checkpoint, depth));
     bool fits = factors.front().rows == rows && factors.back().cols == cols;
     for (size_t i = 1; i < factors.size(); ++i) fits = fits && factors[i].rows == factors[i - 1].cols;
-    if (!fits)
-      return InputError(
-          fmt::format("'{}': the factors' shapes do not multiply to [{}, {}]", name, rows, cols));
+    if (!fits) return InputError(fmt::format("the factors' shapes do not multiply to [{}, {}]", rows, cols));
     return Matrix{rows, cols, ProductPart{std::move(factors)}};
   }
-  return InputError(
-      fmt::format("'{}': kind: expected dense, integer, sum or product, found '{}'", name, Abbreviate(kind)));
+  return InputError(fmt::format("kind: expected dense, integer, sum or product, found '{}'", kind));
 }
 
 }  // namespace
@@ -167,10 +163,12 @@ OrderedJson DescribeParts(const Matrix& matrix, const std::string& name, std::ve
 
 Result<Matrix> ReadParts(const Json& description, const std::string& name, int64_t rows, int64_t cols,
                          const Checkpoint& checkpoint) {
-  PLANISH_TRY(Matrix matrix, Read(description, name, checkpoint, 0));
+  auto read = Read(description, checkpoint, 0);
+  if (!read.ok()) return read.error().At(name);
+  Matrix matrix = std::move(read).value();
   if (matrix.rows != rows || matrix.cols != cols) {
-    return InputError(fmt::format("'{}': the parts make [{}, {}], the model needs [{}, {}]", name,
-                                  matrix.rows, matrix.cols, rows, cols));
+    return InputError(fmt::format("{}: the parts make [{}, {}], the model needs [{}, {}]", name, matrix.rows,
+                                  matrix.cols, rows, cols));
   }
   return matrix;
 }
@@ -180,11 +178,11 @@ Result<Matrix> ReadDenseTensor(const std::string& name, int64_t rows, int64_t co
   PLANISH_TRY(const TensorView view, checkpoint.Get(name));
   if (!IsComputable(view.type)) {
     return InputError(fmt::format("tensor '{}': type {} cannot be computed with; expected BF16, F16 or F32",
-                                  Abbreviate(name), DTypeName(view.type)));
+                                  name, DTypeName(view.type)));
   }
   if (view.shape != std::vector<int64_t>{rows, cols}) {
-    return InputError(fmt::format("tensor '{}': expected shape [{}, {}] from the config, found {}",
-                                  Abbreviate(name), rows, cols, Abbreviate(ShapeText(view.shape))));
+    return InputError(fmt::format("tensor '{}': expected shape [{}, {}] from the config, found {}", name,
+                                  rows, cols, ShapeText(view.shape)));
   }
   return DenseMatrix(rows, cols, view.type, {view.bytes(), checkpoint.owner()});
 }

@@ -28,6 +28,7 @@ OrderedJson DescribeParts(const Matrix& matrix, const std::string& name, std::ve
 Result<Matrix> ReadParts(const Json& description, const std::string& name, int64_t rows, int64_t cols,
                          const Checkpoint& checkpoint);
 // A dense tensor of the checkpoint as a matrix; checks type and shape.
-Result<Matrix> ReadDenseTensor(const std::string& name, int64_t rows, int64_t cols, const Checkpoint& checkpoint);
+Result<Matrix> ReadDenseTensor(const std::string& name, int64_t rows, int64_t cols,
+                               const Checkpoint& checkpoint);
 
 }  // namespace planish

@@ -82,8 +82,8 @@ void ReadCoded(const Matrix& m, const Coded& coded, int64_t row, int64_t rows, i
       const int64_t g = j / group;
       const int64_t end = std::min({(g + 1) * group, col + cols, j + kChunk});
       const float scale = LoadF16(coded.scales.bytes.data(), i * groups + g);
-      const int zero = coded.grid.symmetric ? 1 << (bits - 1)
-                                            : UnpackOne(coded.zeros.bytes.data(), i * groups + g, bits);
+      const int zero =
+          coded.grid.symmetric ? 1 << (bits - 1) : UnpackOne(coded.zeros.bytes.data(), i * groups + g, bits);
       Unpack(coded.codes.bytes.data() + i * row_bytes, j, end - j, bits, codes);
       for (int64_t k = 0; k < end - j; ++k) *to++ = static_cast<float>(codes[k] - zero) * scale;
       j = end;
@@ -126,8 +126,8 @@ class MatrixRows : public RowSource {
   const Matrix& matrix_;
 };
 
-void ApplyProduct(const Context& context, const ProductPart& product, MatView<const float> x, MatView<float> y,
-                  Accumulate op) {
+void ApplyProduct(const Context& context, const ProductPart& product, MatView<const float> x,
+                  MatView<float> y, Accumulate op) {
   Mat<float> current;
   MatView<const float> input = x;
   for (size_t k = product.factors.size(); k-- > 1;) {
@@ -182,12 +182,12 @@ IntegerMatrix UnpackInteger(const Matrix& matrix) {
   m.scales.Resize(matrix.rows, groups);
   m.zeros.Resize(matrix.rows, groups);
   for (int64_t i = 0; i < matrix.rows; ++i) {
-    Unpack(coded->codes.bytes.data() + i * PackedBytes(matrix.cols, bits), 0, matrix.cols, bits, m.codes.row(i));
+    Unpack(coded->codes.bytes.data() + i * PackedBytes(matrix.cols, bits), 0, matrix.cols, bits,
+           m.codes.row(i));
     for (int64_t g = 0; g < groups; ++g) {
       m.scales(i, g) = LoadF16(coded->scales.bytes.data(), i * groups + g);
-      m.zeros(i, g) = coded->grid.symmetric
-                          ? static_cast<uint8_t>(1 << (bits - 1))
-                          : UnpackOne(coded->zeros.bytes.data(), i * groups + g, bits);
+      m.zeros(i, g) = coded->grid.symmetric ? static_cast<uint8_t>(1 << (bits - 1))
+                                            : UnpackOne(coded->zeros.bytes.data(), i * groups + g, bits);
     }
   }
   return m;
@@ -241,20 +241,20 @@ Mat<float> Reconstruct(const Matrix& matrix) {
 }
 
 void Apply(const Context& context, const Matrix& m, MatView<const float> x, MatView<float> y, Accumulate op) {
-  std::visit(Overloaded{[&](const Dense& d) {
-                          MatMulNT(context, x, WeightView{d.data.bytes.data(), d.type, m.rows, m.cols, m.cols}, y,
-                                   op);
-                        },
-                        [&](const Coded&) { MatMulNT(context, x, MatrixRows(m), y, op); },
-                        [&](const ProductPart& p) { ApplyProduct(context, p, x, y, op); },
-                        [&](const SumPart& s) {
-                          Apply(context, s.terms.front(), x, y, op);
-                          for (size_t k = 1; k < s.terms.size(); ++k) {
-                            Apply(context, s.terms[k], x, y,
-                                  op == Accumulate::kSubtract ? op : Accumulate::kAdd);
-                          }
-                        }},
-             m.body);
+  std::visit(
+      Overloaded{
+          [&](const Dense& d) {
+            MatMulNT(context, x, WeightView{d.data.bytes.data(), d.type, m.rows, m.cols, m.cols}, y, op);
+          },
+          [&](const Coded&) { MatMulNT(context, x, MatrixRows(m), y, op); },
+          [&](const ProductPart& p) { ApplyProduct(context, p, x, y, op); },
+          [&](const SumPart& s) {
+            Apply(context, s.terms.front(), x, y, op);
+            for (size_t k = 1; k < s.terms.size(); ++k) {
+              Apply(context, s.terms[k], x, y, op == Accumulate::kSubtract ? op : Accumulate::kAdd);
+            }
+          }},
+      m.body);
 }
 
 int64_t StoredBytes(const Matrix& matrix) {
@@ -263,13 +263,14 @@ int64_t StoredBytes(const Matrix& matrix) {
     for (const auto& part : parts) sum += StoredBytes(part);
     return sum;
   };
-  return std::visit(
-      Overloaded{[](const Dense& d) { return static_cast<int64_t>(d.data.bytes.size()); },
-                 [](const Coded& c) {
-                   return static_cast<int64_t>(c.codes.bytes.size() + c.scales.bytes.size() + c.zeros.bytes.size());
-                 },
-                 [&](const ProductPart& p) { return total(p.factors); }, [&](const SumPart& s) { return total(s.terms); }},
-      matrix.body);
+  return std::visit(Overloaded{[](const Dense& d) { return static_cast<int64_t>(d.data.bytes.size()); },
+                               [](const Coded& c) {
+                                 return static_cast<int64_t>(c.codes.bytes.size() + c.scales.bytes.size() +
+                                                             c.zeros.bytes.size());
+                               },
+                               [&](const ProductPart& p) { return total(p.factors); },
+                               [&](const SumPart& s) { return total(s.terms); }},
+                    matrix.body);
 }
 
 std::string Describe(const Matrix& matrix) {
@@ -289,7 +290,8 @@ std::string Describe(const Matrix& matrix) {
                                },
                                [](const SumPart& s) {
                                  std::string text;
-                                 for (const auto& term : s.terms) text += (text.empty() ? "" : " + ") + Describe(term);
+                                 for (const auto& term : s.terms)
+                                   text += (text.empty() ? "" : " + ") + Describe(term);
                                  return text;
                                }},
                     matrix.body);

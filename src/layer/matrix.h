@@ -66,8 +66,8 @@ Matrix DenseMatrix(int64_t rows, int64_t cols, DType type, Blob data);
 Matrix DenseMatrix(MatView<const float> values, DType type);
 
 // Rows of any matrix, made on demand; out[i * ld + j] as in RowSource. Products are multiplied out.
-void ReadRows(const Matrix& matrix, int64_t row, int64_t row_count, int64_t col, int64_t col_count, float* out,
-              int64_t ld);
+void ReadRows(const Matrix& matrix, int64_t row, int64_t row_count, int64_t col, int64_t col_count,
+              float* out, int64_t ld);
 // The whole matrix in fp32: the definition.
 Mat<float> Reconstruct(const Matrix& matrix);
 // y [tokens, rows] op= x [tokens, cols] W^T, computed from the parts: a low-rank product is never

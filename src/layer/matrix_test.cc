@@ -1,5 +1,3 @@
-// Matrices in parts: packing, what each part means, products straight from the parts, and the way to a file
-// and back.
 #include "layer/matrix.h"
 
 #include <fmt/format.h>
@@ -9,6 +7,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <map>
 
 #include "base/random.h"
 #include "layer/artifact.h"
@@ -16,167 +15,195 @@
 namespace planish {
 namespace {
 
-using testing::AllOf;
-using testing::ElementsAre;
-using testing::HasSubstr;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 
-Mat<float> RandomMat(int64_t rows, int64_t cols, uint64_t stream) {
+IntegerMatrix RandomInteger(int64_t rows, int64_t cols, const IntegerGrid& grid, uint64_t seed) {
+  const Random random(seed);
+  uint64_t drawn = 0;
+  const uint64_t levels = uint64_t{1} << grid.bits;
+  IntegerMatrix m;
+  m.grid = grid;
+  m.codes.Resize(rows, cols);
+  m.scales.Resize(rows, grid.NumGroups(cols));
+  m.zeros.Resize(rows, grid.NumGroups(cols));
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < cols; ++j) m.codes(i, j) = static_cast<uint8_t>(random.Below(drawn++, levels));
+    for (int64_t g = 0; g < m.scales.cols(); ++g) {
+      // Multiples of 2^-10 below 1: exact in fp16.
+      m.scales(i, g) = static_cast<float>(1 + random.Below(drawn++, 1023)) / 1024;
+      m.zeros(i, g) = grid.symmetric ? static_cast<uint8_t>(levels / 2)
+                                     : static_cast<uint8_t>(random.Below(drawn++, levels));
+    }
+  }
+  return m;
+}
+
+Mat<float> RandomMat(int64_t rows, int64_t cols, uint64_t seed) {
+  const Random random(seed);
   Mat<float> m(rows, cols);
-  const Random random(5, stream);
   for (int64_t i = 0; i < rows * cols; ++i) {
     m.data()[i] = static_cast<float>(2 * random.Uniform(static_cast<uint64_t>(i)) - 1);
   }
   return m;
 }
 
-// Any codes and zeros of the grid, scales that fp16 holds.
-IntegerMatrix RandomCodes(int64_t rows, int64_t cols, const IntegerGrid& grid, uint64_t stream) {
-  IntegerMatrix m{grid, {rows, cols}, {rows, grid.NumGroups(cols)}, {rows, grid.NumGroups(cols)}};
-  const Random random(6, stream);
-  const auto levels = uint64_t{1} << grid.bits;
-  for (int64_t i = 0; i < rows * cols; ++i) {
-    m.codes.data()[i] = static_cast<uint8_t>(random.Below(static_cast<uint64_t>(i), levels));
-  }
-  for (int64_t i = 0; i < rows * m.scales.cols(); ++i) {
-    m.scales.data()[i] = static_cast<float>(1 + i % 7) / 64;
-    m.zeros.data()[i] = static_cast<uint8_t>(
-        grid.symmetric ? levels / 2 : random.Below(static_cast<uint64_t>(i) + 1000000, levels));
-  }
+Matrix RandomProduct(int64_t rows, int64_t rank, int64_t cols, uint64_t seed) {
+  return {rows, cols,
+          ProductPart{{DenseMatrix(RandomMat(rows, rank, seed).view(), DType::kF16),
+                       PackInteger(RandomInteger(rank, cols, {8, 0, true}, seed + 1))}}};
+}
+
+Matrix Sum(std::vector<Matrix> terms) {
+  const int64_t rows = terms[0].rows, cols = terms[0].cols;
+  return {rows, cols, SumPart{std::move(terms)}};
+}
+
+std::vector<uint8_t> Bytes(const Blob& blob) {
+  std::vector<uint8_t> bytes;
+  for (const std::byte b : blob.bytes) bytes.push_back(static_cast<uint8_t>(b));
+  return bytes;
+}
+
+// The example of docs/formats/artifact.md: 3 bits, groups of 4 columns.
+IntegerMatrix Example() {
+  IntegerMatrix m;
+  m.grid = {3, 4, false};
+  m.codes.Resize(2, 6);
+  m.scales.Resize(2, 2);
+  m.zeros.Resize(2, 2);
+  constexpr uint8_t kCodes[] = {0, 1, 2, 3, 4, 5, 7, 6, 5, 4, 3, 2};
+  constexpr float kScales[] = {0.5f, 0.25f, 1, 2};
+  constexpr uint8_t kZeros[] = {4, 3, 0, 5};
+  std::copy(std::begin(kCodes), std::end(kCodes), m.codes.data());
+  std::copy(std::begin(kScales), std::end(kScales), m.scales.data());
+  std::copy(std::begin(kZeros), std::end(kZeros), m.zeros.data());
   return m;
 }
 
-template <typename T>
-void ExpectSame(const Mat<T>& a, const Mat<T>& b) {
-  ASSERT_EQ(a.rows(), b.rows());
-  ASSERT_EQ(a.cols(), b.cols());
-  for (int64_t i = 0; i < a.rows() * a.cols(); ++i) ASSERT_EQ(a.data()[i], b.data()[i]) << i;
+TEST(PackIntegerTest, ExampleOfTheFormatsPageByteByByte) {
+  const Matrix packed = PackInteger(Example());
+  const auto& coded = std::get<Coded>(packed.body);
+  // Row 0, low bits first: 0 1 2 3 4 5 is 0 + 1<<3 + 2<<6 + 3<<9 + 4<<12 + 5<<15 = 0x02c688.
+  // Row 1: 7 + 6<<3 + 5<<6 + 4<<9 + 3<<12 + 2<<15 = 0x013977. Zeros: 4 + 3<<3 + 0<<6 + 5<<9 = 0x0a1c.
+  EXPECT_THAT(Bytes(coded.codes), ElementsAre(0x88, 0xc6, 0x02, 0x77, 0x39, 0x01));
+  EXPECT_THAT(Bytes(coded.scales), ElementsAre(0x00, 0x38, 0x00, 0x34, 0x00, 0x3c, 0x00, 0x40));
+  EXPECT_THAT(Bytes(coded.zeros), ElementsAre(0x1c, 0x0a));
+  const Mat<float> w = Reconstruct(packed);
+  EXPECT_THAT(std::vector<float>(w.row(0), w.row(0) + 6), ElementsAre(-2, -1.5f, -1, -0.5f, 0.25f, 0.5f));
+  EXPECT_THAT(std::vector<float>(w.row(1), w.row(1) + 6), ElementsAre(7, 6, 5, 4, -4, -6));
 }
 
-TEST(PackTest, RoundTripsOfEveryWidthAndOddSizes) {
+TEST(PackIntegerTest, RoundTripForAllWidthsAndOddSizes) {
   for (int bits = 2; bits <= 8; ++bits) {
-    for (const int64_t cols : {1, 3, 7, 8, 9, 31, 64, 257}) {
-      for (const int64_t group : {0, 1, 5, 64}) {
+    for (const int64_t cols : {1, 2, 7, 8, 9, 31, 64, 129, 300}) {
+      for (const int64_t group : {0, 1, 5, 64, 1000}) {
         for (const bool symmetric : {false, true}) {
-          SCOPED_TRACE(
-              fmt::format("{} bits, {} columns, group {}, symmetric {}", bits, cols, group, symmetric));
-          const IntegerMatrix codes =
-              RandomCodes(3, cols, {bits, group, symmetric}, static_cast<uint64_t>(bits));
-          const Matrix packed = PackInteger(codes);
+          SCOPED_TRACE(fmt::format("bits {} cols {} group {} symmetric {}", bits, cols, group, symmetric));
+          const IntegerMatrix m = RandomInteger(3, cols, {bits, group, symmetric}, 7);
+          const Matrix packed = PackInteger(m);
           const IntegerMatrix back = UnpackInteger(packed);
-          ExpectSame(codes.codes, back.codes);
-          ExpectSame(codes.scales, back.scales);
-          ExpectSame(codes.zeros, back.zeros);
-          EXPECT_EQ(StoredBytes(packed), codes.StoredBytes());
-          Mat<float> decoded(3, cols);
-          Decode(codes, decoded);
-          ExpectSame(decoded, Reconstruct(packed));
+          const int64_t groups = m.scales.cols();
+          ASSERT_EQ(back.scales.cols(), groups);
+          EXPECT_TRUE(std::equal(m.codes.data(), m.codes.data() + 3 * cols, back.codes.data()));
+          EXPECT_TRUE(std::equal(m.scales.data(), m.scales.data() + 3 * groups, back.scales.data()));
+          EXPECT_TRUE(std::equal(m.zeros.data(), m.zeros.data() + 3 * groups, back.zeros.data()));
+          const int64_t row_bytes = (cols * bits + 7) / 8;
+          const int64_t zero_bytes = symmetric ? 0 : (3 * groups * bits + 7) / 8;
+          EXPECT_EQ(StoredBytes(packed), 3 * row_bytes + 6 * groups + zero_bytes);
+          EXPECT_EQ(StoredBytes(packed), m.StoredBytes());
         }
       }
     }
   }
 }
 
-TEST(PackTest, BitsLieAsTheFormatSays) {
-  IntegerMatrix m{{3, 0, true}, {1, 5}, {1, 1}, {1, 1}};
-  const uint8_t codes[] = {1, 2, 3, 4, 5};
-  std::copy(std::begin(codes), std::end(codes), m.codes.data());
-  m.scales(0, 0) = 0.5f;
-  m.zeros(0, 0) = 4;
-  const Matrix packed = PackInteger(m);
-  const auto& coded = std::get<Coded>(packed.body);
-  // 5 4 3 2 1 from the highest bit: 101 100 011 010 001.
-  EXPECT_THAT(coded.codes.bytes, ElementsAre(std::byte{0b11010001}, std::byte{0b01011000}));
-  EXPECT_THAT(coded.scales.bytes, ElementsAre(std::byte{0x00}, std::byte{0x38}));
-  EXPECT_TRUE(coded.zeros.bytes.empty());
-  const Mat<float> values = Reconstruct(packed);
-  EXPECT_THAT(std::vector<float>(values.data(), values.data() + 5),
-              ElementsAre(-1.5f, -1.0f, -0.5f, 0.0f, 0.5f));
+TEST(ReadRowsTest, AnyStretchEqualsTheWholeAndTheDefinition) {
+  for (int bits = 2; bits <= 8; ++bits) {
+    const IntegerMatrix m = RandomInteger(4, 301, {bits, 37, false}, 11);
+    const Matrix packed = PackInteger(m);
+    for (const auto& [col, count] :
+         std::vector<std::pair<int64_t, int64_t>>{{0, 301}, {3, 280}, {36, 2}, {300, 1}}) {
+      Mat<float> out(2, count + 3);
+      out.Fill(-99);
+      ReadRows(packed, 1, 2, col, count, out.data(), count + 3);
+      for (int64_t i = 0; i < 2; ++i) {
+        for (int64_t j = 0; j < count; ++j) {
+          const int64_t g = (col + j) / 37;
+          const float expected =
+              static_cast<float>(m.codes(1 + i, col + j) - m.zeros(1 + i, g)) * m.scales(1 + i, g);
+          ASSERT_EQ(out(i, j), expected) << bits << " " << i << " " << col + j;
+        }
+        EXPECT_EQ(out(i, count), -99);  // nothing past the stretch
+      }
+    }
+  }
 }
 
-Matrix DenseOf(std::vector<float> values, int64_t rows, DType type = DType::kF32) {
-  const auto cols = static_cast<int64_t>(values.size()) / rows;
-  return DenseMatrix(MatView<const float>(values.data(), rows, cols), type);
-}
-
-TEST(ReconstructTest, ByHand) {
-  const Matrix a = DenseOf({1, 2, 3, 4}, 2), b = DenseOf({1, 0, 2, 0, 1, 1}, 2);
-  const Matrix product{2, 3, ProductPart{{a, b}}};
-  const auto values = [](const Matrix& m) {
-    const Mat<float> r = Reconstruct(m);
-    return std::vector<float>(r.data(), r.data() + r.rows() * r.cols());
+TEST(ReconstructTest, DenseTypesRoundToNearestEven) {
+  Mat<float> w(1, 3);
+  w(0, 0) = 1;
+  w(0, 1) = 1 + 0x1p-8f;   // bf16: a tie, to even, 1
+  w(0, 2) = 1 + 0x3p-11f;  // fp16: a tie between 1 + 2^-10 and 1 + 2^-9, to the even one
+  const auto values = [&](DType type) {
+    const Mat<float> r = Reconstruct(DenseMatrix(w.view(), type));
+    return std::vector<float>(r.data(), r.data() + 3);
   };
-  EXPECT_THAT(values(product), ElementsAre(1, 2, 4, 3, 4, 10));
-  const Matrix sum{2, 3, SumPart{{DenseOf({10, 20, 30, 40, 50, 60}, 2), product}}};
-  EXPECT_THAT(values(sum), ElementsAre(11, 22, 34, 43, 54, 70));
-  const Matrix chain{2, 2, ProductPart{{a, b, DenseOf({1, 1, 0, 1, 1, 0}, 3)}}};
-  EXPECT_THAT(values(chain), ElementsAre(5, 3, 13, 7));
-  // A window of it: the last row, columns 1 and 2.
-  float part[2];
-  ReadRows(sum, 1, 1, 1, 2, part, 2);
-  EXPECT_THAT(part, ElementsAre(54, 70));
+  EXPECT_THAT(values(DType::kF32), ElementsAre(1, 1 + 0x1p-8f, 1 + 0x3p-11f));
+  EXPECT_THAT(values(DType::kBF16), ElementsAre(1, 1, 1));
+  EXPECT_THAT(values(DType::kF16), ElementsAre(1, 1 + 0x1p-8f, 1 + 0x1p-9f));
 }
 
-TEST(ReconstructTest, HalfTypesAreRoundedToNearestEven) {
-  EXPECT_EQ(Reconstruct(DenseOf({1 + 1.0f / 256}, 1, DType::kBF16))(0, 0), 1.0f);
-  EXPECT_EQ(Reconstruct(DenseOf({1 + 3.0f / 256}, 1, DType::kBF16))(0, 0), 1 + 4.0f / 256);
-  EXPECT_EQ(Reconstruct(DenseOf({1 + 1.0f / 2048}, 1, DType::kF16))(0, 0), 1.0f);
-  EXPECT_EQ(Reconstruct(DenseOf({0.1f}, 1))(0, 0), 0.1f);
+TEST(ReconstructTest, SumOfCodesAndProductByHand) {
+  Mat<float> b(2, 1), a(1, 6);
+  b(0, 0) = 1;
+  b(1, 0) = -2;
+  for (int64_t j = 0; j < 6; ++j) a(0, j) = static_cast<float>(j);
+  const Matrix product{
+      2, 6, ProductPart{{DenseMatrix(b.view(), DType::kF16), DenseMatrix(a.view(), DType::kBF16)}}};
+  const Matrix sum = Sum({PackInteger(Example()), product});
+  const Mat<float> w = Reconstruct(sum);
+  EXPECT_THAT(std::vector<float>(w.row(0), w.row(0) + 6), ElementsAre(-2, -0.5f, 1, 2.5f, 4.25f, 5.5f));
+  EXPECT_THAT(std::vector<float>(w.row(1), w.row(1) + 6), ElementsAre(7, 4, 1, -2, -12, -16));
+  EXPECT_EQ(StoredBytes(sum), (6 + 8 + 2) + (2 * 2) + (6 * 2));
+  EXPECT_EQ(Describe(sum), "int3 g4 + path r1 (f16, bf16)");
 }
 
-Matrix Mixed(int64_t rows, int64_t cols) {
-  const Matrix coded = PackInteger(RandomCodes(rows, cols, {3, 16, false}, 1));
-  const Matrix left = DenseMatrix(RandomMat(rows, 5, 2), DType::kBF16);
-  const Matrix right = PackInteger(RandomCodes(5, cols, {8, 0, true}, 3));
-  return {rows, cols, SumPart{{coded, Matrix{rows, cols, ProductPart{{left, right}}}}}};
-}
-
-// |W| x, the scale of rounding errors of y = W x, where |W| takes absolute values in every part.
-double AbsoluteSum(const Matrix& m, int64_t row, const float* x) {
-  if (const auto* sum = std::get_if<SumPart>(&m.body)) {
-    double total = 0;
-    for (const auto& term : sum->terms) total += AbsoluteSum(term, row, x);
-    return total;
-  }
-  if (const auto* product = std::get_if<ProductPart>(&m.body)) {
-    std::vector<float> inner;
-    const Matrix& right = product->factors.back();
-    for (int64_t i = 0; i < right.rows; ++i) inner.push_back(static_cast<float>(AbsoluteSum(right, i, x)));
-    return AbsoluteSum(product->factors.front(), row, inner.data());
-  }
-  std::vector<float> w(static_cast<size_t>(m.cols));
-  ReadRows(m, row, 1, 0, m.cols, w.data(), m.cols);
-  double total = 0;
-  for (int64_t j = 0; j < m.cols; ++j)
-    total += std::abs(static_cast<double>(w[static_cast<size_t>(j)]) * x[j]);
-  return total;
-}
-
-TEST(ApplyTest, AgreesWithReconstruct) {
+// |y - x W^T|: each of the two ways sums at most n = 300 + 9 products in fp32 (the path's inner sum has 300
+// and its outer 9 terms). With |x|, |factors| <= 1 the terms' absolute sum S is computed in double below, and
+// each way is within (n + 3) 2^-24 S of the exact value of the same fp32 parts.
+TEST(ApplyTest, EqualsReconstructionWithinRounding) {
+  constexpr int64_t kOut = 33, kIn = 300, kRank = 9, kTokens = 5;
   ThreadPool pool(2);
-  const Context context{.pool = &pool, .isa = BestIsa()};
-  constexpr int64_t kRows = 37, kCols = 83;
-  const Matrix matrices[] = {DenseMatrix(RandomMat(kRows, kCols, 7), DType::kF16),
-                             PackInteger(RandomCodes(kRows, kCols, {5, 32, false}, 8)), Mixed(kRows, kCols)};
-  for (const Matrix& m : matrices) {
-    const Mat<float> w = Reconstruct(m);
-    for (const int64_t tokens : {1, 3, 4, 5, 40}) {
-      SCOPED_TRACE(fmt::format("{}, {} tokens", Describe(m), tokens));
-      const Mat<float> x = RandomMat(tokens, kCols, 9);
-      for (const Accumulate op : {Accumulate::kSet, Accumulate::kAdd, Accumulate::kSubtract}) {
-        Mat<float> y(tokens, kRows);
-        y.Fill(0.25f);
+  const Matrix coded = PackInteger(RandomInteger(kOut, kIn, {3, 64, false}, 1));
+  const Matrix product = RandomProduct(kOut, kRank, kIn, 2);
+  const Matrix dense = DenseMatrix(RandomMat(kOut, kIn, 5).view(), DType::kBF16);
+  const Mat<float> x = RandomMat(kTokens, kIn, 4);
+  const Mat<float> before = RandomMat(kTokens, kOut, 6);
+  const Mat<float> left = Reconstruct(std::get<ProductPart>(product.body).factors[0]);
+  const Mat<float> right = Reconstruct(std::get<ProductPart>(product.body).factors[1]);
+  const std::vector<Matrix> cases = {dense, coded, product, Sum({coded, product}),
+                                     Sum({Sum({coded, product}), dense})};
+  for (const Isa isa : {Isa::kScalar, BestIsa()}) {
+    const Context context{.pool = &pool, .isa = isa};
+    for (const Matrix& m : cases) {
+      const Mat<float> w = Reconstruct(m);
+      for (const auto op : {Accumulate::kSet, Accumulate::kAdd, Accumulate::kSubtract}) {
+        Mat<float> y(kTokens, kOut);
+        std::copy(before.data(), before.data() + kTokens * kOut, y.data());
         Apply(context, m, x, y, op);
-        for (int64_t t = 0; t < tokens; ++t) {
-          for (int64_t i = 0; i < kRows; ++i) {
-            double dot = 0;
-            for (int64_t j = 0; j < kCols; ++j) dot += static_cast<double>(w(i, j)) * x(t, j);
-            const double expected = op == Accumulate::kSet   ? dot
-                                    : op == Accumulate::kAdd ? 0.25 + dot
-                                                             : 0.25 - dot;
-            // Each of at most 83 + 5 + 3 roundings in a row is of a partial sum below the absolute one; as
-            // many again for the product that Reconstruct multiplies out.
-            const double bound = 2 * 91 * 0x1p-24 * (AbsoluteSum(m, i, x.row(t)) + 0.25);
-            ASSERT_NEAR(y(t, i), expected, bound) << t << ", " << i;
+        const double start = op == Accumulate::kSet ? 0 : 1, sign = op == Accumulate::kSubtract ? -1 : 1;
+        for (int64_t t = 0; t < kTokens; ++t) {
+          for (int64_t o = 0; o < kOut; ++o) {
+            double exact = start * before(t, o), size = std::abs(exact);
+            for (int64_t j = 0; j < kIn; ++j) {
+              double terms = std::abs(w(o, j));  // plus what cancels inside the parts
+              for (int64_t r = 0; r < kRank; ++r) terms += 2 * std::abs(left(o, r) * right(r, j));
+              exact += sign * x(t, j) * w(o, j);
+              size += std::abs(x(t, j)) * terms;
+            }
+            ASSERT_NEAR(y(t, o), exact, 2 * (kIn + kRank + 3) * 0x1p-24 * size)
+                << Describe(m) << " " << t << " " << o;
           }
         }
       }
@@ -184,137 +211,167 @@ TEST(ApplyTest, AgreesWithReconstruct) {
   }
 }
 
-TEST(ApplyTest, TheSameBytesForAnyNumberOfThreads) {
-  const Matrix m = Mixed(150, 70);
-  const Mat<float> x = RandomMat(33, 70, 4);
-  std::vector<Mat<float>> results;
-  for (const int threads : {1, 2, 3}) {
-    ThreadPool pool(threads);
-    const Context context{.pool = &pool, .isa = BestIsa()};
-    results.emplace_back(33, 150);
-    Apply(context, m, x, results.back());
+class ArtifactTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ =
+        (std::filesystem::temp_directory_path() / fmt::format("planish_artifact_test_{}", getpid())).string();
+    ASSERT_TRUE(MakeDirectories(folder_).ok());
   }
-  ExpectSame(results[0], results[1]);
-  ExpectSame(results[0], results[2]);
-}
+  void TearDown() override { EXPECT_TRUE(RemoveTree(folder_).ok()); }
 
-TEST(StoredBytesTest, CountsEveryPart) {
-  // Codes: 37 rows of ceil(83 * 3 / 8) = 32 bytes; six groups: scales 37 * 12, zeros ceil(37 * 6 * 3 / 8).
-  constexpr int64_t kCoded = 37 * 32 + 37 * 12 + 84;
-  // Left: 37 * 5 bf16; right: 5 rows of 83 bytes and a scale.
-  EXPECT_EQ(StoredBytes(Mixed(37, 83)), kCoded + 370 + 5 * 85);
-  EXPECT_EQ(Describe(Mixed(37, 83)), "int3 g16 + path r5 (bf16, int8 sym)");
-}
-
-// A safetensors file of the matrix's parts under the name "w", and its description.
-class ArtifactFile {
- public:
-  explicit ArtifactFile(const Matrix& matrix) {
-    path_ = (std::filesystem::temp_directory_path() / fmt::format("planish_parts_{}.safetensors", getpid()))
-                .string();
-    std::vector<PartTensor> parts;
-    const OrderedJson ordered = DescribeParts(matrix, "w", parts);
-    description = Json::parse(ordered.dump());
+  // Writes the parts to a file and opens it.
+  Result<Checkpoint> Write(const std::vector<PartTensor>& tensors) {
     std::vector<TensorSpec> specs;
-    for (const auto& part : parts) specs.push_back({part.name, part.type, part.shape});
-    auto writer = SafetensorsWriter::Create(path_, specs);
-    EXPECT_TRUE(writer.ok()) << writer.error().message;
-    const auto order = writer->order();
-    for (const auto& spec : order) {
-      for (const auto& part : parts) {
-        if (part.name != spec.name) continue;
-        EXPECT_TRUE(writer->Append(part.name, part.bytes).ok());
-      }
+    std::map<std::string, std::span<const std::byte>> data;
+    for (const auto& t : tensors) {
+      specs.push_back({t.name, t.type, t.shape});
+      data[t.name] = t.bytes;
     }
-    EXPECT_TRUE(writer->Commit().ok());
-    checkpoint = Checkpoint::OpenFile(path_).value();
-  }
-  ~ArtifactFile() { std::filesystem::remove(path_); }
-  ArtifactFile(const ArtifactFile&) = delete;
-  ArtifactFile& operator=(const ArtifactFile&) = delete;
-
-  std::string Error(const Json& changed, int64_t rows = 37, int64_t cols = 83) const {
-    const auto read = ReadParts(changed, "w", rows, cols, checkpoint);
-    if (read.ok()) return "(reads)";
-    EXPECT_EQ(read.error().code, Code::kInput);
-    return read.error().message;
+    const std::string path = JoinPath(folder_, "parts.safetensors");
+    PLANISH_TRY(auto writer, SafetensorsWriter::Create(path, specs));
+    const auto order = writer.order();
+    for (const auto& spec : order) PLANISH_RETURN_IF_ERROR(writer.Append(spec.name, data[spec.name]));
+    PLANISH_RETURN_IF_ERROR(writer.Commit());
+    return Checkpoint::OpenFile(path);
   }
 
-  Json description;
-  Checkpoint checkpoint;
-
- private:
-  std::string path_;
+  std::string folder_;
 };
 
-TEST(ArtifactTest, RoundTripThroughAFile) {
-  const Matrix mixed = Mixed(37, 83);
-  const Matrix matrices[] = {mixed, PackInteger(RandomCodes(4, 9, {2, 4, false}, 5)),
-                             PackInteger(RandomCodes(4, 9, {7, 0, true}, 6)),
-                             DenseMatrix(RandomMat(3, 5, 4), DType::kF32)};
-  for (const Matrix& m : matrices) {
+TEST_F(ArtifactTest, PartsSurviveAFile) {
+  const Matrix coded = PackInteger(RandomInteger(5, 21, {3, 8, false}, 1));
+  const Matrix even = PackInteger(RandomInteger(5, 21, {4, 0, true}, 3));
+  const Matrix path = RandomProduct(5, 2, 21, 9), other = RandomProduct(5, 3, 21, 19);
+  const Matrix dense = DenseMatrix(RandomMat(5, 21, 5).view(), DType::kBF16);
+  for (const Matrix& m : {coded, even, path, dense, Sum({coded, path}), Sum({Sum({even, path}), other}),
+                          Sum({coded, Sum({path, other}), dense})}) {
     SCOPED_TRACE(Describe(m));
-    const ArtifactFile file(m);
-    const auto back = ReadParts(file.description, "w", m.rows, m.cols, file.checkpoint);
+    std::vector<PartTensor> tensors;
+    const OrderedJson description = DescribeParts(m, "a.weight", tensors);
+    const auto checkpoint = Write(tensors);
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+    const auto json = ParseJson(DumpJson(description));
+    ASSERT_TRUE(json.ok());
+    const auto back = ReadParts(*json, "a.weight", 5, 21, *checkpoint);
     ASSERT_TRUE(back.ok()) << back.error().message;
     EXPECT_EQ(Describe(*back), Describe(m));
     EXPECT_EQ(StoredBytes(*back), StoredBytes(m));
-    EXPECT_EQ(StoredBytes(*back), file.checkpoint.total_bytes());
-    ExpectSame(Reconstruct(*back), Reconstruct(m));
+    EXPECT_EQ(checkpoint->total_bytes(), StoredBytes(m));
+    const Mat<float> a = Reconstruct(m), b = Reconstruct(*back);
+    EXPECT_TRUE(std::equal(a.data(), a.data() + 5 * 21, b.data()));
   }
-  const ArtifactFile file(mixed);
-  std::vector<std::string> names;
-  for (const TensorInfo* info : file.checkpoint.tensors()) names.push_back(info->name);
-  EXPECT_THAT(names, testing::UnorderedElementsAre("w.codes", "w.scales", "w.zeros", "w.term1.factor0",
-                                                   "w.term1.factor1.codes", "w.term1.factor1.scales"));
 }
 
-TEST(ArtifactTest, RefusesDescriptionsThatDoNotFit) {
-  const ArtifactFile file(Mixed(37, 83));
-  ASSERT_EQ(file.Error(file.description), "(reads)");
-  const std::tuple<const char*, Json, const char*> cases[] = {
-      {"/kind", "tree", "kind: expected dense, integer, sum or product, found 'tree'"},
-      {"/kind", 1, "field 'kind': expected a string"},
-      {"/kind", "product", "field 'factors': expected 1 to 64 parts"},
-      {"/rows", 0, "impossible shape [0, 83]"},
-      {"/cols", int64_t{1} << 40, "impossible shape [37, 1099511627776]"},
-      {"/rows", 1.5, "field 'rows': expected an integer"},
-      {"/rows", 36, "a term is [37, 83], the sum [36, 83]"},
-      {"/terms", Json::array(), "expected 1 to 64 parts"},
-      {"/terms", "x", "expected 1 to 64 parts"},
-      {"/terms/0", 3, "expected a description of parts"},
-      {"/terms/0/tensor", "v", "no tensor 'v.codes'"},
-      {"/terms/0/tensor", nullptr, "field 'tensor' is missing"},
-      {"/terms/0/bits", 1, "bits: expected 2 to 8, found 1"},
-      {"/terms/0/bits", 9, "bits: expected 2 to 8, found 9"},
-      {"/terms/0/bits", 4, "tensor 'w.codes': expected U8 [37, 42], found U8 [37, 32]"},
-      {"/terms/0/group", -1, "group: expected 0 (whole row) or a positive size, found -1"},
-      {"/terms/0/group", 32, "tensor 'w.scales': expected F16 [37, 3], found F16 [37, 6]"},
-      {"/terms/0/group", int64_t{1} << 25, "group: expected 0"},
-      {"/terms/0/kind", "dense", "no tensor 'w'"},
-      {"/terms/1/factors/0/rows", 36, "tensor 'w.term1.factor0': expected shape [36, 5]"},
-      {"/terms/1/factors", Json::array({file.description["terms"][1]["factors"][0]}),
-       "do not multiply to [37, 83]"},
-      {"/terms/1/factors/1/symmetric", false, "no tensor 'w.term1.factor1.zeros'"},
+// What docs/formats/artifact.md says, done again on the bytes of a file: one bit at a time.
+TEST_F(ArtifactTest, DecodingByThePageGivesTheSameNumbers) {
+  for (const int bits : {2, 3, 5, 8}) {
+    const Matrix m = PackInteger(RandomInteger(4, 21, {bits, 8, false}, 77));
+    std::vector<PartTensor> tensors;
+    DescribeParts(m, "w", tensors);
+    const auto checkpoint = Write(tensors);
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+    const auto codes = checkpoint->Get("w.codes"), scales = checkpoint->Get("w.scales"),
+               zeros = checkpoint->Get("w.zeros");
+    ASSERT_TRUE(codes.ok() && scales.ok() && zeros.ok());
+    const auto number = [&](const TensorView& v, int64_t first_bit) {
+      int value = 0;
+      for (int64_t k = 0; k < bits; ++k) {
+        const int64_t bit = first_bit + k;
+        value |= (static_cast<int>(v.data[bit / 8]) >> (bit % 8) & 1) << k;
+      }
+      return value;
+    };
+    const int64_t row_bytes = codes->shape[1], groups = 3;
+    const Mat<float> expected = Reconstruct(m);
+    for (int64_t i = 0; i < 4; ++i) {
+      for (int64_t j = 0; j < 21; ++j) {
+        const int64_t g = i * groups + j / 8;
+        const int half = static_cast<int>(scales->data[2 * g]) | static_cast<int>(scales->data[2 * g + 1])
+                                                                     << 8;
+        const double scale = std::ldexp(1024 + (half & 1023), (half >> 10) - 25);  // normal and positive
+        const int code = number(*codes, i * row_bytes * 8 + j * bits), zero = number(*zeros, g * bits);
+        ASSERT_EQ(expected(i, j), static_cast<float>((code - zero) * scale)) << bits << " " << i << " " << j;
+      }
+    }
+  }
+}
+
+TEST_F(ArtifactTest, MalformedDescriptionsAreNamed) {
+  std::vector<PartTensor> tensors;
+  const Matrix coded = PackInteger(Example());
+  DescribeParts(coded, "w", tensors);
+  Mat<float> b = RandomMat(2, 1, 1), a = RandomMat(1, 6, 2);
+  const Matrix left = DenseMatrix(b.view(), DType::kF16), right = DenseMatrix(a.view(), DType::kF32);
+  DescribeParts(left, "b", tensors);
+  DescribeParts(right, "a", tensors);
+  IntegerMatrix broken = Example();
+  broken.scales(1, 0) = INFINITY;
+  const Matrix infinite = PackInteger(broken);
+  DescribeParts(infinite, "v", tensors);
+  tensors.push_back({"i", DType::kI8, {2, 6}, std::as_bytes(std::span("0123456789a", 12))});
+  const auto checkpoint = Write(tensors);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+  const std::string kShape = R"("rows": 2, "cols": 6})",
+                    kLeft = R"({"kind": "dense", "tensor": "b", "rows": 2, "cols": 1})",
+                    kRight = R"({"kind": "dense", "tensor": "a", "rows": 1, "cols": 6})",
+                    kW = R"({"kind": "integer", "tensor": "w", "bits": 3, "group": 4, )" + kShape;
+  ASSERT_TRUE(ReadParts(*ParseJson(kW), "layer", 2, 6, *checkpoint).ok());
+  std::string deep = kW, many;
+  for (int i = 0; i < 5; ++i) deep = R"({"kind": "sum", "terms": [)" + deep + "], " + kShape;
+  for (int i = 0; i < 65; ++i) many += (i ? ", " : "") + kW;
+  const auto integer = [&](const std::string& fields) {
+    return R"({"kind": "integer", )" + fields + ", " + kShape;
   };
-  for (const auto& [pointer, value, message] : cases) {
-    Json changed = file.description;
-    changed[Json::json_pointer(pointer)] = value;
-    EXPECT_THAT(file.Error(changed), HasSubstr(message)) << pointer << " = " << value;
-  }
-  EXPECT_THAT(file.Error(file.description, 37, 84),
-              HasSubstr("the parts make [37, 83], the model needs [37, 84]"));
-  Json deep = file.description["terms"][0];
-  for (int i = 0; i < 5; ++i) deep = {{"kind", "sum"}, {"rows", 37}, {"cols", 83}, {"terms", {deep}}};
-  EXPECT_THAT(file.Error(deep), HasSubstr("at most 4 deep"));
-}
-
-TEST(ArtifactTest, RefusesScalesThatAreNotFinite) {
-  for (const float bad : {NAN, INFINITY, -INFINITY}) {
-    IntegerMatrix codes = RandomCodes(2, 8, {4, 4, true}, 1);
-    codes.scales(1, 0) = bad;
-    const ArtifactFile file(PackInteger(codes));
-    EXPECT_THAT(file.Error(file.description, 2, 8), HasSubstr("'w.scales': element 2 is not finite"));
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"[]", "expected a description of parts"},
+      {"{}", "field 'kind' is missing"},
+      {R"({"kind": 3, )" + kShape, "field 'kind': expected"},
+      {R"({"kind": "float", )" + kShape, "expected dense, integer, sum or product, found 'float'"},
+      {R"({"kind": "dense", "tensor": "w", "cols": 6})", "field 'rows' is missing"},
+      {R"({"kind": "dense", "tensor": "w", "rows": 0, "cols": 6})", "impossible shape [0, 6]"},
+      {R"({"kind": "dense", "tensor": "w", "rows": 2, "cols": 4611686018427387904})", "impossible shape"},
+      {R"({"kind": "dense", "tensor": "w", "rows": 2, "cols": 7.5})", "field 'cols': expected"},
+      {R"({"kind": "dense", )" + kShape, "field 'tensor' is missing"},
+      {R"({"kind": "dense", "tensor": "none", )" + kShape, "no tensor 'none'"},
+      {R"({"kind": "dense", "tensor": "i", )" + kShape, "type I8 cannot be computed with"},
+      {R"({"kind": "dense", "tensor": "a", )" + kShape, "expected shape [2, 6]"},
+      {integer(R"("tensor": "w", "group": 4)"), "field 'bits' is missing"},
+      {integer(R"("tensor": "w", "bits": 3)"), "field 'group' is missing"},
+      {integer(R"("tensor": "w", "bits": 1, "group": 4)"), "bits: expected 2 to 8, found 1"},
+      {integer(R"("tensor": "w", "bits": 9, "group": 4)"), "bits: expected 2 to 8, found 9"},
+      {integer(R"("tensor": "w", "bits": 4294967299, "group": 4)"), "bits: expected 2 to 8"},
+      {integer(R"("tensor": "w", "bits": 3, "group": -1)"),
+       "group: expected 0 (whole row) or a positive size, found -1"},
+      {integer(R"("tensor": "w", "bits": 3, "group": 16777217)"), "found 16777217"},
+      {integer(R"("tensor": "w", "bits": 3, "group": 4, "symmetric": 1)"), "field 'symmetric': expected"},
+      {integer(R"("tensor": "w", "bits": 5, "group": 4)"), "tensor 'w.codes': expected U8 [2, 4], found"},
+      {integer(R"("tensor": "w", "bits": 3, "group": 2)"),
+       "tensor 'w.scales': expected F16 [2, 3], found F16 [2, 2]"},
+      {integer(R"("tensor": "v", "bits": 3, "group": 4)"), "tensor 'v.scales': element 2 is not finite"},
+      {integer(R"("tensor": "none", "bits": 3, "group": 4)"), "no tensor 'none.codes'"},
+      {R"({"kind": "sum", )" + kShape, "field 'terms': expected 1 to 64 parts"},
+      {R"({"kind": "sum", "terms": [], )" + kShape, "field 'terms': expected 1 to 64 parts"},
+      {R"({"kind": "sum", "terms": [)" + many + "], " + kShape, "field 'terms': expected 1 to 64 parts"},
+      {R"({"kind": "sum", "terms": [)" + kW + ", " + kLeft + "], " + kShape,
+       "a term is [2, 1], the sum [2, 6]"},
+      {R"({"kind": "product", "factors": {}, )" + kShape, "field 'factors': expected"},
+      {R"({"kind": "product", "factors": [)" + kRight + ", " + kLeft + "], " + kShape,
+       "do not multiply to [2, 6]"},
+      {R"({"kind": "product", "factors": [)" + kLeft + ", " + kLeft + "], " + kShape,
+       "do not multiply to [2, 6]"},
+      {deep, "at most 4 deep"},
+      {kLeft, "the parts make [2, 1], the model needs [2, 6]"},
+  };
+  for (const auto& [text, message] : cases) {
+    SCOPED_TRACE(text);
+    const auto json = ParseJson(text);
+    ASSERT_TRUE(json.ok()) << json.error().message;
+    const auto matrix = ReadParts(*json, "layer", 2, 6, *checkpoint);
+    ASSERT_FALSE(matrix.ok());
+    EXPECT_EQ(matrix.error().code, Code::kInput);
+    EXPECT_THAT(matrix.error().message, HasSubstr(message));
+    EXPECT_TRUE(matrix.error().message.starts_with("layer: ")) << matrix.error().message;
   }
 }
 

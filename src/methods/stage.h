@@ -56,7 +56,7 @@ struct LayerSolution {
   Matrix matrix;  // parts so far; empty (0 rows) before the first stage
   struct Step {
     std::string method;
-    double loss = 0;  // tr(E H E^T) after the stage
+    double loss = 0;   // tr(E H E^T) after the stage
     std::string note;  // e.g. "rank 12"; empty
   };
   double loss_nearest = 0;  // of round-to-nearest on the same grid
@@ -74,8 +74,8 @@ struct SolveStage {
   std::vector<OptionSpec> options;
   // Solves the linears of one site together (a stage may share a budget between them).
   // options[i] belongs to problems[i]: rules may differ by layer. solutions is in and out.
-  Status (*solve)(const Context& context, std::span<const LayerProblem> problems, std::span<const Options> options,
-                  std::span<LayerSolution> solutions) = nullptr;
+  Status (*solve)(const Context& context, std::span<const LayerProblem> problems,
+                  std::span<const Options> options, std::span<LayerSolution> solutions) = nullptr;
   // How the site has to be factored for these options; null when needs_factor is false.
   FeedbackOptions (*factor_options)(const Options& options) = nullptr;
 };

@@ -38,8 +38,10 @@ Status DenseCache::Append(const Context&, int layer, const Batch& batch, MatView
       store.v.Resize(capacity_, v.cols);
     }
     for (int64_t i = 0; i < run.rows; ++i) {
-      std::memcpy(store.k.row(run.first_position + i), k.row(run.first_row + i), static_cast<size_t>(k.cols) * 4);
-      std::memcpy(store.v.row(run.first_position + i), v.row(run.first_row + i), static_cast<size_t>(v.cols) * 4);
+      std::memcpy(store.k.row(run.first_position + i), k.row(run.first_row + i),
+                  static_cast<size_t>(k.cols) * 4);
+      std::memcpy(store.v.row(run.first_position + i), v.row(run.first_row + i),
+                  static_cast<size_t>(v.cols) * 4);
     }
   }
   return {};
@@ -50,9 +52,9 @@ Status DenseCache::Attend(const Context& context, int layer, const AttentionShap
   for (const auto& run : batch.runs) {
     Store& store = At(layer, run.slot);
     const int64_t keys = run.first_position + run.rows;
-    CausalAttention(context, shape, q.Rows(run.first_row, run.rows), std::as_const(store.k).view().Rows(0, keys),
-                    std::as_const(store.v).view().Rows(0, keys), run.first_position,
-                    out.Rows(run.first_row, run.rows));
+    CausalAttention(context, shape, q.Rows(run.first_row, run.rows),
+                    std::as_const(store.k).view().Rows(0, keys), std::as_const(store.v).view().Rows(0, keys),
+                    run.first_position, out.Rows(run.first_row, run.rows));
   }
   return {};
 }

@@ -14,7 +14,7 @@ namespace planish {
 // A ragged batch: tokens of several sequences, each a run of consecutive positions.
 struct Batch {
   struct Run {
-    int32_t slot = 0;            // cache slot of the sequence
+    int32_t slot = 0;  // cache slot of the sequence
     int64_t first_row = 0, rows = 0;
     int64_t first_position = 0;  // of its first row; everything before is in the cache
   };

@@ -17,9 +17,10 @@ Overloaded(Ts...) -> Overloaded<Ts...>;
 Status CheckIds(const Model& model, const Batch& batch) {
   for (size_t i = 0; i < batch.ids.size(); ++i) {
     if (batch.ids[i] < 0 || batch.ids[i] >= model.program.vocab) {
-      return InputError(fmt::format("token {} of the batch has id {}; the vocabulary has {} (does the tokenizer "
-                                    "belong to this model?)",
-                                    i, batch.ids[i], model.program.vocab));
+      return InputError(
+          fmt::format("token {} of the batch has id {}; the vocabulary has {} (does the tokenizer "
+                      "belong to this model?)",
+                      i, batch.ids[i], model.program.vocab));
     }
   }
   return {};
@@ -27,9 +28,10 @@ Status CheckIds(const Model& model, const Batch& batch) {
 
 Status NonFiniteError(const Context& context, const Model& model, const Block& block, int64_t row) {
   PLANISH_RETURN_IF_ERROR(CheckFinite(context, model));
-  return FailureError(fmt::format("{}: {}: the hidden state of row {} is not finite although all weights are; the "
-                                  "activations overflow",
-                                  model.path, block.name, row));
+  return FailureError(
+      fmt::format("{}: {}: the hidden state of row {} is not finite although all weights are; the "
+                  "activations overflow",
+                  model.path, block.name, row));
 }
 
 }  // namespace
@@ -41,7 +43,8 @@ Mat<float> Executor::Take(int64_t rows, int64_t cols) {
   for (int i = 0; i < static_cast<int>(free_.size()); ++i) {
     const bool fits = size(i) >= rows * cols;
     const bool best_fits = best >= 0 && size(best) >= rows * cols;
-    if (best < 0 || (fits && (!best_fits || size(i) < size(best))) || (!fits && !best_fits && size(i) > size(best))) {
+    if (best < 0 || (fits && (!best_fits || size(i) < size(best))) ||
+        (!fits && !best_fits && size(i) > size(best))) {
       best = i;
     }
   }
@@ -65,8 +68,8 @@ void Executor::Embed(const Context& context, const EmbedOp& op, const Batch& bat
   });
 }
 
-Status Executor::RunOp(const Context& context, const Block& block, int index, const Batch& batch, Cache& cache,
-                       Values& values) {
+Status Executor::RunOp(const Context& context, const Block& block, int index, const Batch& batch,
+                       Cache& cache, Values& values) {
   const Op& op = block.ops[static_cast<size_t>(index)];
   const auto in = [&](size_t i) -> Mat<float>& { return values[static_cast<size_t>(op.inputs[i])]; };
   const auto last_use = [&](size_t i) { return block.LastUse(op.inputs[i]) == index; };

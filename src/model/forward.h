@@ -21,16 +21,18 @@ class Executor {
 
   // Runs operations [first, last) of the block on `batch`. `values` must hold what they read; a value
   // is dropped after its last use in the block. Errors: the cache is full.
-  Status RunOps(const Context& context, const Block& block, int first, int last, const Batch& batch, Cache& cache,
-                Values& values);
+  Status RunOps(const Context& context, const Block& block, int first, int last, const Batch& batch,
+                Cache& cache, Values& values);
   // The whole block: hidden [rows, hidden] in and out (ids in for the embedding block).
-  Status RunBlock(const Context& context, const Block& block, const Batch& batch, Cache& cache, Mat<float>& hidden);
+  Status RunBlock(const Context& context, const Block& block, const Batch& batch, Cache& cache,
+                  Mat<float>& hidden);
   // A matrix from the pool of dead ones.
   Mat<float> Take(int64_t rows, int64_t cols);
   void Give(Mat<float> matrix);
 
  private:
-  Status RunOp(const Context& context, const Block& block, int index, const Batch& batch, Cache& cache, Values& values);
+  Status RunOp(const Context& context, const Block& block, int index, const Batch& batch, Cache& cache,
+               Values& values);
   void Embed(const Context& context, const EmbedOp& op, const Batch& batch, Mat<float>& out);
   const Model& model_;
   std::vector<Mat<float>> free_;

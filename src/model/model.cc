@@ -25,14 +25,15 @@ Result<Json> ReadJsonFile(const std::string& path) {
 Result<std::vector<float>> ReadVector(const std::string& name, int64_t size, const Checkpoint& checkpoint) {
   PLANISH_TRY(const TensorView view, checkpoint.Get(name));
   if (!IsComputable(view.type) || view.shape != std::vector<int64_t>{size}) {
-    return InputError(fmt::format("tensor '{}': expected {} values of BF16, F16 or F32, found {} [{}]", name, size,
-                                  DTypeName(view.type), fmt::join(view.shape, ", ")));
+    return InputError(fmt::format("tensor '{}': expected {} values of BF16, F16 or F32, found {} [{}]", name,
+                                  size, DTypeName(view.type), fmt::join(view.shape, ", ")));
   }
   std::vector<float> values(static_cast<size_t>(size));
   for (int64_t i = 0; i < size; ++i) {
     values[static_cast<size_t>(i)] = LoadElement(view.data, view.type, i);
     if (!std::isfinite(values[static_cast<size_t>(i)])) {
-      return InputError(fmt::format("tensor '{}': element {} is {}", name, i, values[static_cast<size_t>(i)]));
+      return InputError(
+          fmt::format("tensor '{}': element {} is {}", name, i, values[static_cast<size_t>(i)]));
     }
   }
   return values;
@@ -56,12 +57,13 @@ Result<Linear> BindLinear(const LinearSlot& slot, const Json& parts, const Check
 
 // The descriptions of compressed matrices in an artifact's config; empty for an original model.
 Result<Json> ReadPartsTable(const Json& config) {
-  if (!config.contains("quantization_config") || !config["quantization_config"].is_object()) return Json::object();
+  if (!config.contains("quantization_config") || !config["quantization_config"].is_object())
+    return Json::object();
   const Json& q = config["quantization_config"];
   PLANISH_TRY(const int64_t version, JsonInt(q, "version"));
   if (version != kArtifactVersion) {
-    return InputError(fmt::format("quantization_config: version {} is not known, this program reads {}", version,
-                                  kArtifactVersion));
+    return InputError(fmt::format("quantization_config: version {} is not known, this program reads {}",
+                                  version, kArtifactVersion));
   }
   const auto tensors = q.find("tensors");
   if (tensors == q.end() || !tensors->is_object()) {
@@ -125,9 +127,10 @@ std::string ResolveModelPath(const std::string& path) {
 Result<Model> LoadModel(const std::string& given) {
   const std::string path = ResolveModelPath(given);
   if (!DirectoryExists(path)) {
-    return InputError(fmt::format(
-        "{}: no such folder; expected a Hugging Face model folder with config.json and safetensors files, or 'demo'",
-        given));
+    return InputError(
+        fmt::format("{}: no such folder; expected a Hugging Face model folder with config.json and "
+                    "safetensors files, or 'demo'",
+                    given));
   }
   return Bind(path);
 }
@@ -136,7 +139,8 @@ int64_t Model::Bytes() const { return checkpoint.file_bytes(); }
 
 double Model::LinearBitsPerWeight() const {
   int64_t bytes = 0;
-  for (size_t i = 0; i < linears.size(); ++i) bytes += program.linears[i].in_layer ? StoredBytes(linears[i].w) : 0;
+  for (size_t i = 0; i < linears.size(); ++i)
+    bytes += program.linears[i].in_layer ? StoredBytes(linears[i].w) : 0;
   return 8.0 * static_cast<double>(bytes) / static_cast<double>(program.LinearWeights());
 }
 
@@ -159,8 +163,8 @@ Status CheckFinite(const Context& context, const Model& model) {
       Mat<float> row(1, linear.w.cols);
       ReadRows(linear.w, bad_row, 1, 0, linear.w.cols, row.data(), linear.w.cols);
       const int64_t col = FindNonFinite({row.row(0), static_cast<size_t>(row.cols())});
-      return InputError(fmt::format("{}: tensor '{}': element [{}, {}] is {}; the checkpoint is damaged", model.path,
-                                    linear.name, bad_row.load(), col, row(0, col)));
+      return InputError(fmt::format("{}: tensor '{}': element [{}, {}] is {}; the checkpoint is damaged",
+                                    model.path, linear.name, bad_row.load(), col, row(0, col)));
     }
   }
   return {};

@@ -15,17 +15,19 @@
 namespace planish {
 
 struct Model {
-  std::string path;   // folder, as given
-  std::string name;   // its last component
+  std::string path;  // folder, as given
+  std::string name;  // its last component
   Json config;
   Program program;
-  std::vector<Linear> linears;               // by LinearId
-  std::vector<std::vector<float>> vectors;   // by VectorId
+  std::vector<Linear> linears;              // by LinearId
+  std::vector<std::vector<float>> vectors;  // by VectorId
   Checkpoint checkpoint;
 
   // Bytes of all tensors and their metadata (the safetensors files whole; no tokenizer).
   int64_t Bytes() const;
-  double BitsPerWeight() const { return 8.0 * static_cast<double>(Bytes()) / static_cast<double>(program.Parameters()); }
+  double BitsPerWeight() const {
+    return 8.0 * static_cast<double>(Bytes()) / static_cast<double>(program.Parameters());
+  }
   // Every byte of every part of the layers' linears (biases left out: they are not weights' parts)
   // over their original weights, in bits.
   double LinearBitsPerWeight() const;

@@ -31,7 +31,8 @@ int64_t Program::LinearMacsPerToken() const {
   int64_t n = 0;
   for (const auto& block : blocks) {
     for (const auto& op : block.ops) {
-      if (const auto* l = std::get_if<LinearOp>(&op.body)) n += linears[l->linear].out * linears[l->linear].in;
+      if (const auto* l = std::get_if<LinearOp>(&op.body))
+        n += linears[l->linear].out * linears[l->linear].in;
     }
   }
   return n;
@@ -89,7 +90,8 @@ ValueId BlockBuilder::Rope(ValueId x, int rope) {
 }
 
 ValueId BlockBuilder::Attention(ValueId q, ValueId k, ValueId v, const AttentionShape& shape) {
-  return Emit({AttentionOp{shape, program_.cache_layers++}, {q, k, v}}, "attended", shape.heads * shape.head_dim);
+  return Emit({AttentionOp{shape, program_.cache_layers++}, {q, k, v}}, "attended",
+              shape.heads * shape.head_dim);
 }
 
 ValueId BlockBuilder::Gate(ValueId gate, ValueId up, Activation activation) {

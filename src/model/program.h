@@ -20,27 +20,27 @@ using ValueId = int;   // index into Block::values
 using LinearId = int;  // index into Program::linears and Model::linears
 using VectorId = int;  // index into Program::vectors and Model::vectors
 
-struct EmbedOp {        // ids -> rows of a linear's weight
+struct EmbedOp {  // ids -> rows of a linear's weight
   LinearId table;
 };
-struct RmsNormOp {      // x -> y; groups of the weight's width, so per-head norms too
+struct RmsNormOp {  // x -> y; groups of the weight's width, so per-head norms too
   VectorId weight;
   float eps;
 };
-struct LinearOp {       // x -> y
+struct LinearOp {  // x -> y
   LinearId linear;
 };
-struct RopeOp {         // x [heads * head_dim] -> y
-  int rope;             // index into Program::ropes
+struct RopeOp {  // x [heads * head_dim] -> y
+  int rope;      // index into Program::ropes
 };
-struct AttentionOp {    // q, k, v -> y; keys and values go through the cache
+struct AttentionOp {  // q, k, v -> y; keys and values go through the cache
   AttentionShape shape;
   int cache_layer;
 };
-struct GateOp {         // gate, up -> act(gate) * up
+struct GateOp {  // gate, up -> act(gate) * up
   Activation activation;
 };
-struct AddOp {};        // x, y -> x + y
+struct AddOp {};  // x, y -> x + y
 
 struct Op {
   std::variant<EmbedOp, RmsNormOp, LinearOp, RopeOp, AttentionOp, GateOp, AddOp> body;
@@ -57,7 +57,7 @@ struct Block {
   std::string name;  // "embed", "layer 3", "head"
   std::vector<Value> values;
   std::vector<Op> ops;
-  ValueId input = -1;   // -1: the block starts from token ids
+  ValueId input = -1;  // -1: the block starts from token ids
   ValueId output = -1;
 
   // Index of the last operation that reads the value, or -1; the block's output is read by
@@ -126,6 +126,7 @@ class BlockBuilder {
 };
 
 // Adds a linear and returns its id. `weight` ends in ".weight"; a bias replaces that by ".bias".
-LinearId AddLinear(Program& program, const std::string& weight, int64_t out, int64_t in, bool bias, bool in_layer);
+LinearId AddLinear(Program& program, const std::string& weight, int64_t out, int64_t in, bool bias,
+                   bool in_layer);
 
 }  // namespace planish

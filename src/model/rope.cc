@@ -33,15 +33,18 @@ Result<RopeFields> ReadFields(const Json& config, const RopeDefaults& defaults,
   PLANISH_TRY(fields.theta, JsonNumber(fields.scaling, "rope_theta", top_theta));
   PLANISH_TRY(const double top_partial, JsonNumber(config, "partial_rotary_factor", 1.0));
   PLANISH_TRY(fields.partial, JsonNumber(fields.scaling, "partial_rotary_factor", top_partial));
-  // Below 1 the frequencies would grow with the dimension: no model does that, and angles could overflow.
-  if (!(fields.theta >= 1) || !std::isfinite(fields.theta)) {
-    return InputError(fmt::format("rope_theta: expected at least 1, found {}", fields.theta));
+  // At 1 all dimensions turn alike and yarn divides by ln 1; below, the fast ones would be the slow ones.
+  if (!(fields.theta > 1) || !std::isfinite(fields.theta)) {
+    return InputError(fmt::format("rope_theta: expected a number above 1, found {}", fields.theta));
   }
   if (!(fields.partial > 0) || fields.partial > 1) {
     return InputError(fmt::format("partial_rotary_factor: expected in (0, 1], found {}", fields.partial));
   }
   return fields;
 }
+
+// Published models stay below 2; scores grow with its square, and in fp32 they must not overflow.
+constexpr double kMaxAttentionFactor = 1000;
 
 Result<double> Factor(const Json& scaling) {
   PLANISH_TRY(const double factor, JsonNumber(scaling, "factor"));
@@ -73,29 +76,8 @@ Status ScaleLlama3(const Json& scaling, double original_positions, std::vector<d
   return {};
 }
 
-// Logarithm and power from additions, multiplications and divisions alone, good to 1e-15: libm has variants
-// with and without fused multiply-add that differ in the last bit, and the strict profile promises the same
-// bytes on any CPU.
-double FixedLog(double x) {
-  int exponent = 0;
-  double m = std::frexp(x, &exponent);
-  if (m < 0.7071) m *= 2, --exponent;
-  const double t = (m - 1) / (m + 1), t2 = t * t;  // ln m = 2 atanh t, |t| < 0.172
-  double sum = 0;
-  for (int k = 27; k >= 1; k -= 2) sum = sum * t2 + 1.0 / k;
-  return 2 * t * sum + exponent * std::numbers::ln2;
-}
-
-double FixedPow(double base, double power) {
-  const double x = power * FixedLog(base), n = std::nearbyint(x / std::numbers::ln2);
-  const double r = x - n * std::numbers::ln2;  // |r| < 0.35
-  double sum = 1;
-  for (int k = 18; k >= 1; --k) sum = 1 + sum * r / k;
-  return std::ldexp(sum, static_cast<int>(n));
-}
-
 double YarnScale(double factor, double mscale) {
-  return factor <= 1 ? 1 : 0.1 * mscale * FixedLog(factor) + 1;
+  return factor <= 1 ? 1 : 0.1 * mscale * std::log(factor) + 1;
 }
 
 // YaRN (arXiv 2309.00071): interpolate dimensions that turn slowly, keep those that turn fast.
@@ -110,20 +92,21 @@ Status ScaleYarn(const Json& scaling, double original_positions, double theta, R
                           ? YarnScale(factor, mscale) / YarnScale(factor, mscale_all)
                           : YarnScale(factor, 1);
   PLANISH_TRY(const double attention_factor, JsonNumber(scaling, "attention_factor", both));
-  if (!(attention_factor > 0) || attention_factor > 1e6) {
+  if (!(attention_factor > 0) || attention_factor > kMaxAttentionFactor) {
     return InputError(
-        fmt::format("yarn rope: attention factor: expected in (0, 1e6], found {}", attention_factor));
+        fmt::format("yarn rope: expected an attention factor (attention_factor, or from mscale and "
+                    "mscale_all_dim) above 0 "
+                    "and up to {}, found {}",
+                    kMaxAttentionFactor, attention_factor));
   }
-  if (!(slow > 0) || !(fast > slow) || !std::isfinite(fast)) {
+  if (!(slow > 0) || !(fast > slow)) {
     return InputError(
         fmt::format("yarn rope: expected 0 < beta_slow < beta_fast, found {} and {}", slow, fast));
   }
-  if (!(theta > 1))
-    return InputError(fmt::format("yarn rope: rope_theta: expected above 1, found {}", theta));
   rope.attention_factor = static_cast<float>(attention_factor);
   const double d = 2.0 * static_cast<double>(rope.inv_freq.size());
   const auto dim = [&](double rotations) {
-    return d * FixedLog(original_positions / (2 * std::numbers::pi * rotations)) / (2 * FixedLog(theta));
+    return d * std::log(original_positions / (2 * std::numbers::pi * rotations)) / (2 * std::log(theta));
   };
   double low = dim(fast), high = dim(slow);
   if (truncate) low = std::floor(low), high = std::ceil(high);
@@ -147,7 +130,7 @@ Result<RopeTable> ReadRope(const Json& config, int64_t head_dim, const RopeDefau
   const int64_t pairs = static_cast<int64_t>(fields.partial * static_cast<double>(head_dim)) / 2;
   if (pairs < 1) return InputError(fmt::format("rope: head_dim {} leaves no pair to rotate", head_dim));
   for (int64_t i = 0; i < pairs; ++i) {
-    rope.inv_freq.push_back(FixedPow(fields.theta, -static_cast<double>(i) / static_cast<double>(pairs)));
+    rope.inv_freq.push_back(std::pow(fields.theta, -static_cast<double>(i) / static_cast<double>(pairs)));
   }
   PLANISH_TRY(const std::string old_name, JsonString(fields.scaling, "type", "default"));
   PLANISH_TRY(const std::string type, JsonString(fields.scaling, "rope_type", old_name));
@@ -155,11 +138,11 @@ Result<RopeTable> ReadRope(const Json& config, int64_t head_dim, const RopeDefau
               JsonInt(config, "max_position_embeddings", defaults.max_positions));
   PLANISH_TRY(const int64_t original,
               JsonInt(fields.scaling, "original_max_position_embeddings", max_positions));
+  if (type == "default") return rope;
   if (original < 1) {
     return InputError(
         fmt::format("original_max_position_embeddings: expected at least 1, found {}", original));
   }
-  if (type == "default") return rope;
   if (type == "linear") {
     PLANISH_TRY(const double factor, Factor(fields.scaling));
     for (double& f : rope.inv_freq) f /= factor;

@@ -19,6 +19,6 @@ struct RopeDefaults {
 
 // `layer_type` picks the entry when rope_parameters holds one object per layer type.
 Result<RopeTable> ReadRope(const Json& config, int64_t head_dim, const RopeDefaults& defaults,
-                      const std::string& layer_type = "full_attention");
+                           const std::string& layer_type = "full_attention");
 
 }  // namespace planish

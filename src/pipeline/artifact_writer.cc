@@ -12,10 +12,15 @@ namespace planish {
 namespace {
 
 // Copied as they are when the source has them.
-constexpr const char* kCompanions[] = {
-    "generation_config.json", "tokenizer.json",     "tokenizer_config.json", "special_tokens_map.json",
-    "tokenizer.model",        "vocab.json",         "merges.txt",            "added_tokens.json",
-    "chat_template.jinja"};
+constexpr const char* kCompanions[] = {"generation_config.json",
+                                       "tokenizer.json",
+                                       "tokenizer_config.json",
+                                       "special_tokens_map.json",
+                                       "tokenizer.model",
+                                       "vocab.json",
+                                       "merges.txt",
+                                       "added_tokens.json",
+                                       "chat_template.jinja"};
 
 // Tensors of the artifact in the checkpoint's order, a compressed one replaced by its parts.
 struct Contents {
@@ -61,7 +66,8 @@ Status WriteTensors(const Context& context, const Contents& contents, const std:
       const auto bytes = contents.data.at(spec.name);
       PLANISH_RETURN_IF_ERROR(writer.Append(spec.name, bytes));
       done += static_cast<double>(bytes.size());
-      if (context.progress) context.progress->Update("write", done, static_cast<double>(plan.total_bytes), "bytes");
+      if (context.progress)
+        context.progress->Update("write", done, static_cast<double>(plan.total_bytes), "bytes");
     }
     PLANISH_RETURN_IF_ERROR(writer.Commit());
   }
@@ -70,7 +76,8 @@ Status WriteTensors(const Context& context, const Contents& contents, const std:
 
 }  // namespace
 
-Status WriteArtifact(const Context& context, const Model& model, const Manifest& manifest, const std::string& folder) {
+Status WriteArtifact(const Context& context, const Model& model, const Manifest& manifest,
+                     const std::string& folder) {
   PLANISH_RETURN_IF_ERROR(RemoveTree(folder));
   PLANISH_RETURN_IF_ERROR(MakeDirectories(folder));
   PLANISH_TRY(const Contents contents, Collect(model));
@@ -96,7 +103,9 @@ Status WriteArtifact(const Context& context, const Model& model, const Manifest&
 Result<Fingerprint> ReadArtifactFingerprint(const std::string& folder) {
   const std::string path = JoinPath(folder, kManifestName);
   PLANISH_TRY(const std::string text, ReadTextFile(path));
-  PLANISH_TRY(const Json json, ParseJson(text));
+  const auto parsed = ParseJson(text);
+  if (!parsed.ok()) return parsed.error().At(path);
+  const Json& json = *parsed;
   Fingerprint fingerprint;
   if (!json.is_object() || !json.contains("fingerprint") || !json["fingerprint"].is_object()) {
     return InputError(fmt::format("{}: no fingerprint", path));

@@ -20,7 +20,8 @@ inline constexpr const char* kManifestName = "planish.json";
 
 // `folder` must not exist or be empty. Tensors whose linear still is what the checkpoint holds are
 // copied byte for byte; others are written as their parts.
-Status WriteArtifact(const Context& context, const Model& model, const Manifest& manifest, const std::string& folder);
+Status WriteArtifact(const Context& context, const Model& model, const Manifest& manifest,
+                     const std::string& folder);
 // The fingerprint in a finished artifact's manifest.
 Result<Fingerprint> ReadArtifactFingerprint(const std::string& folder);
 

@@ -8,7 +8,8 @@
 
 namespace planish {
 
-// One pass over the set. Hidden states past `state_memory` bytes go to a file at `spill_path` (removed again).
+// One pass over the set. Hidden states past `state_memory` bytes go to a file at `spill_path` (removed
+// again).
 Result<StatisticsFile> CalibrateModel(const Context& context, const Model& model, const CalibrationSet& set,
                                       const std::string& spill_path, int64_t state_memory);
 

@@ -14,7 +14,8 @@
 namespace planish {
 namespace {
 
-constexpr const char* kProgramVersion = "planish 0.1";  // part of every fingerprint: raise when results change
+constexpr const char* kProgramVersion =
+    "planish 0.1";  // part of every fingerprint: raise when results change
 
 Fingerprint MakeFingerprint(const Context& context, const Model& model, const CalibrationSet& set,
                             const Recipe& recipe) {
@@ -37,7 +38,8 @@ double SolveMacs(double out, double in, const LayerPlan& plan) {
   for (const auto& [stage, options] : plan.stages) {
     if (stage->kind == StageKind::kRound) {
       macs += out * in * in;  // the loss of round to nearest, and feedback
-      if (options.values().contains("refit")) macs += 2.0 * static_cast<double>(options.Int("refit")) * out * in * in;
+      if (options.values().contains("refit"))
+        macs += 2.0 * static_cast<double>(options.Int("refit")) * out * in * in;
     } else {
       macs += 4.0 * out * in * in;
     }
@@ -64,7 +66,12 @@ class Run {
  public:
   Run(const Context& context, Model& model, const CalibrationSet& set, const Recipe& recipe,
       const CompressRequest& request, WorkFolder folder)
-      : context_(context), model_(model), set_(set), recipe_(recipe), statistics_(request.statistics), folder_(std::move(folder)),
+      : context_(context),
+        model_(model),
+        set_(set),
+        recipe_(recipe),
+        statistics_(request.statistics),
+        folder_(std::move(folder)),
         store_(TypeOf(recipe), set.chunks(), SlotBytes(), request.state_memory, folder_.SpillPath()),
         driver_(model, set, store_) {}
 
@@ -122,7 +129,8 @@ Status Run::Restore(CompressResult& result) {
     PLANISH_TRY(const auto linears, folder_.LoadBlock(block));
     for (const auto& stored : linears) {
       const auto it = std::ranges::find(model_.linears, stored.name, &Linear::name);
-      if (it == model_.linears.end() || it->w.rows != stored.matrix.rows || it->w.cols != stored.matrix.cols) {
+      if (it == model_.linears.end() || it->w.rows != stored.matrix.rows ||
+          it->w.cols != stored.matrix.cols) {
         return InputError(fmt::format("block {}: '{}' does not belong to this model", block, stored.name));
       }
       it->w = stored.matrix;
@@ -196,7 +204,8 @@ Status Run::Execute(double expected_macs, CompressResult& result) {
   driver_.on_work = [&](double macs) {
     result.macs += macs;
     if (context_.progress) {
-      context_.progress->Update("compress", result.macs, std::max(result.macs, expected_macs), "multiply-adds");
+      context_.progress->Update("compress", result.macs, std::max(result.macs, expected_macs),
+                                "multiply-adds");
     }
   };
   PLANISH_RETURN_IF_ERROR(RoundHead(result.layers));
@@ -223,15 +232,16 @@ Status CheckStatistics(const CompressRequest& request, const Recipe& recipe, con
 
 Error StoppedError(const Error& error, const CompressRequest& request, int next_block, int blocks) {
   if (error.code != Code::kInterrupted) return error;
-  return {error.code, fmt::format("interrupted before block {} of {}; the same command goes on there (state in "
-                                  "{}.partial)",
-                                  next_block, blocks, request.output)};
+  return {error.code,
+          fmt::format("interrupted before block {} of {}; the same command goes on there (state in "
+                      "{}.partial)",
+                      next_block, blocks, request.output)};
 }
 
 }  // namespace
 
-Result<Preflight> Estimate(const Context& context, const Model& model, const CalibrationSet& set, const Recipe& recipe,
-                           const CompressRequest& request) {
+Result<Preflight> Estimate(const Context& context, const Model& model, const CalibrationSet& set,
+                           const Recipe& recipe, const CompressRequest& request) {
   Preflight p;
   const Program& program = model.program;
   int64_t widest_site = 0, stored = 0, row_values = 0;
@@ -239,11 +249,13 @@ Result<Preflight> Estimate(const Context& context, const Model& model, const Cal
     int64_t values = 0;
     for (const auto& value : program.blocks[static_cast<size_t>(b)].values) values += value.width;
     row_values = std::max(row_values, values);
-    for (const auto& op : program.blocks[static_cast<size_t>(b)].ops) p.macs += OpMacs(program, op, set.tokens(), set.length());
+    for (const auto& op : program.blocks[static_cast<size_t>(b)].ops)
+      p.macs += OpMacs(program, op, set.tokens(), set.length());
     for (const auto& site : BlockSites(program, b)) {
       const auto n = program.linears[static_cast<size_t>(site.linears.front())].in;
       widest_site = std::max(widest_site, n);
-      p.macs += static_cast<double>(set.tokens()) * static_cast<double>(n * n) / 2 + static_cast<double>(n * n * n) / 6;
+      p.macs += static_cast<double>(set.tokens()) * static_cast<double>(n * n) / 2 +
+                static_cast<double>(n * n * n) / 6;
       for (LinearId id : site.linears) {
         const auto& slot = program.linears[static_cast<size_t>(id)];
         PLANISH_TRY(const LayerPlan plan, PlanFor(recipe, slot.weight));
@@ -263,8 +275,8 @@ Result<Preflight> Estimate(const Context& context, const Model& model, const Cal
   return p;
 }
 
-Result<CompressResult> Compress(const Context& context, Model& model, const CalibrationSet& set, const Recipe& recipe,
-                                const CompressRequest& request) {
+Result<CompressResult> Compress(const Context& context, Model& model, const CalibrationSet& set,
+                                const Recipe& recipe, const CompressRequest& request) {
   const auto start = std::chrono::steady_clock::now();
   if (model.config.contains("quantization_config") && model.config["quantization_config"].is_object()) {
     return InputError(fmt::format("{}: already compressed; compress the original model", model.path));
@@ -275,8 +287,9 @@ Result<CompressResult> Compress(const Context& context, Model& model, const Cali
   if (DirectoryExists(request.output) || FileExists(request.output)) {
     const auto known = ReadArtifactFingerprint(request.output);
     if (!known.ok() || !Differences(fingerprint, *known).empty()) {
-      return InputError(fmt::format("{}: already exists{}; choose another output or remove it", request.output,
-                                    known.ok() ? ", made with another " + Differences(fingerprint, *known) : ""));
+      return InputError(
+          fmt::format("{}: already exists{}; choose another output or remove it", request.output,
+                      known.ok() ? ", made with another " + Differences(fingerprint, *known) : ""));
     }
     result.already_done = true;
     PLANISH_RETURN_IF_ERROR(RemoveTree(request.output + ".partial"));
@@ -295,13 +308,14 @@ Result<CompressResult> Compress(const Context& context, Model& model, const Cali
 }
 
 std::string LayerTable(const OrderedJson& layers) {
-  std::string out = fmt::format("{:<44} {:<28} {:>6} {:>11} {:>11} {:>11} {:>6}\n", "tensor", "parts", "bits", "bytes",
-                                "nearest", "loss", "ratio");
+  std::string out = fmt::format("{:<44} {:<28} {:>6} {:>11} {:>11} {:>11} {:>6}\n", "tensor", "parts", "bits",
+                                "bytes", "nearest", "loss", "ratio");
   for (const auto& layer : layers) {
     const double nearest = layer.value("loss_nearest", 0.0), loss = layer.value("loss", 0.0);
     out += fmt::format("{:<44} {:<28} {:>6.3f} {:>11} {:>11.4g} {:>11.4g} {:>6.3f}\n",
-                       layer.value("name", std::string()), layer.value("parts", std::string()), layer.value("bits", 0.0),
-                       layer.value("bytes", int64_t{0}), nearest, loss, nearest > 0 ? loss / nearest : 0.0);
+                       layer.value("name", std::string()), layer.value("parts", std::string()),
+                       layer.value("bits", 0.0), layer.value("bytes", int64_t{0}), nearest, loss,
+                       nearest > 0 ? loss / nearest : 0.0);
   }
   return out;
 }

@@ -22,23 +22,23 @@ struct CompressRequest {
 
 // What to expect, before any work.
 struct Preflight {
-  double macs = 0;            // multiply-adds: forward passes, Hessians, rounding
-  double seconds = 0;         // at the rate of this machine
-  double rate = 0;            // measured, multiply-adds per second
-  int64_t memory_bytes = 0;   // peak resident, estimated
+  double macs = 0;           // multiply-adds: forward passes, Hessians, rounding
+  double seconds = 0;        // at the rate of this machine
+  double rate = 0;           // measured, multiply-adds per second
+  int64_t memory_bytes = 0;  // peak resident, estimated
   int64_t output_bytes = 0;
 };
 
 struct CompressResult {
   OrderedJson layers = OrderedJson::array();  // a report a tensor, in order
-  int resumed_at = 0;        // first block of this process; 1 when nothing was there before
-  bool already_done = false;  // the output existed with the same fingerprint
+  int resumed_at = 0;                         // first block of this process; 1 when nothing was there before
+  bool already_done = false;                  // the output existed with the same fingerprint
   double macs = 0, seconds = 0;
   int64_t output_bytes = 0;
 };
 
-Result<Preflight> Estimate(const Context& context, const Model& model, const CalibrationSet& set, const Recipe& recipe,
-                           const CompressRequest& request);
+Result<Preflight> Estimate(const Context& context, const Model& model, const CalibrationSet& set,
+                           const Recipe& recipe, const CompressRequest& request);
 
 // Replaces the model's linears as it goes. Errors: the output exists, an unfinished run with other
 // settings, non-finite weights or activations (named), disk full; interrupted, with what was done kept.

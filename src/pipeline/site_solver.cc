@@ -45,11 +45,14 @@ Status RunStep(const Context& context, const Model& model, SiteWork& work, size_
     std::vector<Options> options;
     std::vector<LayerSolution> solutions;
     for (size_t i = first; i < work.linears.size(); ++i) {
-      if (work.plans[i].skip || step >= work.plans[i].stages.size() || work.plans[i].stages[step].first != stage) continue;
+      if (work.plans[i].skip || step >= work.plans[i].stages.size() ||
+          work.plans[i].stages[step].first != stage)
+        continue;
       done[i] = true;
       members.push_back(i);
       options.push_back(work.plans[i].stages[step].second);
-      problems.push_back({model.linears[static_cast<size_t>(work.linears[i])].name, work.weights[i], work.h, nullptr});
+      problems.push_back(
+          {model.linears[static_cast<size_t>(work.linears[i])].name, work.weights[i], work.h, nullptr});
       if (stage->needs_factor) {
         PLANISH_TRY(problems.back().factor, Factor(context, work, *stage, options.back()));
       }
@@ -86,8 +89,8 @@ Result<std::vector<SolvedLinear>> SolveSite(const Context& context, const Model&
     const auto& w = work.weights.back();
     const int64_t bad = FindNonFinite({w.data(), static_cast<size_t>(w.rows() * w.cols())});
     if (bad >= 0) {
-      return InputError(fmt::format("tensor '{}': element [{}, {}] is {}; the checkpoint is damaged", linear.name,
-                                    bad / w.cols(), bad % w.cols(), w.data()[bad]));
+      return InputError(fmt::format("tensor '{}': element [{}, {}] is {}; the checkpoint is damaged",
+                                    linear.name, bad / w.cols(), bad % w.cols(), w.data()[bad]));
     }
   }
   work.solutions.resize(work.linears.size());

@@ -14,9 +14,10 @@ namespace planish {
 namespace {
 
 Error SpillError(const std::string& path, const char* what) {
-  return FailureError(fmt::format("{}: cannot {} the spill file of the hidden states: {} (free disk space, or raise "
-                                  "--state-memory)",
-                                  path, what, std::strerror(errno)));
+  return FailureError(
+      fmt::format("{}: cannot {} the spill file of the hidden states: {} (free disk space, or raise "
+                  "--state-memory)",
+                  path, what, std::strerror(errno)));
 }
 
 int64_t TotalValues(const auto& values) {
@@ -29,7 +30,10 @@ int64_t TotalValues(const auto& values) {
 
 StateStore::StateStore(StateType type, int64_t entries, int64_t slot_bytes, int64_t memory_limit_bytes,
                        std::string spill_path)
-    : type_(type), slot_bytes_(slot_bytes), limit_(memory_limit_bytes), spill_path_(std::move(spill_path)),
+    : type_(type),
+      slot_bytes_(slot_bytes),
+      limit_(memory_limit_bytes),
+      spill_path_(std::move(spill_path)),
       entries_(static_cast<size_t>(entries)) {}
 
 StateStore::~StateStore() {
@@ -58,7 +62,8 @@ Status StateStore::Store(int64_t index, Buffer data, int64_t bytes) {
   }
   PLANISH_RETURN_IF_ERROR(OpenSpill());
   for (int64_t done = 0; done < bytes;) {
-    const ssize_t n = pwrite(spill_, data.data() + done, static_cast<size_t>(bytes - done), index * slot_bytes_ + done);
+    const ssize_t n =
+        pwrite(spill_, data.data() + done, static_cast<size_t>(bytes - done), index * slot_bytes_ + done);
     if (n < 0 && errno != EINTR) return SpillError(spill_path_, "write");
     if (n > 0) done += n;
   }

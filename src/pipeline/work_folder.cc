@@ -46,8 +46,11 @@ std::string WorkFolder::StatesPath(int block) const {
 }
 
 WorkFolder::WorkFolder(WorkFolder&& other) noexcept
-    : output_(std::move(other.output_)), path_(std::move(other.path_)), fingerprint_(std::move(other.fingerprint_)),
-      next_block_(other.next_block_), lock_(std::exchange(other.lock_, -1)) {}
+    : output_(std::move(other.output_)),
+      path_(std::move(other.path_)),
+      fingerprint_(std::move(other.fingerprint_)),
+      next_block_(other.next_block_),
+      lock_(std::exchange(other.lock_, -1)) {}
 
 WorkFolder::~WorkFolder() {
   if (lock_ >= 0) close(lock_);
@@ -92,17 +95,20 @@ Result<WorkFolder> WorkFolder::Open(const std::string& output, const Fingerprint
   if (!known.ok()) return known.error().At(journal_path);
   const std::string differences = Differences(fingerprint, *known);
   if (!differences.empty()) {
-    return InputError(fmt::format("{}: an unfinished run is there, but it differs in: {}. Finish it with the same "
-                                  "settings, choose another output, or add --restart to discard it",
-                                  folder.path_, differences));
+    return InputError(
+        fmt::format("{}: an unfinished run is there, but it differs in: {}. Finish it with the same "
+                    "settings, choose another output, or add --restart to discard it",
+                    folder.path_, differences));
   }
   PLANISH_TRY(const int64_t next, JsonInt(journal, "next_block"));
-  if (next < 1 || next > 1'000'000) return InputError(fmt::format("{}: next_block is {}", journal_path, next));
+  if (next < 1 || next > 1'000'000)
+    return InputError(fmt::format("{}: next_block is {}", journal_path, next));
   folder.next_block_ = static_cast<int>(next);
   return folder;
 }
 
-Status WorkFolder::FinishBlock(int block, const std::vector<StoredLinear>& linears, const StateStore& states) {
+Status WorkFolder::FinishBlock(int block, const std::vector<StoredLinear>& linears,
+                               const StateStore& states) {
   std::vector<PartTensor> tensors;
   OrderedJson index = OrderedJson::array();
   for (const auto& linear : linears) {
@@ -118,7 +124,8 @@ Status WorkFolder::FinishBlock(int block, const std::vector<StoredLinear>& linea
     specs.push_back({t.name, t.type, t.shape});
     data[t.name] = t.bytes;
   }
-  PLANISH_TRY(auto writer, SafetensorsWriter::Create(BlockPath(block), specs, {{"linears", DumpJson(index)}}));
+  PLANISH_TRY(auto writer,
+              SafetensorsWriter::Create(BlockPath(block), specs, {{"linears", DumpJson(index)}}));
   const auto order = writer.order();
   for (const auto& spec : order) PLANISH_RETURN_IF_ERROR(writer.Append(spec.name, data[spec.name]));
   PLANISH_RETURN_IF_ERROR(writer.Commit());
@@ -138,11 +145,16 @@ Result<std::vector<StoredLinear>> WorkFolder::LoadBlock(int block) const {
   PLANISH_TRY(const auto checkpoint, Checkpoint::OpenFile(path));
   PLANISH_TRY(const auto file, SafetensorsFile::Open(path));
   const auto text = file->metadata().find("linears");
-  if (text == file->metadata().end()) return InputError(fmt::format("{}: metadata 'linears' is missing", path));
+  if (text == file->metadata().end())
+    return InputError(fmt::format("{}: metadata 'linears' is missing", path));
   auto index = ParseJson(text->second);
   if (!index.ok()) return index.error().At(path);
+  if (!index->is_array()) return InputError(fmt::format("{}: metadata 'linears': expected a list", path));
+  // A second reading keeps the order of keys: the manifest's bytes depend on it.
+  const OrderedJson ordered = OrderedJson::parse(text->second, nullptr, /*allow_exceptions=*/false);
   std::vector<StoredLinear> linears;
-  for (const Json& entry : *index) {
+  for (size_t i = 0; i < index->size(); ++i) {
+    const Json& entry = (*index)[i];
     StoredLinear linear;
     PLANISH_TRY(linear.name, JsonString(entry, "name"));
     if (!entry.contains("parts") || !entry["parts"].is_object()) {
@@ -152,7 +164,7 @@ Result<std::vector<StoredLinear>> WorkFolder::LoadBlock(int block) const {
     PLANISH_TRY(const int64_t rows, JsonInt(parts, "rows"));
     PLANISH_TRY(const int64_t cols, JsonInt(parts, "cols"));
     PLANISH_TRY(linear.matrix, ReadParts(parts, linear.name, rows, cols, checkpoint));
-    linear.report = OrderedJson::parse(DumpJson(entry.value("report", Json::object())));
+    linear.report = ordered[i].value("report", OrderedJson::object());
     linears.push_back(std::move(linear));
   }
   return linears;
@@ -161,7 +173,8 @@ Result<std::vector<StoredLinear>> WorkFolder::LoadBlock(int block) const {
 Status WorkFolder::Publish() {
   PLANISH_RETURN_IF_ERROR(SyncDirectory(OutputPath()));
   if (std::rename(OutputPath().c_str(), output_.c_str()) != 0) {
-    return FailureError(fmt::format("{}: cannot rename to '{}': {}", OutputPath(), output_, std::strerror(errno)));
+    return FailureError(
+        fmt::format("{}: cannot rename to '{}': {}", OutputPath(), output_, std::strerror(errno)));
   }
   return RemoveTree(path_);
 }

@@ -15,7 +15,8 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
 }  // namespace
 
 Result<GenerateResult> Generate(const Context& context, const Model& model, std::span<const int32_t> prompt,
-                                const GenerateOptions& options, const std::function<bool(int32_t)>& on_token) {
+                                const GenerateOptions& options,
+                                const std::function<bool(int32_t)>& on_token) {
   if (prompt.empty()) return InputError("the prompt has no tokens; give some text, or --bos");
   const auto prompt_size = static_cast<int64_t>(prompt.size());
   int64_t capacity = options.context;

@@ -12,14 +12,34 @@ namespace planish {
 // The types of safetensors, by its names ("BF16"). Only kF32, kF16, kBF16 are computed with;
 // the others are storage.
 enum class DType : uint8_t {
-  kF64, kF32, kF16, kBF16, kI64, kU64, kI32, kU32, kI16, kU16, kI8, kU8, kBool,
-  kF8E4M3, kF8E5M2, kF8E8M0, kF8E4M3FNUZ, kF8E5M2FNUZ, kF6E2M3, kF6E3M2, kF4, kC64,
+  kF64,
+  kF32,
+  kF16,
+  kBF16,
+  kI64,
+  kU64,
+  kI32,
+  kU32,
+  kI16,
+  kU16,
+  kI8,
+  kU8,
+  kBool,
+  kF8E4M3,
+  kF8E5M2,
+  kF8E8M0,
+  kF8E4M3FNUZ,
+  kF8E5M2FNUZ,
+  kF6E2M3,
+  kF6E3M2,
+  kF4,
+  kC64,
 };
 inline constexpr int kNumDTypes = 22;
 
-std::string_view DTypeName(DType type);                        // "BF16"
-std::optional<DType> ParseDType(std::string_view name);        // by that name, case as written
-int DTypeBits(DType type);                                     // 4 to 64
+std::string_view DTypeName(DType type);                  // "BF16"
+std::optional<DType> ParseDType(std::string_view name);  // by that name, case as written
+int DTypeBits(DType type);                               // 4 to 64
 inline bool IsComputable(DType t) { return t == DType::kF32 || t == DType::kF16 || t == DType::kBF16; }
 
 // bfloat16 is the upper half of a float: widening is exact.

@@ -25,8 +25,8 @@ struct MatView {
   MatView(T* d, int64_t r, int64_t c, int64_t s) : data(d), rows(r), cols(c), stride(s) {}
   // From a mutable view to a const one.
   template <typename U>
-    requires(std::is_same_v<const U, T> && !std::is_same_v<U, T>)
-  MatView(const MatView<U>& other)  // NOLINT: implicit like a pointer's
+  requires(std::is_same_v<const U, T> && !std::is_same_v<U, T>)
+      MatView(const MatView<U>& other)  // NOLINT: implicit like a pointer's
       : data(other.data), rows(other.rows), cols(other.cols), stride(other.stride) {}
 
   T* row(int64_t i) const { return data + i * stride; }
@@ -42,7 +42,9 @@ class Mat {
   Mat() = default;
   Mat(int64_t rows, int64_t cols) { Resize(rows, cols); }
   Mat(Mat&& other) noexcept
-      : array_(std::move(other.array_)), rows_(std::exchange(other.rows_, 0)), cols_(std::exchange(other.cols_, 0)) {}
+      : array_(std::move(other.array_)),
+        rows_(std::exchange(other.rows_, 0)),
+        cols_(std::exchange(other.cols_, 0)) {}
   Mat& operator=(Mat&& other) noexcept {
     array_ = std::move(other.array_);
     rows_ = std::exchange(other.rows_, 0);
@@ -95,7 +97,7 @@ struct TensorView {
 // Elements may be unaligned.
 struct WeightView {
   const std::byte* data = nullptr;
-  DType type = DType::kF32;  // kF32, kF16 or kBF16
+  DType type = DType::kF32;                // kF32, kF16 or kBF16
   int64_t rows = 0, cols = 0, stride = 0;  // stride in elements
 };
 

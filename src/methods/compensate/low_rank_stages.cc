@@ -82,7 +82,8 @@ struct StoredPath {
 
 // Factors as they are stored, and the loss with exactly those.
 Result<StoredPath> StorePath(const Context& context, const LayerProblem& problem, MatView<const float> error,
-                             LowRankPath path, double loss_before, int bits, const FeedbackOptions& feedback) {
+                             LowRankPath path, double loss_before, int bits,
+                             const FeedbackOptions& feedback) {
   StoredPath stored;
   if (bits >= 16) {
     stored.a = DenseMatrix(path.a.view(), DType::kF16);
@@ -135,7 +136,8 @@ int64_t FitRank(const LayerProblem& problem, const Options& options) {
   const int64_t limit = std::min(out, in);
   if (options.Int("rank") > 0) return std::min(limit, options.Int("rank"));
   const auto bits = static_cast<int>(options.Int("factor_bits"));
-  const double budget = options.Number("path_bits") * static_cast<double>(out * in) / 8 - FixedBytes(out, bits);
+  const double budget =
+      options.Number("path_bits") * static_cast<double>(out * in) / 8 - FixedBytes(out, bits);
   const auto uniform = static_cast<int64_t>(std::max(0.0, budget) / BytesPerRank(out, in, bits));
   return uniform == 0 ? 0 : std::min(limit, 2 * uniform + 8);
 }
@@ -161,8 +163,9 @@ std::vector<int64_t> ChooseRanks(std::span<const LayerProblem> problems, std::sp
   return ranks;
 }
 
-Status Solve(const Context& context, const std::string& method, bool weighted, std::span<const LayerProblem> problems,
-             std::span<const Options> options, std::span<LayerSolution> solutions) {
+Status Solve(const Context& context, const std::string& method, bool weighted,
+             std::span<const LayerProblem> problems, std::span<const Options> options,
+             std::span<LayerSolution> solutions) {
   std::vector<Mat<float>> errors(problems.size());
   std::vector<LowRankPath> paths(problems.size());
   for (size_t i = 0; i < problems.size(); ++i) {
@@ -171,7 +174,8 @@ Status Solve(const Context& context, const std::string& method, bool weighted, s
     for (int64_t r = 0; r < p.w.rows; ++r) {
       for (int64_t c = 0; c < p.w.cols; ++c) errors[i](r, c) = p.w(r, c) - errors[i](r, c);
     }
-    LowRankOptions fit{.rank = FitRank(p, options[i]), .exact = options[i].Bool("exact"), .seed = context.seed};
+    LowRankOptions fit{
+        .rank = FitRank(p, options[i]), .exact = options[i].Bool("exact"), .seed = context.seed};
     if (fit.rank == 0) {
       paths[i].b.Resize(p.w.rows, 0);
       continue;
@@ -201,21 +205,31 @@ Status Solve(const Context& context, const std::string& method, bool weighted, s
   return {};
 }
 
-Status SolveEora(const Context& context, std::span<const LayerProblem> problems, std::span<const Options> options,
-                 std::span<LayerSolution> solutions) {
+Status SolveEora(const Context& context, std::span<const LayerProblem> problems,
+                 std::span<const Options> options, std::span<LayerSolution> solutions) {
   return Solve(context, "eora", true, problems, options, solutions);
 }
 
-Status SolveLorc(const Context& context, std::span<const LayerProblem> problems, std::span<const Options> options,
-                 std::span<LayerSolution> solutions) {
+Status SolveLorc(const Context& context, std::span<const LayerProblem> problems,
+                 std::span<const Options> options, std::span<LayerSolution> solutions) {
   return Solve(context, "lorc", false, problems, options, solutions);
 }
 
 std::vector<OptionSpec> PathOptions() {
   return {
       {"rank", int64_t{0}, 0, 1 << 16, {}, "rank of every path; 0: as path_bits says"},
-      {"path_bits", 0.2, 0, 16, {}, "extra bits per weight; ranks are shared out between the linears of a site"},
-      {"factor_bits", int64_t{8}, 4, 16, {}, "bits of the factors: 16 (fp16), 8 or 4 (rounded with feedback)"},
+      {"path_bits",
+       0.2,
+       0,
+       16,
+       {},
+       "extra bits per weight; ranks are shared out between the linears of a site"},
+      {"factor_bits",
+       int64_t{8},
+       4,
+       16,
+       {},
+       "bits of the factors: 16 (fp16), 8 or 4 (rounded with feedback)"},
       {"exact", false, 0, 0, {}, "full eigensolve instead of Krylov iteration"},
   };
 }
@@ -223,14 +237,24 @@ std::vector<OptionSpec> PathOptions() {
 }  // namespace
 
 const SolveStage& EoraStage() {
-  static const SolveStage stage = {"eora", "low-rank path that best restores the layer's output under H (EoRA)",
-                                   StageKind::kCompensate, false, PathOptions(), SolveEora, nullptr};
+  static const SolveStage stage = {"eora",
+                                   "low-rank path that best restores the layer's output under H (EoRA)",
+                                   StageKind::kCompensate,
+                                   false,
+                                   PathOptions(),
+                                   SolveEora,
+                                   nullptr};
   return stage;
 }
 
 const SolveStage& LorcStage() {
-  static const SolveStage stage = {"lorc", "low-rank path of the plain weight error (LoRC)", StageKind::kCompensate,
-                                   false, PathOptions(), SolveLorc, nullptr};
+  static const SolveStage stage = {"lorc",
+                                   "low-rank path of the plain weight error (LoRC)",
+                                   StageKind::kCompensate,
+                                   false,
+                                   PathOptions(),
+                                   SolveLorc,
+                                   nullptr};
   return stage;
 }
 

@@ -50,9 +50,10 @@ Status ReadTokens(const Json& config, Program& program) {
     }
   }
   PLANISH_TRY(const int64_t bos, JsonInt(config, "bos_token_id", -1));
+  // A cast to 32 bits would turn some numbers below -1 into ids.
   if (bos < -1 || bos >= program.vocab) {
     return InputError(
-        fmt::format("bos_token_id: expected an id below {} or null, found {}", program.vocab, bos));
+        fmt::format("bos_token_id: expected an id below {} or -1 for none, found {}", program.vocab, bos));
   }
   program.bos_id = static_cast<int32_t>(bos);
   return {};
@@ -109,9 +110,10 @@ Result<DecoderSpec> ReadDecoder(const Json& config, const char* family, const De
   }
   PLANISH_TRY(spec.max_positions, Size(config, "max_position_embeddings", d.max_positions, int64_t{1} << 31));
   PLANISH_TRY(const double eps, JsonNumber(config, "rms_norm_eps", 1e-6));
-  if (!(eps > 0) || eps > 1)
+  spec.eps = static_cast<float>(eps);  // may round a tiny one to 0
+  if (!(spec.eps > 0) || eps > 1) {
     return InputError(fmt::format("rms_norm_eps: expected in (0, 1], found {}", eps));
-  spec.eps = static_cast<float>(eps);
+  }
   PLANISH_TRY(spec.activation, ReadActivation(config));
   PLANISH_TRY(spec.tied, JsonBool(config, "tie_word_embeddings", false));
   spec.windows.assign(static_cast<size_t>(spec.layers), 0);

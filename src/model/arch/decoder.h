@@ -21,7 +21,7 @@ struct DecoderSpec {
 
 struct DecoderDefaults {
   int64_t vocab, hidden, inter, layers, heads, kv_heads, max_positions;  // kv_heads 0: as heads
-  int64_t head_dim;  // 0: hidden / heads
+  int64_t head_dim;                                                      // 0: hidden / heads
 };
 
 // Reads and checks the sizes every one of these families has; windows are all 0.

@@ -15,6 +15,7 @@ Result<Program> Build(const Json& config) {
 }  // namespace
 
 extern const Family kFamily_llama;
-const Family kFamily_llama = {"llama", "RMSNorm, rotary positions, gated MLP, grouped-query attention", Build};
+const Family kFamily_llama = {"llama", "RMSNorm, rotary positions, gated MLP, grouped-query attention",
+                              Build};
 
 }  // namespace planish
