@@ -76,8 +76,29 @@ Status ScaleLlama3(const Json& scaling, double original_positions, std::vector<d
   return {};
 }
 
+// Logarithm and power from additions, multiplications and divisions alone, good to 1e-15: libm has variants
+// with and without fused multiply-add that differ in the last bit, and the strict profile promises the same
+// bytes on any CPU.
+double FixedLog(double x) {
+  int exponent = 0;
+  double m = std::frexp(x, &exponent);
+  if (m < 0.7071) m *= 2, --exponent;
+  const double t = (m - 1) / (m + 1), t2 = t * t;  // ln m = 2 atanh t, |t| < 0.172
+  double sum = 0;
+  for (int k = 27; k >= 1; k -= 2) sum = sum * t2 + 1.0 / k;
+  return 2 * t * sum + exponent * std::numbers::ln2;
+}
+
+double FixedPow(double base, double power) {
+  const double x = power * FixedLog(base), n = std::nearbyint(x / std::numbers::ln2);
+  const double r = x - n * std::numbers::ln2;  // |r| < 0.35
+  double sum = 1;
+  for (int k = 18; k >= 1; --k) sum = 1 + sum * r / k;
+  return std::ldexp(sum, static_cast<int>(n));
+}
+
 double YarnScale(double factor, double mscale) {
-  return factor <= 1 ? 1 : 0.1 * mscale * std::log(factor) + 1;
+  return factor <= 1 ? 1 : 0.1 * mscale * FixedLog(factor) + 1;
 }
 
 // YaRN (arXiv 2309.00071): interpolate dimensions that turn slowly, keep those that turn fast.
@@ -106,7 +127,7 @@ Status ScaleYarn(const Json& scaling, double original_positions, double theta, R
   rope.attention_factor = static_cast<float>(attention_factor);
   const double d = 2.0 * static_cast<double>(rope.inv_freq.size());
   const auto dim = [&](double rotations) {
-    return d * std::log(original_positions / (2 * std::numbers::pi * rotations)) / (2 * std::log(theta));
+    return d * FixedLog(original_positions / (2 * std::numbers::pi * rotations)) / (2 * FixedLog(theta));
   };
   double low = dim(fast), high = dim(slow);
   if (truncate) low = std::floor(low), high = std::ceil(high);
@@ -130,7 +151,7 @@ Result<RopeTable> ReadRope(const Json& config, int64_t head_dim, const RopeDefau
   const int64_t pairs = static_cast<int64_t>(fields.partial * static_cast<double>(head_dim)) / 2;
   if (pairs < 1) return InputError(fmt::format("rope: head_dim {} leaves no pair to rotate", head_dim));
   for (int64_t i = 0; i < pairs; ++i) {
-    rope.inv_freq.push_back(std::pow(fields.theta, -static_cast<double>(i) / static_cast<double>(pairs)));
+    rope.inv_freq.push_back(FixedPow(fields.theta, -static_cast<double>(i) / static_cast<double>(pairs)));
   }
   PLANISH_TRY(const std::string old_name, JsonString(fields.scaling, "type", "default"));
   PLANISH_TRY(const std::string type, JsonString(fields.scaling, "rope_type", old_name));

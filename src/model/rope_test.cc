@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <numbers>
 
@@ -38,6 +39,28 @@ TEST(Rope, Llama31ScalesAsPublished) {
     }
     EXPECT_NEAR(rope->inv_freq[i], expected, 1e-14) << i;
   }
+}
+
+// Frequencies come from fixed operations, not from libm: the strict profile rests on it. With glibc 2.36,
+// std::pow(8e6, -19.0 / 64) depends on whether the CPU has fused multiply-add. The hash is of their bytes.
+TEST(Rope, FrequenciesAreTheSameOnAnyCpuAndExact) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (const double theta : {10000.0, 500000.0, 1e6, 8e6, 1.5}) {
+    for (const char* scaling :
+         {R"({"type":"default"})", R"({"type":"yarn","factor":4.0,"truncate":false})"}) {
+      const Json config = {{"rope_theta", theta}, {"rope_scaling", *ParseJson(scaling)}};
+      const auto rope = ReadRope(config, 128, {});
+      ASSERT_TRUE(rope.ok()) << rope.error().message;
+      for (size_t i = 0; i < rope->inv_freq.size(); ++i) {
+        const uint64_t bits = std::bit_cast<uint64_t>(rope->inv_freq[i]);
+        for (int b = 0; b < 64; b += 8) hash = (hash ^ (bits >> b & 0xff)) * 0x100000001b3u;
+        if (scaling[9] == 'y') continue;
+        const double expected = std::pow(theta, -static_cast<double>(i) / 64);
+        EXPECT_NEAR(rope->inv_freq[i] / expected, 1, 1e-14) << theta << ", " << i;
+      }
+    }
+  }
+  EXPECT_EQ(hash, 18358605742385190962u);
 }
 
 TEST(Rope, OldAndNewSpellingAgree) {
