@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <new>
+#include <system_error>
 
 #include "apps/app.h"
 #include "apps/embedded_demo.h"
@@ -47,6 +48,8 @@ int Main(int argc, char** argv) {
     if (!status.ok()) return Report(status.error());
   } catch (const std::bad_alloc&) {
     return Report(FailureError("out of memory; try a smaller --context or fewer windows"));
+  } catch (const std::system_error& error) {  // fmt::print throws when a write fails
+    return Report(FailureError(fmt::format("standard output: {}", error.what())));
   }
   // Text that never reached a full disk or a closed pipe must not count as success.
   if (std::fflush(stdout) != 0) return Report(FailureError("standard output: cannot write"));

@@ -1,0 +1,303 @@
+// The program as people and scripts meet it: exit statuses, messages, JSON on standard output, and results
+// that do not depend on threads. Runs the built program; only what it prints and returns is looked at.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/json.h"
+
+namespace planish {
+namespace {
+
+using testing::HasSubstr;
+
+struct Outcome {
+  int status = -1;  // exit status, or 128 + signal
+  std::string out, err;
+};
+
+class CliTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = testing::TempDir() + "planish_cli_XXXXXX";
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    folder_ = pattern;
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  std::string Path(const std::string& name) const { return folder_ + "/" + name; }
+  void WriteText(const std::string& name, const std::string& text) const {
+    std::ofstream(Path(name), std::ios::binary) << text;
+  }
+  static std::string ReadAll(const std::string& path) {
+    std::ifstream in(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+  }
+
+  // The process, its standard output and error in files. It runs in folder_, so that "demo" is the embedded
+  // one.
+  pid_t Start(std::vector<std::string> arguments) const {
+    arguments.insert(arguments.begin(), PLANISH_PROGRAM);
+    std::vector<char*> argv;
+    for (auto& argument : arguments) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    const std::string out = Path("out"), err = Path("err");
+    const pid_t child = fork();
+    if (child != 0) return child;
+    const int out_fd = open(out.c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0600);
+    const int err_fd = open(err.c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0600);
+    if (chdir(folder_.c_str()) != 0 || dup2(out_fd, 1) < 0 || dup2(err_fd, 2) < 0) _exit(126);
+    execv(PLANISH_PROGRAM, argv.data());
+    _exit(127);
+  }
+  Outcome Wait(pid_t child) const {
+    int status = 0;
+    EXPECT_EQ(waitpid(child, &status, 0), child);
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), ReadAll(Path("out")),
+            ReadAll(Path("err"))};
+  }
+  Outcome Run(std::vector<std::string> arguments) const { return Wait(Start(std::move(arguments))); }
+
+  // Standard output of a run that must succeed, parsed.
+  Json RunJson(std::vector<std::string> arguments) const {
+    arguments.push_back("--json");
+    const Outcome outcome = Run(arguments);
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    const auto json = ParseJson(outcome.out);
+    EXPECT_TRUE(json.ok()) << outcome.out;
+    return json.ok() ? *json : Json::object();
+  }
+
+  std::string folder_;
+};
+
+const std::string kDemo = PLANISH_SOURCE_DIR "/models/demo";
+const std::string kSample = PLANISH_SOURCE_DIR "/models/text/sample.txt";
+
+TEST_F(CliTest, HelpOfTheProgramAndOfEveryVerb) {
+  const Outcome help = Run({"--help"});
+  EXPECT_EQ(help.status, 0);
+  EXPECT_EQ(help.err, "");
+  for (const char* verb : {"eval", "generate", "logits", "inspect", "calibrate", "compress", "completion"}) {
+    EXPECT_THAT(help.out, HasSubstr(fmt::format("\n  {} ", verb)));
+    const Outcome of_verb = Run({verb, "--help"});
+    EXPECT_EQ(of_verb.status, 0) << verb;
+    EXPECT_EQ(of_verb.err, "") << verb;
+    EXPECT_THAT(of_verb.out, HasSubstr(fmt::format("Usage: planish {}", verb)));
+    EXPECT_THAT(of_verb.out, HasSubstr("Examples:\n"));
+  }
+  const Outcome version = Run({"--version"});
+  EXPECT_EQ(version.status, 0);
+  EXPECT_THAT(version.out, testing::MatchesRegex("[0-9]+\\.[0-9]+\\.[0-9]+\n"));
+}
+
+TEST_F(CliTest, BadUsageAndBadInputEndWithTwoAndAMessage) {
+  WriteText("latin1.txt", "caf\xe9 au lait");
+  WriteText("empty.txt", "");
+  std::filesystem::create_directories(Path("broken"));
+  WriteText("broken/config.json", R"({"model_type":"lama"})");
+  std::filesystem::create_directories(Path("no_weights"));
+  std::filesystem::copy(kDemo + "/config.json", Path("no_weights/config.json"));
+  struct Case {
+    std::vector<std::string> arguments;
+    const char* message;
+  };
+  const Case cases[] = {
+      {{}, "A subcommand is required"},
+      {{"frobnicate"}, "required"},
+      {{"eval", "demo"}, "--text is required"},
+      {{"eval", "demo", "--text", kSample, "--frob"}, "--frob"},
+      {{"eval", "demo", "--text", kSample, "--set", "half"}, "--set"},
+      {{"eval", "demo", "--text", kSample, "--threads", "-1"}, "--threads"},
+      {{"eval", "demo", "--text", kSample, "--isa", "mmx"},
+       "--isa: expected scalar, sse4, avx2 or avx512, found 'mmx'"},
+      {{"eval", "demo", "--text", "missing.txt"}, "missing.txt"},
+      {{"eval", "demo", "--text", "latin1.txt"}, "latin1.txt"},
+      {{"eval", "demo", "--text", "empty.txt"}, "at least 2 are needed"},
+      {{"eval", "demo", "--text", kSample, "--stride", "2000"}, "stride 2000"},
+      {{"eval", "demo", "--text", kSample, "--context", "1"}, "--context"},
+      {{"eval", "nowhere", "--text", kSample}, "nowhere"},
+      {{"inspect", "nowhere"}, "nowhere: no such folder"},
+      {{"inspect", "broken"}, "model_type 'lama' is not known"},
+      {{"inspect", "no_weights"}, "neither model.safetensors nor"},
+      {{"generate", "demo"}, "--prompt is required"},
+      {{"generate", "demo", "--prompt", "caf\xe9"}, "--prompt: "},
+      {{"generate", "demo", "--prompt", ""}, "the prompt has no tokens"},
+      {{"generate", "demo", "--prompt", "Once", "--top-p", "2"}, "--top-p"},
+      {{"generate", "demo", "--prompt", "Once upon a time", "--context", "2", "--json"},
+       "the context holds 2"},
+      {{"logits", "demo"}, "give either --ids or --prompt"},
+      {{"logits", "demo", "--ids", "1", "--prompt", "a"}, "give either --ids or --prompt"},
+      {{"logits", "demo", "--ids", "1,x"}, "--ids: expected numbers separated by commas, found 'x'"},
+      {{"logits", "demo", "--ids", ","}, "--ids: the list is empty"},
+      {{"logits", "demo", "--ids", "8192"}, "id 8192; the vocabulary has 8192"},
+      {{"logits", "demo", "--ids", "-1"}, "id -1; the vocabulary has 8192"},
+      {{"logits", "demo", "--ids", "99999999999"}, "--ids: "},
+      {{"logits", "demo", "--prompt", "\xff"}, "--prompt: "},
+      {{"completion", "tcsh"}, "tcsh"},
+  };
+  for (const Case& c : cases) {
+    const Outcome outcome = Run(c.arguments);
+    SCOPED_TRACE(fmt::format("planish {}", fmt::join(c.arguments, " ")));
+    EXPECT_EQ(outcome.status, 2);
+    EXPECT_THAT(outcome.err, HasSubstr(c.message));
+    EXPECT_EQ(outcome.out, "");
+  }
+}
+
+TEST_F(CliTest, EvalGivesTheSameNumbersForAnyThreads) {
+  const auto eval = [&](const std::string& threads) {
+    Json report = RunJson(
+        {"eval", "demo", "--text", kSample, "--tokens", "3000", "--context", "512", "--threads", threads});
+    EXPECT_GT(report["seconds"].get<double>(), 0);
+    report.erase("seconds");
+    return report;
+  };
+  const Json expected = eval("1");
+  EXPECT_EQ(expected["tokens"], 3000 - 6);  // windows of 512: six, each but for its first token
+  const auto perplexity = expected["perplexity"].get<double>();
+  EXPECT_GT(perplexity, 20);
+  EXPECT_LT(perplexity, 200);
+  EXPECT_EQ(expected["profile"], "fast");
+  EXPECT_TRUE(expected["kl"].is_null());
+  for (const char* threads : {"2", "3"}) EXPECT_EQ(eval(threads), expected) << threads;
+}
+
+TEST_F(CliTest, AModelDoesNoDamageToItself) {
+  const Json report = RunJson({"eval", "demo", "--reference", "demo", "--text", kSample, "--tokens", "600"});
+  EXPECT_EQ(report["kl"], 0.0);
+  EXPECT_EQ(report["top1"], 1.0);
+  EXPECT_EQ(report["dp_rms"], 0.0);
+  EXPECT_EQ(report["perplexity"], report["reference_perplexity"]);
+  const Json two = RunJson({"eval", "demo", "demo", "--text", kSample, "--tokens", "100"});
+  ASSERT_EQ(two.size(), 2u);
+  EXPECT_EQ(two[0]["model"], "demo");
+  EXPECT_EQ(two[0]["perplexity"], two[1]["perplexity"]);
+}
+
+TEST_F(CliTest, GenerateRepeatsWithItsSeed) {
+  const auto generate = [&](const std::string& seed, const std::string& threads) {
+    return RunJson(
+        {"generate", "demo", "-p", "The old man", "-n", "24", "--seed", seed, "--threads", threads})["ids"];
+  };
+  const Json expected = generate("7", "1");
+  EXPECT_FALSE(expected.empty());
+  EXPECT_EQ(generate("7", "1"), expected);
+  EXPECT_EQ(generate("7", "2"), expected);
+  EXPECT_NE(generate("8", "1"), expected);
+}
+
+TEST_F(CliTest, GenerateStreamsPromptAndText) {
+  const std::vector<std::string> arguments = {
+      "generate", "demo", "-p", "The old man looked at the sea and", "-n", "8", "--greedy"};
+  const Json json = RunJson(arguments);
+  EXPECT_EQ(json["stop"], "length");
+  EXPECT_EQ(json["ids"], Json({427, 1304, 378, 1736, 350, 263, 726, 595}));  // of golden.json
+  const Outcome plain = Run(arguments);
+  EXPECT_EQ(plain.status, 0);
+  EXPECT_EQ(plain.out, json["prompt"].get<std::string>() + json["text"].get<std::string>() + "\n");
+  const Json full =
+      RunJson({"generate", "demo", "-p", "The old man looked at the sea and", "--greedy", "--context", "10"});
+  EXPECT_EQ(full["stop"], "context");
+  EXPECT_EQ(full["ids"], Json({427, 1304, 378}));  // the last one needs no place in the cache
+}
+
+TEST_F(CliTest, LogitsNeedNoTokenizerForIds) {
+  for (const char* file : {"config.json", "model.safetensors"}) {
+    std::filesystem::create_directories(Path("bare"));
+    std::filesystem::copy(kDemo + "/" + file, Path("bare/") + file);
+  }
+  const Json all = RunJson({"logits", "bare", "--ids", "500,670, 438", "--last", "0"});
+  EXPECT_EQ(all["ids"], Json({500, 670, 438}));
+  ASSERT_EQ(all["logits"].size(), 3u);
+  ASSERT_EQ(all["logits"][0].size(), 8192u);
+  const Json top = RunJson({"logits", "bare", "--ids", "500,670,438", "--top", "3"});
+  ASSERT_EQ(top["logits"].size(), 1u);
+  ASSERT_EQ(top["logits"][0].size(), 3u);
+  for (const Json& pair : top["logits"][0]) {
+    // The head of one row and of three are different kernels.
+    EXPECT_NEAR(pair[1].get<double>(), all["logits"][2][pair[0].get<size_t>()].get<double>(), 1e-4);
+  }
+  const Outcome table = Run({"logits", "bare", "--ids", "500"});
+  EXPECT_EQ(table.status, 0) << table.err;
+  EXPECT_THAT(table.out, testing::StartsWith("position 0\n"));
+  const Outcome prompt = Run({"logits", "bare", "--prompt", "The"});
+  EXPECT_EQ(prompt.status, 2);
+  EXPECT_THAT(prompt.err, HasSubstr("tokenizer.json"));
+  EXPECT_EQ(Run({"logits", "bare", "--ids", "500,670", "--last", "0", "-o", "logits.npy"}).status, 0);
+  const std::string npy = ReadAll(Path("logits.npy"));
+  EXPECT_EQ(npy.substr(0, 6), "\x93NUMPY");
+  EXPECT_THAT(npy.substr(0, 128), HasSubstr("(2, 8192)"));
+}
+
+TEST_F(CliTest, InspectCountsTheModel) {
+  const Json json = RunJson({"inspect", "demo", "--fast"});
+  EXPECT_EQ(json["family"], "llama");
+  EXPECT_EQ(json["layers"], 6);
+  // Per layer q, o 256 x 256, k, v 128 x 256, three of 704 x 256 and two norms; the embedding; a norm.
+  EXPECT_EQ(json["parameters"], 6 * (2 * 65536 + 2 * 32768 + 3 * 704 * 256 + 512) + 8192 * 256 + 256);
+  EXPECT_EQ(json["bytes"], std::filesystem::file_size(kDemo + "/model.safetensors"));
+  EXPECT_EQ(json["linear_bits_per_weight"], 16.0);
+  EXPECT_EQ(json["tensors"].size(), 6u * 9 + 2);
+  const Outcome table = Run({"inspect", "demo"});
+  EXPECT_EQ(table.status, 0) << table.err;
+  EXPECT_THAT(table.out, HasSubstr("model.layers.5.mlp.down_proj.weight"));
+}
+
+TEST_F(CliTest, CompletionScriptsNameEveryVerb) {
+  for (const char* shell : {"bash", "zsh", "fish"}) {
+    const Outcome outcome = Run({"completion", shell});
+    EXPECT_EQ(outcome.status, 0);
+    for (const char* word : {"compress", "generate", "reference"})
+      EXPECT_THAT(outcome.out, HasSubstr(word)) << shell;
+  }
+}
+
+TEST_F(CliTest, AFullDiskIsAFailure) {
+  const pid_t child = fork();
+  if (child == 0) {
+    const int full = open("/dev/full", O_WRONLY);
+    if (full < 0 || dup2(full, 1) < 0) _exit(126);
+    execl(PLANISH_PROGRAM, PLANISH_PROGRAM, "inspect", "demo", "--fast", "--json", nullptr);
+    _exit(127);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status)) << "ended by signal " << WTERMSIG(status);
+  EXPECT_EQ(WEXITSTATUS(status), 1);
+}
+
+TEST_F(CliTest, AnInterruptEndsWith130) {
+  std::string text;
+  const std::string sample = ReadAll(kSample);
+  while (text.size() < 8'000'000) text += sample;  // more than a minute of work
+  WriteText("long.txt", text);
+  for (const int signal : {SIGINT, SIGTERM}) {
+    const auto start = std::chrono::steady_clock::now();
+    const pid_t child = Start({"eval", "demo", "--text", "long.txt", "--json"});
+    // Early or late: before the model runs and while it does.
+    std::this_thread::sleep_for(std::chrono::milliseconds(signal == SIGINT ? 4000 : 300));
+    ASSERT_EQ(kill(child, signal), 0);
+    const Outcome outcome = Wait(child);
+    EXPECT_EQ(outcome.status, 130) << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr("interrupted"));
+    EXPECT_EQ(outcome.out, "");
+    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(40));
+  }
+}
+
+}  // namespace
+}  // namespace planish
