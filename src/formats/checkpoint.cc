@@ -71,7 +71,8 @@ Result<Checkpoint> Checkpoint::Open(const std::string& folder) {
   return Checkpoint(std::move(state));
 }
 
-Checkpoint Checkpoint::OfFile(std::string folder, std::string name, std::shared_ptr<const SafetensorsFile> file) {
+Checkpoint Checkpoint::OfFile(std::string folder, std::string name,
+                              std::shared_ptr<const SafetensorsFile> file) {
   auto state = std::make_shared<State>();
   state->folder = std::move(folder);
   state->shards.push_back({std::move(name), std::move(file)});
