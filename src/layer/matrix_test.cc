@@ -65,7 +65,7 @@ std::vector<uint8_t> Bytes(const Blob& blob) {
   return bytes;
 }
 
-// The example of docs/formats/artifact.md: 3 bits, groups of 4 columns.
+// Two rows of 3-bit codes in groups of 4 columns, the last one short.
 IntegerMatrix Example() {
   IntegerMatrix m;
   m.grid = {3, 4, false};
@@ -81,7 +81,24 @@ IntegerMatrix Example() {
   return m;
 }
 
-TEST(PackIntegerTest, ExampleOfTheFormatsPageByteByByte) {
+TEST(PackIntegerTest, ExampleOfTheFormatsPage) {
+  IntegerMatrix m;
+  m.grid = {3, 0, false};
+  m.codes.Resize(1, 4);
+  m.scales.Resize(1, 1);
+  m.zeros.Resize(1, 1);
+  for (int j = 0; j < 4; ++j) m.codes(0, j) = static_cast<uint8_t>(4 + j);
+  m.scales(0, 0) = 0.5f;
+  m.zeros(0, 0) = 5;
+  const Matrix packed = PackInteger(m);
+  const auto& coded = std::get<Coded>(packed.body);
+  EXPECT_THAT(Bytes(coded.codes), ElementsAre(0xac, 0x0f));
+  EXPECT_THAT(Bytes(coded.zeros), ElementsAre(0x05));
+  const Mat<float> w = Reconstruct(packed);
+  EXPECT_THAT(std::vector<float>(w.data(), w.data() + 4), ElementsAre(-0.5f, 0, 0.5f, 1));
+}
+
+TEST(PackIntegerTest, TwoRowsByteByByte) {
   const Matrix packed = PackInteger(Example());
   const auto& coded = std::get<Coded>(packed.body);
   // Row 0, low bits first: 0 1 2 3 4 5 is 0 + 1<<3 + 2<<6 + 3<<9 + 4<<12 + 5<<15 = 0x02c688.
