@@ -125,6 +125,7 @@ Status RunCompress(CompressFlags& flags) {
     flags.request.statistics = &*statistics;
   }
   PLANISH_TRY(const Preflight preflight, Estimate(context, model, set, recipe, flags.request));
+  flags.request.expected_macs = preflight.macs;
   if (!flags.run.quiet) PrintPreflight(context, preflight);
   PLANISH_TRY(const CompressResult result, Compress(context, model, set, recipe, flags.request));
   if (result.resumed_at > 1 && !flags.run.json) fmt::print("resumed at block {}\n", result.resumed_at);

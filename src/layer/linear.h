@@ -9,10 +9,9 @@
 namespace planish {
 
 struct Linear {
-  std::string name;            // tensor name of the weight, e.g. "model.layers.0.mlp.down_proj.weight"
-  Matrix w;                    // [out, in]
-  std::vector<float> bias;     // [out] or empty
-  int64_t original_bytes = 0;  // of the weight as the checkpoint first held it; for reports
+  std::string name;         // tensor name of the weight, e.g. "model.layers.0.mlp.down_proj.weight"
+  Matrix w;                 // [out, in]
+  std::vector<float> bias;  // [out] or empty
 };
 
 // y [tokens, out] = x [tokens, in] W^T + b.

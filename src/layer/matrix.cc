@@ -4,15 +4,10 @@
 
 #include <cstring>
 
+#include "base/overloaded.h"
+
 namespace planish {
 namespace {
-
-template <class... Ts>
-struct Overloaded : Ts... {
-  using Ts::operator()...;
-};
-template <class... Ts>
-Overloaded(Ts...) -> Overloaded<Ts...>;
 
 void Pack(const uint8_t* values, int64_t count, int bits, uint8_t* out) {
   uint32_t held = 0;
@@ -140,13 +135,6 @@ void ApplyProduct(const Context& context, const ProductPart& product, MatView<co
 }
 
 }  // namespace
-
-Blob Blob::Copy(std::span<const std::byte> bytes) {
-  auto buffer = std::make_shared<Buffer>(bytes.size());
-  if (!bytes.empty()) std::memcpy(buffer->data(), bytes.data(), bytes.size());
-  const std::span<const std::byte> view = std::as_const(*buffer).bytes();
-  return {view, std::move(buffer)};
-}
 
 Matrix PackInteger(const IntegerMatrix& m) {
   const int bits = m.grid.bits;

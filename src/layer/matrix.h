@@ -20,12 +20,6 @@ namespace planish {
 struct Blob {
   std::span<const std::byte> bytes;
   std::shared_ptr<const void> owner;
-
-  static Blob Copy(std::span<const std::byte> bytes);
-  template <typename T>
-  static Blob Of(std::shared_ptr<T> owner, std::span<const std::byte> bytes) {
-    return {bytes, std::move(owner)};
-  }
 };
 
 // Row-major elements of f32, f16 or bf16, possibly unaligned.

@@ -4,15 +4,10 @@
 
 #include <cstring>
 
+#include "base/overloaded.h"
+
 namespace planish {
 namespace {
-
-template <class... Ts>
-struct Overloaded : Ts... {
-  using Ts::operator()...;
-};
-template <class... Ts>
-Overloaded(Ts...) -> Overloaded<Ts...>;
 
 Status CheckIds(const Model& model, const Batch& batch) {
   for (size_t i = 0; i < batch.ids.size(); ++i) {

@@ -48,7 +48,6 @@ Result<Linear> BindLinear(const LinearSlot& slot, const Json& parts, const Check
   } else {
     PLANISH_TRY(linear.w, ReadDenseTensor(slot.weight, slot.out, slot.in, checkpoint));
   }
-  linear.original_bytes = StoredBytes(linear.w);
   if (!slot.bias.empty()) {
     PLANISH_TRY(linear.bias, ReadVector(slot.bias, slot.out, checkpoint));
   }

@@ -47,7 +47,7 @@ double SolveMacs(double out, double in, const LayerPlan& plan) {
   return macs;
 }
 
-double StoredBits(const LayerPlan& plan) {
+double StoredBits(double out, double in, const LayerPlan& plan) {
   double bits = 0;
   for (const auto& [stage, options] : plan.stages) {
     if (stage->kind == StageKind::kRound) {
@@ -55,7 +55,9 @@ double StoredBits(const LayerPlan& plan) {
       const auto group = static_cast<double>(std::max<int64_t>(options.Int("group"), 1));
       bits += b + (16 + b) / (options.Int("group") == 0 ? 1024 : group);
     } else {
-      bits += options.Int("rank") > 0 ? 0.1 : options.Number("path_bits");
+      const auto rank = static_cast<double>(options.Int("rank"));
+      const auto factor_bits = static_cast<double>(options.Int("factor_bits"));
+      bits += rank > 0 ? rank * (out + in) * factor_bits / (out * in) : options.Number("path_bits");
     }
   }
   return bits;
@@ -260,7 +262,8 @@ Result<Preflight> Estimate(const Context& context, const Model& model, const Cal
         const auto& slot = program.linears[static_cast<size_t>(id)];
         PLANISH_TRY(const LayerPlan plan, PlanFor(recipe, slot.weight));
         p.macs += SolveMacs(static_cast<double>(slot.out), static_cast<double>(slot.in), plan);
-        const double bits = plan.skip ? 16 : StoredBits(plan);
+        const double bits =
+            plan.skip ? 16 : StoredBits(static_cast<double>(slot.out), static_cast<double>(slot.in), plan);
         stored += static_cast<int64_t>(bits * static_cast<double>(slot.out * slot.in) / 8);
       }
     }
@@ -295,10 +298,9 @@ Result<CompressResult> Compress(const Context& context, Model& model, const Cali
     PLANISH_RETURN_IF_ERROR(RemoveTree(request.output + ".partial"));
     return result;
   }
-  PLANISH_TRY(const Preflight preflight, Estimate(context, model, set, recipe, request));
   PLANISH_TRY(WorkFolder folder, WorkFolder::Open(request.output, fingerprint, request.restart));
   Run run(context, model, set, recipe, request, std::move(folder));
-  const Status done = run.Execute(preflight.macs, result);
+  const Status done = run.Execute(request.expected_macs, result);
   if (!done.ok()) return StoppedError(done.error(), request, run.folder().next_block(), LayerBlocks(model));
   Manifest manifest{RecipeText(recipe, TextPaths::kLeaveOut), fingerprint, result.layers};
   PLANISH_RETURN_IF_ERROR(WriteArtifact(context, model, manifest, run.folder().OutputPath()));

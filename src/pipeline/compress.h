@@ -18,6 +18,7 @@ struct CompressRequest {
   // Statistics of the original stream, for independent mode: no forward pass is run. Must be of this
   // model and these windows. Null: taken as the run goes.
   const StatisticsFile* statistics = nullptr;
+  double expected_macs = 0;  // of Estimate, for progress; 0: unknown
 };
 
 // What to expect, before any work.

@@ -143,6 +143,16 @@ Status ReadWindows(const Json& config, int64_t window, int64_t first_sliding, De
   return {};
 }
 
+Status ReadOptionalWindows(const Json& config, DecoderSpec& spec) {
+  PLANISH_TRY(const bool sliding, JsonBool(config, "use_sliding_window", false));
+  if (sliding) {
+    PLANISH_TRY(const int64_t window, JsonInt(config, "sliding_window", 4096));
+    PLANISH_TRY(const int64_t first_sliding, JsonInt(config, "max_window_layers", 28));
+    return ReadWindows(config, window, first_sliding, spec);
+  }
+  return {};
+}
+
 Result<Program> BuildDecoder(const Json& config, const DecoderSpec& spec) {
   Program program;
   program.family = spec.family;

@@ -28,6 +28,8 @@ struct DecoderDefaults {
 Result<DecoderSpec> ReadDecoder(const Json& config, const char* family, const DecoderDefaults& defaults);
 // Sliding windows where `layer_types` says so; without layer_types, on all layers from `first_sliding` on.
 Status ReadWindows(const Json& config, int64_t window, int64_t first_sliding, DecoderSpec& spec);
+// The same where `use_sliding_window` (default false) asks for it, from layer `max_window_layers` on: qwen.
+Status ReadOptionalWindows(const Json& config, DecoderSpec& spec);
 Result<Program> BuildDecoder(const Json& config, const DecoderSpec& spec);
 
 }  // namespace planish

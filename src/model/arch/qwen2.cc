@@ -7,12 +7,7 @@ namespace {
 Result<Program> Build(const Json& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "qwen2", {151936, 4096, 22016, 32, 32, 32, 32768, 0}));
   spec.qkv_bias = true;
-  PLANISH_TRY(const bool sliding, JsonBool(config, "use_sliding_window", false));
-  if (sliding) {
-    PLANISH_TRY(const int64_t window, JsonInt(config, "sliding_window", 4096));
-    PLANISH_TRY(const int64_t first_sliding, JsonInt(config, "max_window_layers", 28));
-    PLANISH_RETURN_IF_ERROR(ReadWindows(config, window, first_sliding, spec));
-  }
+  PLANISH_RETURN_IF_ERROR(ReadOptionalWindows(config, spec));
   return BuildDecoder(config, spec);
 }
 

@@ -9,12 +9,7 @@ Result<Program> Build(const Json& config) {
   PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", false));
   spec.o_bias = spec.qkv_bias;
   spec.qk_norm = true;
-  PLANISH_TRY(const bool sliding, JsonBool(config, "use_sliding_window", false));
-  if (sliding) {
-    PLANISH_TRY(const int64_t window, JsonInt(config, "sliding_window", 4096));
-    PLANISH_TRY(const int64_t first_sliding, JsonInt(config, "max_window_layers", 28));
-    PLANISH_RETURN_IF_ERROR(ReadWindows(config, window, first_sliding, spec));
-  }
+  PLANISH_RETURN_IF_ERROR(ReadOptionalWindows(config, spec));
   return BuildDecoder(config, spec);
 }
 
