@@ -35,14 +35,20 @@ inline void Relax() {
 
 }  // namespace
 
+// `state` says which loop there is and who is in it: the loop's number, whether it still takes workers, and
+// how many it took that are not done. A worker that wakes late finds the loop closed and leaves it alone,
+// so that the caller waits only for those that really work: a core busy with another program costs
+// nothing.
 struct ThreadPool::Impl {
+  static constexpr uint64_t kOpen = 1 << 16, kLoop = 1 << 17, kActive = kOpen - 1;
+
   std::vector<std::thread> threads;
   std::mutex mutex;
   std::mutex callers;  // one loop at a time
   std::condition_variable wake;
-  std::atomic<uint64_t> generation{0};
+  int sleepers = 0;  // under mutex
+  std::atomic<uint64_t> state{0};
   std::atomic<bool> stop{false};
-  std::atomic<int> running{0};
   std::atomic<int64_t> next{0};
   int64_t n = 0;
   const std::function<void(int64_t, int)>* body = nullptr;
@@ -57,25 +63,53 @@ struct ThreadPool::Impl {
     in_parallel_region = false;
   }
 
+  bool Idle(uint64_t seen) const {
+    return state.load(std::memory_order_acquire) / kLoop == seen && !stop.load(std::memory_order_acquire);
+  }
+
   void Work(int worker) {
-    uint64_t seen = 0;
-    for (;;) {
-      int spins = 0;
-      while (generation.load(std::memory_order_acquire) == seen && spins++ < kSpins) Relax();
-      if (generation.load(std::memory_order_acquire) == seen) {
+    for (uint64_t seen = 0;;) {
+      for (int spins = 0; Idle(seen) && spins < kSpins; ++spins) Relax();
+      if (Idle(seen)) {
         std::unique_lock lock(mutex);
-        wake.wait(lock, [&] { return generation.load(std::memory_order_acquire) != seen; });
+        ++sleepers;
+        wake.wait(lock, [&] { return !Idle(seen); });
+        --sleepers;
       }
-      seen = generation.load(std::memory_order_acquire);
       if (stop.load(std::memory_order_acquire)) return;
-      Drain(worker);
-      running.fetch_sub(1, std::memory_order_acq_rel);
+      uint64_t now = state.load(std::memory_order_acquire);
+      while ((now & kOpen) != 0) {
+        if (!state.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel)) continue;
+        Drain(worker);
+        state.fetch_sub(1, std::memory_order_acq_rel);
+        break;
+      }
+      seen = now / kLoop;
     }
   }
 
+  // Opens the next loop; n and body are set.
   void Publish() {
-    std::lock_guard lock(mutex);
-    generation.fetch_add(1, std::memory_order_acq_rel);
+    bool asleep = false;
+    {
+      std::lock_guard lock(mutex);
+      const uint64_t loop = state.load(std::memory_order_relaxed) / kLoop + 1;
+      state.store(loop * kLoop + kOpen, std::memory_order_release);
+      asleep = sleepers > 0;
+    }
+    if (asleep) wake.notify_all();
+  }
+
+  // Closes the loop, whose iterations are all begun, and waits for those who run the last ones.
+  void Finish() {
+    state.fetch_and(~kOpen, std::memory_order_acq_rel);
+    for (int spins = 0; (state.load(std::memory_order_acquire) & kActive) != 0;) {
+      if (++spins < kSpins) {
+        Relax();
+      } else {
+        std::this_thread::yield();
+      }
+    }
   }
 };
 
@@ -88,8 +122,10 @@ ThreadPool::ThreadPool(int threads) : impl_(std::make_unique<Impl>()) {
 }
 
 ThreadPool::~ThreadPool() {
-  impl_->stop.store(true);
-  impl_->Publish();
+  {
+    std::lock_guard lock(impl_->mutex);
+    impl_->stop.store(true);
+  }
   impl_->wake.notify_all();
   for (auto& thread : impl_->threads) thread.join();
 }
@@ -106,17 +142,9 @@ void ThreadPool::ParallelFor(int64_t n, const std::function<void(int64_t, int)>&
   impl_->n = n;
   impl_->body = &body;
   impl_->next.store(0);
-  impl_->running.store(static_cast<int>(impl_->threads.size()));
   impl_->Publish();
-  impl_->wake.notify_all();
   impl_->Drain(0);
-  for (int spins = 0; impl_->running.load(std::memory_order_acquire) != 0;) {
-    if (++spins < kSpins) {
-      Relax();
-    } else {
-      std::this_thread::yield();
-    }
-  }
+  impl_->Finish();
 }
 
 }  // namespace planish

@@ -31,8 +31,9 @@ constexpr int64_t kBlockK = 768;
 constexpr int64_t kTileRows = 144, kTileCols = 512;
 // Up to this many rows of A, tasks pack their own panels of B.
 constexpr int64_t kNarrowRows = 144;
-// Bounds of a packed chunk: 16 MiB for A and B together, about a core's share of a last-level cache.
-constexpr int64_t kChunkRows = 2048, kChunkFloats = int64_t{4} << 20;
+// Bounds of a packed chunk: 24 MiB for A and B together, which a last-level cache of 32 MiB keeps; longer
+// chunks of k read and write C less often.
+constexpr int64_t kChunkRows = 2048, kChunkFloats = int64_t{6} << 20;
 constexpr int64_t kMinChunkK = 512;
 // Below this many floats packing is not worth waking threads.
 constexpr int64_t kInlinePack = 16384;
