@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <iostream>
 #include <new>
 #include <system_error>
 
@@ -41,7 +42,8 @@ int Main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : static_cast<int>(Code::kInput);
+    if (app.exit(error) != 0) return static_cast<int>(Code::kInput);
+    return std::cout.flush() ? 0 : Report(FailureError("standard output: cannot write"));
   }
   try {
     const Status status = ChosenAction()();

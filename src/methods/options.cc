@@ -47,6 +47,11 @@ int64_t IntegerBound(double bound) {
   return bound >= 0x1p63 ? INT64_MAX : bound < -0x1p63 ? INT64_MIN : static_cast<int64_t>(bound);
 }
 
+bool IsChoice(const OptionSpec& spec, const std::string& text) {
+  return spec.choices.empty() ||
+         std::find(spec.choices.begin(), spec.choices.end(), text) != spec.choices.end();
+}
+
 Error BadValue(const OptionSpec& spec, const OptionValue& given) {
   std::string hint;
   if (const auto* text = std::get_if<std::string>(&given)) hint = DidYouMean(*text, spec.choices, 1);
@@ -78,7 +83,7 @@ std::string OptionText(const OptionValue& value) {
 
 std::string ExpectedText(const OptionSpec& spec) {
   if (std::holds_alternative<bool>(spec.fallback)) return "true or false";
-  if (std::holds_alternative<int64_t>(spec.fallback)) {
+  if (std::holds_alternative<int64_t>(spec.fallback) && spec.choices.empty()) {
     return fmt::format("an integer from {} to {}", IntegerBound(spec.min), IntegerBound(spec.max));
   }
   if (std::holds_alternative<double>(spec.fallback)) {
@@ -101,14 +106,15 @@ Result<OptionValue> CheckOption(const OptionSpec& spec, const OptionValue& given
   if (value.index() != spec.fallback.index()) return BadValue(spec, given);
   if (const auto* integer = std::get_if<int64_t>(&value)) {
     const auto as_number = static_cast<double>(*integer);
-    if (as_number < spec.min || as_number > spec.max) return BadValue(spec, given);
+    if (as_number < spec.min || as_number > spec.max || !IsChoice(spec, OptionText(value))) {
+      return BadValue(spec, given);
+    }
   } else if (auto* number = std::get_if<double>(&value)) {
     // A NaN is in no range.
     if (!std::isfinite(*number) || *number < spec.min || *number > spec.max) return BadValue(spec, given);
     *number += 0.0;  // -0.0 would be another text for the same recipe
   } else if (const auto* text = std::get_if<std::string>(&value)) {
-    const bool known = std::find(spec.choices.begin(), spec.choices.end(), *text) != spec.choices.end();
-    if (!spec.choices.empty() && !known) return BadValue(spec, given);
+    if (!IsChoice(spec, *text)) return BadValue(spec, given);
   }
   return value;
 }

@@ -22,7 +22,7 @@ struct OptionSpec {
   std::string name;
   OptionValue fallback;
   double min = 0, max = 0;           // numbers: allowed range
-  std::vector<std::string> choices;  // strings: allowed values
+  std::vector<std::string> choices;  // strings and integers: allowed values; empty: any
   std::string help;
 };
 

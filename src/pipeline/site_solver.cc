@@ -102,7 +102,7 @@ Result<std::vector<SolvedLinear>> SolveSite(const Context& context, const Model&
   std::vector<SolvedLinear> solved;
   for (size_t i = 0; i < work.linears.size(); ++i) {
     if (moments.count() == 0) {
-      work.solutions[i].warnings.push_back("its input was never seen in calibration: solved with H = I");
+      work.solutions[i].warnings.emplace_back("its input was never seen in calibration: solved with H = I");
     }
     solved.push_back({work.linears[i], std::move(work.solutions[i])});
   }

@@ -130,13 +130,6 @@ std::vector<double> Energies(const LowRankPath& path) {
   return energies;
 }
 
-// Widths that factors can be stored in: fp16, or an integer grid.
-Status CheckFactorBits(const Options& options) {
-  const int64_t bits = options.Int("factor_bits");
-  if (bits <= 8 || bits == 16) return {};
-  return InputError(fmt::format("factor_bits: expected 4 to 8, or 16, found {}", bits));
-}
-
 // The rank to fit a linear with, before the site's budget is shared out.
 int64_t FitRank(const LayerProblem& problem, const Options& options) {
   const int64_t out = problem.w.rows, in = problem.w.cols;
@@ -177,8 +170,6 @@ Status Solve(const Context& context, const std::string& method, bool weighted,
   std::vector<LowRankPath> paths(problems.size());
   for (size_t i = 0; i < problems.size(); ++i) {
     const LayerProblem& p = problems[i];
-    const Status checked = CheckFactorBits(options[i]);
-    if (!checked.ok()) return checked.error().At(fmt::format("{}: method '{}'", p.name, method));
     errors[i] = Reconstruct(solutions[i].matrix);
     for (int64_t r = 0; r < p.w.rows; ++r) {
       for (int64_t c = 0; c < p.w.cols; ++c) errors[i](r, c) = p.w(r, c) - errors[i](r, c);
@@ -237,7 +228,7 @@ std::vector<OptionSpec> PathOptions() {
        int64_t{8},
        4,
        16,
-       {},
+       {"4", "5", "6", "7", "8", "16"},
        "bits of the factors: 16 (fp16), or 4 to 8 (rounded with feedback)"},
       {"exact", false, 0, 0, {}, "full eigensolve instead of Krylov iteration"},
   };

@@ -51,12 +51,10 @@ TEST_F(LowRankStageTest, EveryWidthOfFactorsRestoresAnErrorOfRankOne) {
 
 TEST_F(LowRankStageTest, WidthsThatCannotBeStoredAreRefused) {
   for (const int64_t bits : {9, 12, 15}) {
-    LayerSolution solution;
-    const Status solved = Solve(EoraStage(), bits, solution);
-    ASSERT_FALSE(solved.ok());
-    EXPECT_EQ(solved.error().code, Code::kInput);
-    EXPECT_THAT(solved.error().message,
-                HasSubstr("a.weight: method 'eora': factor_bits: expected 4 to 8, or 16, found"));
+    const auto options = ResolveOptions(EoraStage(), {{"factor_bits", bits}});
+    ASSERT_FALSE(options.ok());
+    EXPECT_EQ(options.error().code, Code::kInput);
+    EXPECT_THAT(options.error().message, HasSubstr("expected one of '4', '5', '6', '7', '8' and '16'"));
   }
 }
 

@@ -1,0 +1,27 @@
+// Models of well-known shapes with random weights: speed depends on shapes and bytes, not on what the
+// weights say.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "model/model.h"
+
+namespace planish {
+
+struct ShapeOptions {
+  int bits = 4;
+  int64_t group = 64;
+  int64_t rank = 0;   // of a low-rank path of int8 factors beside every layer's linear
+  int head_bits = 4;  // embedding and head, which are tied
+  uint64_t seed = 0;
+};
+
+// Names that RandomModel takes: "smollm2-135m", "llama-1b", "llama-8b-block" (one layer, small vocabulary).
+std::vector<std::string> ShapeNames();
+
+// Asymmetric integer codes, small enough scales that activations stay finite. Errors: an unknown name
+// (the nearest is named).
+Result<Model> RandomModel(const Context& context, const std::string& shape, const ShapeOptions& options);
+
+}  // namespace planish
