@@ -9,7 +9,17 @@
 namespace planish {
 namespace {
 
-Status CheckIds(const Model& model, const Batch& batch) {
+Status NonFiniteError(const Context& context, const Model& model, const Block& block, int64_t row) {
+  PLANISH_RETURN_IF_ERROR(CheckFinite(context, model));
+  return FailureError(
+      fmt::format("{}: {}: the hidden state of row {} is not finite although all weights are; the "
+                  "activations overflow",
+                  model.path, block.name, row));
+}
+
+}  // namespace
+
+Status CheckTokenIds(const Model& model, const Batch& batch) {
   for (size_t i = 0; i < batch.ids.size(); ++i) {
     if (batch.ids[i] < 0 || batch.ids[i] >= model.program.vocab) {
       return InputError(
@@ -20,16 +30,6 @@ Status CheckIds(const Model& model, const Batch& batch) {
   }
   return {};
 }
-
-Status NonFiniteError(const Context& context, const Model& model, const Block& block, int64_t row) {
-  PLANISH_RETURN_IF_ERROR(CheckFinite(context, model));
-  return FailureError(
-      fmt::format("{}: {}: the hidden state of row {} is not finite although all weights are; the "
-                  "activations overflow",
-                  model.path, block.name, row));
-}
-
-}  // namespace
 
 Mat<float> Executor::Take(int64_t rows, int64_t cols) {
   // The smallest free matrix that is large enough, else the largest, so memory settles quickly.
@@ -146,7 +146,7 @@ Status Executor::RunBlock(const Context& context, const Block& block, const Batc
 
 Status Forward(const Context& context, const Model& model, Executor& executor, const Batch& batch,
                std::span<const int64_t> logit_rows, Cache& cache, Mat<float>& logits) {
-  PLANISH_RETURN_IF_ERROR(CheckIds(model, batch));
+  PLANISH_RETURN_IF_ERROR(CheckTokenIds(model, batch));
   const auto& blocks = model.program.blocks;
   Mat<float> hidden;
   for (size_t i = 0; i + 1 < blocks.size(); ++i) {

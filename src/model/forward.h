@@ -38,6 +38,9 @@ class Executor {
   std::vector<Mat<float>> free_;
 };
 
+// An input error that names the first id that is not in the vocabulary.
+Status CheckTokenIds(const Model& model, const Batch& batch);
+
 // Logits [logit_rows.size(), vocab] of the batch's rows named by `logit_rows`. Ids must be below the
 // vocabulary's size: an input error names the first that is not. NaN or infinity in a hidden state is
 // an error that names the block and, if a weight is the cause, the tensor.
