@@ -26,6 +26,7 @@ if(PLANISH_FUZZ)
 endif()
 
 set(PLANISH_AVX2_FLAGS "-mavx2 -mfma -mf16c")
+set(PLANISH_NEON_FLAGS "-march=armv8.2-a+dotprod")
 set(PLANISH_AVX512_FLAGS "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -mprefer-vector-width=512")
 
 # Tests wait for what they test, and for the compiler: their own code needs no optimizing.
@@ -57,6 +58,9 @@ function(planish_layer name)
   set(tests ${sources})
   list(FILTER sources EXCLUDE REGEX "_test\\.cc$")
   list(FILTER tests INCLUDE REGEX "_test\\.cc$")
+  if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
+    list(FILTER sources EXCLUDE REGEX "_neon\\.cc$")
+  endif()
   foreach(source ${sources})
     if(source MATCHES "_avx2\\.cc$")
       set_source_files_properties(${source} PROPERTIES COMPILE_FLAGS "${PLANISH_AVX2_FLAGS}"
@@ -66,6 +70,9 @@ function(planish_layer name)
         SKIP_PRECOMPILE_HEADERS ON)
     elseif(source MATCHES "_avx512\\.cc$")
       set_source_files_properties(${source} PROPERTIES COMPILE_FLAGS "${PLANISH_AVX512_FLAGS}"
+        SKIP_PRECOMPILE_HEADERS ON)
+    elseif(source MATCHES "_neon\\.cc$")
+      set_source_files_properties(${source} PROPERTIES COMPILE_FLAGS "${PLANISH_NEON_FLAGS}"
         SKIP_PRECOMPILE_HEADERS ON)
     endif()
   endforeach()

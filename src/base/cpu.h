@@ -19,6 +19,21 @@ inline constexpr Isa kAllIsas[] = {Isa::kScalar, Isa::kSse4, Isa::kAvx2, Isa::kA
 std::string_view IsaName(Isa isa);
 std::optional<Isa> ParseIsa(std::string_view name);
 
+// Instructions beyond a kernel set's that some kernels use when they are there.
+//   kAvx512Vnni  8-bit dot products into 32 bits, 512-bit registers; kAvxVnni: the VEX form, 256-bit
+//   kAvx512Bf16  dot products of bf16 pairs
+//   kAmxInt8, kAmxBf16  matrix tiles. True says that the kernel would grant them: a process still has to ask
+//                (arch_prctl ARCH_REQ_XCOMP_PERM) before its first tile instruction.
+//   kBmi2        bit deposit and extract
+//   kArmDotprod  8-bit dot products of Armv8.2
+enum class CpuFeature { kAvx512Vnni, kAvxVnni, kAvx512Bf16, kAmxInt8, kAmxBf16, kBmi2, kArmDotprod };
+inline constexpr CpuFeature kAllCpuFeatures[] = {
+    CpuFeature::kAvx512Vnni, CpuFeature::kAvxVnni, CpuFeature::kAvx512Bf16, CpuFeature::kAmxInt8,
+    CpuFeature::kAmxBf16,    CpuFeature::kBmi2,    CpuFeature::kArmDotprod};
+std::string_view CpuFeatureName(CpuFeature feature);
+// True when the CPU has the instructions and the operating system saves their registers.
+bool CpuHas(CpuFeature feature);
+
 // True when the CPU has the instructions and the operating system saves their registers.
 bool IsaSupported(Isa isa);
 Isa BestIsa();

@@ -142,7 +142,7 @@ PagedCache::PagedCache(const Program& program, const PagedCacheOptions& options)
 
 const attend::Kernels& PagedCache::Kernels(Isa isa) {
 #if defined(__x86_64__)
-  static const bool has_bf16 = __builtin_cpu_supports("avx512bf16");
+  static const bool has_bf16 = CpuHas(CpuFeature::kAvx512Bf16);
   if (isa == Isa::kAvx512) return has_bf16 ? attend::kAvx512Bf16Kernels : attend::kAvx512Kernels;
   if (isa == Isa::kAvx2) return attend::kAvx2Kernels;
 #endif
