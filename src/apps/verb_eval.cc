@@ -1,9 +1,10 @@
 // planish eval: perplexity of a model on a text and, with a reference, how far it is from that.
 #include <fmt/format.h>
 
-#include "apps/app.h"
+#include "apps/runner_options.h"
 #include "evaluate/damage.h"
 #include "evaluate/model_source.h"
+#include "evaluate/runner_source.h"
 #include "formats/text.h"
 #include "model/model.h"
 
@@ -12,6 +13,7 @@ namespace {
 
 struct EvalFlags {
   RunOptions run;
+  RuntimeOptions runtime{.runtime = "plain"};
   std::vector<std::string> models;
   std::string reference, text, set = "full";
   int64_t context = 1024, stride = 0, tokens = 0;
@@ -61,20 +63,27 @@ Status Eval(const EvalFlags& flags) {
   options.set = flags.set == "screen" ? EvalSet::kScreen : EvalSet::kFull;
   PLANISH_TRY(const auto tokens, TokenizeFile(flags, flags.models.front()));
   std::vector<std::unique_ptr<Model>> models;  // stable addresses for the sources
-  std::vector<std::unique_ptr<ModelSource>> sources;
-  const auto open = [&](const std::string& path) -> Status {
+  std::vector<std::unique_ptr<LogitSource>> sources;
+  std::vector<std::unique_ptr<Runner>> runners;
+  const auto open = [&](const std::string& path, bool reference) -> Status {
     PLANISH_TRY(auto model, LoadModel(path));
     PLANISH_RETURN_IF_ERROR(CheckFinite(run->context(), model));
     models.push_back(std::make_unique<Model>(std::move(model)));
-    sources.push_back(std::make_unique<ModelSource>(*models.back(), flags.context + 1));
+    if (reference || flags.runtime.runtime == "plain") {
+      sources.push_back(std::make_unique<ModelSource>(*models.back(), flags.context + 1));
+      return {};
+    }
+    PLANISH_TRY(auto runner, MakeRunner(run->context(), *models.back(), flags.runtime, 1, flags.context + 1));
+    sources.push_back(std::make_unique<RunnerSource>(models.back()->program, *runner, Engine::kMaxRows));
+    runners.push_back(std::move(runner));
     return {};
   };
   for (const auto& path : flags.models) {
-    PLANISH_RETURN_IF_ERROR(open(path));
+    PLANISH_RETURN_IF_ERROR(open(path, false));
     if (path != flags.models.front()) PLANISH_RETURN_IF_ERROR(CheckSameTokenizer(flags, path, tokens));
   }
   if (!flags.reference.empty()) {
-    PLANISH_RETURN_IF_ERROR(open(flags.reference));
+    PLANISH_RETURN_IF_ERROR(open(flags.reference, true));
     PLANISH_RETURN_IF_ERROR(CheckSameTokenizer(flags, flags.reference, tokens));
   }
   if (flags.bos) {
@@ -115,12 +124,14 @@ void AddEvalVerb(CLI::App& app) {
   verb->add_option("--tokens", flags->tokens, "Only the first N tokens of the text (0: all)")
       ->check(CLI::NonNegativeNumber);
   verb->add_flag("--bos", flags->bos, "Put the BOS token before each window");
+  AddRuntimeOptions(*verb, flags->runtime);
   AddRunOptions(*verb, flags->run);
   verb->footer(
       "Examples:\n"
       "  planish eval demo --text book.txt\n"
       "  planish eval small/ --reference original/ --text wikitext2-raw-test.txt --json\n"
-      "  planish eval q4/ q3/ q2/ --reference original/ --text wikitext2-raw-test.txt --set screen");
+      "  planish eval q4/ q3/ q2/ --reference original/ --text wikitext2-raw-test.txt --set screen\n"
+      "  planish eval q4/ --runtime packed --reference original/ --text book.txt   with what decoding adds");
   AddVerb(*verb, [flags] { return Eval(*flags); });
 }
 

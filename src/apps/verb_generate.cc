@@ -3,7 +3,7 @@
 
 #include <cstdio>
 
-#include "apps/app.h"
+#include "apps/runner_options.h"
 #include "model/model.h"
 #include "runtime/generate.h"
 
@@ -12,6 +12,7 @@ namespace {
 
 struct GenerateFlags {
   RunOptions run;
+  RuntimeOptions runtime;
   std::string model, prompt;
   GenerateOptions options;
   bool greedy = false, bos = false, stats = false;
@@ -47,6 +48,11 @@ Status RunGenerate(GenerateFlags& flags) {
     if (model.program.bos_id < 0) return InputError("--bos: config.json has no bos_token_id");
     ids.insert(ids.begin(), model.program.bos_id);
   }
+  if (flags.options.context == 0) {
+    flags.options.context =
+        ContextFor(model.program, static_cast<int64_t>(ids.size()), flags.options.max_tokens);
+  }
+  PLANISH_TRY(const auto runner, MakeRunner(run->context(), model, flags.runtime, 1, flags.options.context));
   if (flags.greedy) flags.options.sampling.temperature = 0;
   StreamDecoder decoder(*tokenizer);
   std::string text;
@@ -61,7 +67,7 @@ Status RunGenerate(GenerateFlags& flags) {
     std::fflush(stdout);
   }
   PLANISH_TRY(const GenerateResult result,
-              Generate(run->context(), model, ids, flags.options, [&](int32_t id) {
+              Generate(run->context(), model.program, *runner, ids, flags.options, [&](int32_t id) {
                 emit(decoder.Push(id));
                 return true;
               }));
@@ -99,6 +105,7 @@ void AddGenerateVerb(CLI::App& app) {
       ->check(CLI::NonNegativeNumber);
   verb->add_flag("--bos", flags->bos, "Put the BOS token first");
   verb->add_flag("--stats", flags->stats, "Print speed at the end");
+  AddRuntimeOptions(*verb, flags->runtime);
   AddRunOptions(*verb, flags->run);
   verb->footer(
       "Examples:\n"

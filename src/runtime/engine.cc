@@ -220,7 +220,7 @@ void Engine::SelectRows(const Call& call, Member& m) const {
 bool Engine::RunPhase(const Call& call, int block, const Phase& phase, int member, bool last) {
   switch (phase.kind) {
     case Phase::Kind::kLinears:
-      return RunLinears(call, block, phase, member, last);
+      return RunLinears(block, phase, member, last);
     case Phase::Kind::kAttention:
       return RunAttention(call, block, phase, member);
     case Phase::Kind::kLocal:
@@ -234,7 +234,7 @@ bool Engine::RunPhase(const Call& call, int block, const Phase& phase, int membe
   return done.ok();
 }
 
-bool Engine::RunLinears(const Call& call, int block_index, const Phase& phase, int member, bool last) {
+bool Engine::RunLinears(int block_index, const Phase& phase, int member, bool last) {
   const Block& block = model_.program.blocks[static_cast<size_t>(block_index)];
   Member& m = *members_[static_cast<size_t>(member)];
   const Mat<float>& x = m.values[static_cast<size_t>(block.ops[static_cast<size_t>(phase.first)].inputs[0])];
@@ -246,9 +246,6 @@ bool Engine::RunLinears(const Call& call, int block_index, const Phase& phase, i
       return false;  // as everywhere
     }
   }
-  const auto input_of = [&](int k) -> const QuantizedInput& {
-    return m.inputs[static_cast<size_t>(phase.form_of[static_cast<size_t>(k)])];
-  };
   const int64_t rows = x.rows();
   const auto output = [&](int k) -> MatView<float> {
     const int64_t width = LinearOf(block, phase.first + k).rows();

@@ -92,7 +92,7 @@ class Engine : public Runner {
   // False: something failed on a thread, and all of them stop.
   bool RunPhase(const Call& call, int block, const Phase& phase, int member, bool last);
   // `last`: of the program, whose output is the result.
-  bool RunLinears(const Call& call, int block, const Phase& phase, int member, bool last);
+  bool RunLinears(int block, const Phase& phase, int member, bool last);
   bool RunAttention(const Call& call, int block, const Phase& phase, int member);
   void RunPaths(const Block& block, const Phase& phase, int member, int64_t rows);
   static const QuantizedInput& InputOf(const Member& m, const Phase& phase, int linear);

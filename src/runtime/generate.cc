@@ -14,18 +14,19 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
 
 }  // namespace
 
-Result<GenerateResult> Generate(const Context& context, const Model& model, std::span<const int32_t> prompt,
-                                const GenerateOptions& options,
+int64_t ContextFor(const Program& program, int64_t prompt_tokens, int64_t max_tokens) {
+  return std::min(program.max_positions, prompt_tokens + max_tokens);
+}
+
+Result<GenerateResult> Generate(const Context& context, const Program& program, Runner& runner,
+                                std::span<const int32_t> prompt, const GenerateOptions& options,
                                 const std::function<bool(int32_t)>& on_token) {
   if (prompt.empty()) return InputError("the prompt has no tokens; give some text, or --bos");
   const auto prompt_size = static_cast<int64_t>(prompt.size());
-  int64_t capacity = options.context;
-  if (capacity == 0) capacity = std::min(model.program.max_positions, prompt_size + options.max_tokens);
+  const int64_t capacity = options.context;
   if (prompt_size > capacity) {
     return InputError(fmt::format("the prompt has {} tokens, the context holds {}", prompt_size, capacity));
   }
-  DenseCache cache(model.program.cache_layers, 1, capacity);
-  Executor executor(model);
   PLANISH_TRY(Sampler sampler, Sampler::Create(options.sampling));
   std::vector<int32_t> history(prompt.begin(), prompt.end());
   GenerateResult result;
@@ -34,7 +35,7 @@ Result<GenerateResult> Generate(const Context& context, const Model& model, std:
   int64_t last_row = prompt_size - 1;
   auto start = std::chrono::steady_clock::now();
   while (static_cast<int64_t>(result.ids.size()) < options.max_tokens) {
-    const Status done = Forward(context, model, executor, batch, {&last_row, 1}, cache, logits);
+    const Status done = runner.Forward(context, batch, {&last_row, 1}, logits);
     if (!done.ok()) {
       if (done.error().code == Code::kInterrupted) break;
       return done.error();
@@ -45,7 +46,7 @@ Result<GenerateResult> Generate(const Context& context, const Model& model, std:
       result.prompt_seconds = SecondsSince(start);
       start = std::chrono::steady_clock::now();
     }
-    if (options.stop_at_eos && std::ranges::find(model.program.eos_ids, id) != model.program.eos_ids.end()) {
+    if (options.stop_at_eos && std::ranges::find(program.eos_ids, id) != program.eos_ids.end()) {
       result.hit_eos = true;
       break;
     }

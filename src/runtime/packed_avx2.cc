@@ -61,9 +61,7 @@ struct Avx2 {
 
   static PACKED_INLINE F ZeroFloat() { return _mm256_setzero_ps(); }
   static PACKED_INLINE F LoadFloat(const float* p) { return _mm256_loadu_ps(p); }
-  static PACKED_INLINE F LoadFloatBytes(const unsigned char* p) {
-    return _mm256_castsi256_ps(LoadCodes(p));
-  }
+  static PACKED_INLINE F LoadFloatBytes(const unsigned char* p) { return _mm256_castsi256_ps(LoadCodes(p)); }
   static PACKED_INLINE F SplatFloat(const float* p) { return _mm256_broadcast_ss(p); }
   static PACKED_INLINE void StoreFloat(float* p, F v) { _mm256_storeu_ps(p, v); }
   static PACKED_INLINE F ToFloat(I v) { return _mm256_cvtepi32_ps(v); }

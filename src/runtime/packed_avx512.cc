@@ -1,5 +1,5 @@
-// Packed kernels with 512-bit registers: a cache line of codes at a time, all 16 rows in a register. With VNNI
-// and without (8-bit products are then widened in two steps).
+// Packed kernels with 512-bit registers: a cache line of codes at a time, all 16 rows in a register. With
+// VNNI and without (8-bit products are then widened in two steps).
 #if defined(__GNUC__) && !defined(__clang__)
 // GCC 12's own intrinsics read a register they call undefined (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"

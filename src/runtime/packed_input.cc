@@ -23,7 +23,7 @@ void QuantizedInput::Set(const packed::KernelSet& kernels, MatView<const float> 
   scales_.Resize(steps * tokens_);
   neg_sums_.Resize(steps * tokens_);
   for (int t = 0; t < tokens_; ++t) {
-    const packed::QuantizeArgs args = {x.row(t), x.cols,         steps,          form.step,       t,
+    const packed::QuantizeArgs args = {x.row(t), x.cols,        steps,          form.step,       t,
                                        tokens_,  codes_.data(), scales_.data(), neg_sums_.data()};
     finite_ = kernels.quantize(args) && finite_;
   }

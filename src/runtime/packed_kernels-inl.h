@@ -11,7 +11,10 @@
 
 // What the 32 columns from `d` on are made of, in bytes and in cache lines.
 template <Kind kKind>
-constexpr int kLinesOf32 = kKind == Kind::kInt2 ? 2 : kKind == Kind::kInt3 ? 3 : kKind == Kind::kInt8 ? 8 : 4;
+constexpr int kLinesOf32 = kKind == Kind::kInt2   ? 2
+                           : kKind == Kind::kInt3 ? 3
+                           : kKind == Kind::kInt8 ? 8
+                                                  : 4;
 template <Kind kKind>
 constexpr bool kWideCodes = kKind == Kind::kInt8 || kKind == Kind::kTable4;
 
@@ -182,8 +185,8 @@ void Int8Tile(const TileArgs& a) {
 
 // Four columns of 32 with float inputs: 4 conversions and 4 fused multiply-adds a token for 64 weights.
 template <class V, Kind kKind, int kTokens, int kI>
-PACKED_INLINE void FloatOne(const unsigned char* d, const float* x, int64_t x_stride,
-                            typename V::Codes table, typename V::F (&parts)[kTokens][4]) {
+PACKED_INLINE void FloatOne(const unsigned char* d, const float* x, int64_t x_stride, typename V::Codes table,
+                            typename V::F (&parts)[kTokens][4]) {
   const auto w = CodesAt<V, kKind, kI>(d, table);
   const typename V::F values[4] = {V::template ByteToFloat<0>(w), V::template ByteToFloat<1>(w),
                                    V::template ByteToFloat<2>(w), V::template ByteToFloat<3>(w)};
@@ -248,9 +251,9 @@ void CodedFloatTile(const TileArgs& a) {
                                     table, sums);
       auto zeros = ZerosOf<V, kKind, kAsym>(header, in_block, kRows * h, a.zero);
       if constexpr (kWideCodes<kKind>) zeros = V::SubInt(zeros, V::SplatInt(-V::kWideBias));
-      const auto scales = a.scales8 ? V::MulFloat(V::ToFloat(V::LoadBytes(header.scales + kRows * h)),
-                                                  V::LoadF16(row_scales))
-                                    : V::LoadF16(header.scales + 2 * kRows * h);
+      const auto scales =
+          a.scales8 ? V::MulFloat(V::ToFloat(V::LoadBytes(header.scales + kRows * h)), V::LoadF16(row_scales))
+                    : V::LoadF16(header.scales + 2 * kRows * h);
 #pragma GCC unroll 4
       for (int t = 0; t < kTokens; ++t) {
         const auto x_neg_sum = V::SplatFloat(a.xf_neg_sum + s * a.x_stride + t);

@@ -18,18 +18,18 @@ namespace planish::packed {
 enum class Kind : uint8_t { kInt2, kInt3, kInt4, kTable4, kInt8, kBF16, kF16, kF32 };
 inline constexpr int kCodeKinds = 5, kDenseKinds = 3;
 
-inline constexpr int kTileRows = 16;     // rows of a tile: the dwords of a cache line
-inline constexpr int kBlockSteps = 8;    // steps that share a header
-inline constexpr int kMaxTokens = 8;     // tokens that an int8 kernel takes at once
-inline constexpr int kFloatTokens = 4;   // tokens that a float kernel takes at once
-inline constexpr int kMaxStep = 128;     // columns of a step: 32, 64 or 128
+inline constexpr int kTileRows = 16;    // rows of a tile: the dwords of a cache line
+inline constexpr int kBlockSteps = 8;   // steps that share a header
+inline constexpr int kMaxTokens = 8;    // tokens that an int8 kernel takes at once
+inline constexpr int kFloatTokens = 4;  // tokens that a float kernel takes at once
+inline constexpr int kMaxStep = 128;    // columns of a step: 32, 64 or 128
 inline constexpr int kTableEntries = 16;
 inline constexpr float kSmallestScaled = 1e-30f;  // inputs whose largest magnitude is below count as zeros
 
 // One tile's segment times the inputs, added to acc.
 struct TileArgs {
-  const unsigned char* data;    // the segment
-  int64_t steps;                // of `step` columns; dense: the number of columns, a multiple of 4
+  const unsigned char* data;  // the segment
+  int64_t steps;              // of `step` columns; dense: the number of columns, a multiple of 4
   int step;
   int zero;                     // of every code, when it is not stored
   bool scales8;                 // scales are bytes under fp16 row scales
@@ -39,13 +39,13 @@ struct TileArgs {
   // one integer for each step * T + t.
   const signed char* x;
   const float* x_scale;
-  const int32_t* x_neg_sum;     // minus the sum of the step's quantized inputs
+  const int32_t* x_neg_sum;  // minus the sum of the step's quantized inputs
   // float inputs: column * x_stride + t; minus the sums of a step.
   const float* xf;
   const float* xf_neg_sum;
   int64_t x_stride;
-  int64_t ahead_bytes;          // distance of software prefetch; 0 touches what is loaded anyway
-  float* acc;                   // [tokens, 16], read and written
+  int64_t ahead_bytes;  // distance of software prefetch; 0 touches what is loaded anyway
+  float* acc;           // [tokens, 16], read and written
 };
 using TileKernel = void (*)(const TileArgs& args);
 
@@ -61,7 +61,7 @@ struct QuantizeArgs {
 
 struct KernelSet {
   const char* name;
-  TileKernel int8[kCodeKinds][2][kMaxTokens];           // [kind][asymmetric][tokens - 1]
+  TileKernel int8[kCodeKinds][2][kMaxTokens];  // [kind][asymmetric][tokens - 1]
   TileKernel coded_float[kCodeKinds][2][kFloatTokens];
   TileKernel dense[kDenseKinds][kFloatTokens];
   // False when an input is NaN or infinite; its group then has scale NaN.

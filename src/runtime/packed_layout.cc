@@ -146,7 +146,8 @@ PackedHeader MakePackedHeader(const PackedShape& s, const PackedLayout& layout) 
 Result<PackedShape> ReadPackedHeader(const PackedHeader& h) {
   if (std::memcmp(h.magic, kMagic, sizeof(kMagic)) != 0) return InputError("not a packed layer: wrong magic");
   if (h.version != kVersion) {
-    return InputError(fmt::format("packed layer of version {}, expected {} (pack again)", h.version, kVersion));
+    return InputError(
+        fmt::format("packed layer of version {}, expected {} (pack again)", h.version, kVersion));
   }
   if ((h.flags & ~(kAsymmetric | kScales8 | kBias)) != 0) {
     return InputError(fmt::format("unknown flags {:#x} of a packed layer", h.flags));

@@ -1,21 +1,22 @@
 // The form of linear layers that kernels compute from: plain bytes without pointers, the same in memory as in
 // a file.
 //
-// A tile is 16 rows by all columns, one contiguous stream. Columns are padded to whole steps of 32, 64 or 128;
-// a step's codes share a scale for each row, and inputs are quantized by the same steps. Eight steps form a
-// block: [scales of the steps][zeros][codes of the steps], parts in multiples of 64 bytes but for the scales
-// and zeros, which are padded together. A line of 64 bytes holds dwords of the 16 rows, four columns to a dword:
-//   scales  16 fp16 a step; or with scales8 16 bytes a step, times the 16 fp16 row scales in the first 64 bytes
+// A tile is 16 rows by all columns, one contiguous stream. Columns are padded to whole steps of 32, 64 or
+// 128; a step's codes share a scale for each row, and inputs are quantized by the same steps. Eight steps
+// form a block: [scales of the steps][zeros][codes of the steps], parts in multiples of 64 bytes but for the
+// scales and zeros, which are padded together. A line of 64 bytes holds dwords of the 16 rows, four columns
+// to a dword:
+//   scales  16 fp16 a step; or with scales8 16 bytes a step, times the 16 fp16 row scales in the first 64
+//   bytes
 //           of the segment
-//   zeros   none when constant; 16 bytes a step for 8-bit codes; else 16 bytes for two steps, low nibble first
-//   int8    a line for 4 columns
-//   int4    a line for 8: columns 0-3 in the low nibbles, 4-7 in the high ones; table4 likewise
-//   int2    a line for 16: columns 4i to 4i + 3 at bit 2i
-//   int3    for 32 columns two lines as int2 with the low bits, then one whose bit i is the top bit of column
+//   zeros   none when constant; 16 bytes a step for 8-bit codes; else 16 bytes for two steps, low nibble
+//   first int8    a line for 4 columns int4    a line for 8: columns 0-3 in the low nibbles, 4-7 in the high
+//   ones; table4 likewise int2    a line for 16: columns 4i to 4i + 3 at bit 2i int3    for 32 columns two
+//   lines as int2 with the low bits, then one whose bit i is the top bit of column
 //           block i
 //   bf16    a line for 2 columns; f16 32 bytes and f32 64 bytes a column, 16 rows side by side
-// After the main segment a tile with a low-rank path holds a second one: its rows of U as int8 codes with steps
-// of 32 ranks, so that W x + U (V x) is one stream. V is a packed layer of its own, in the same bytes.
+// After the main segment a tile with a low-rank path holds a second one: its rows of U as int8 codes with
+// steps of 32 ranks, so that W x + U (V x) is one stream. V is a packed layer of its own, in the same bytes.
 //
 // The bytes: [PackedHeader][bias][tables][outlier index][outliers][tiles][V], each part at a multiple of 64.
 // The header's numbers determine every offset.
@@ -43,17 +44,17 @@ const char* PackedKindName(PackedKind kind);
 // What determines the layout.
 struct PackedShape {
   PackedKind kind = PackedKind::kBF16;
-  bool asymmetric = false;   // zeros are stored
+  bool asymmetric = false;  // zeros are stored
   bool scales8 = false;
   bool has_bias = false;
-  int step = 0;              // 32, 64 or 128; dense: 0
-  int zero = 0;              // constant zero, when not stored
-  int u_zero = 128;          // of the codes of U
+  int step = 0;      // 32, 64 or 128; dense: 0
+  int zero = 0;      // constant zero, when not stored
+  int u_zero = 128;  // of the codes of U
   int64_t rows = 0, cols = 0;
-  int64_t rank = 0;          // 0: no low-rank path
-  int64_t num_tables = 0;    // table4: 1, or one for each step; each 16 bytes, entry + 128
+  int64_t rank = 0;        // 0: no low-rank path
+  int64_t num_tables = 0;  // table4: 1, or one for each step; each 16 bytes, entry + 128
   int64_t num_outliers = 0;
-  int64_t v_bytes = 0;       // of the packed V
+  int64_t v_bytes = 0;  // of the packed V
 };
 
 // A weight added to the others: y[row] += value * x[column].

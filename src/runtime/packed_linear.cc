@@ -62,9 +62,9 @@ void CheckInputs(const PackedLinear& layer, const QuantizedInput& x, const Quant
                 (!need.floats || have.floats))
       << "input of step " << have.step << ", the layer needs " << need.step;
   PLANISH_CHECK((t != nullptr) == (layer.v() != nullptr));
-  PLANISH_CHECK(t == nullptr || (t->form().step == kLowRankStep && t->cols() == layer.shape().rank &&
-                                 (options.exact_inputs ? t->form().floats : t->form().int8) &&
-                                 t->tokens() == x.tokens()));
+  PLANISH_CHECK(t == nullptr ||
+                (t->form().step == kLowRankStep && t->cols() == layer.shape().rank &&
+                 (options.exact_inputs ? t->form().floats : t->form().int8) && t->tokens() == x.tokens()));
 }
 
 }  // namespace
@@ -117,16 +117,16 @@ Result<PackedLinear> PackedLinear::FromBytes(std::span<const std::byte> bytes) {
   layer.bytes_ = bytes.first(total);
   PLANISH_RETURN_IF_ERROR(layer.CheckOutliers());
   if (layer.shape_.rank > 0) {
-    const auto inner = layer.bytes_.subspan(static_cast<size_t>(layer.layout_.v),
-                                            static_cast<size_t>(layer.shape_.v_bytes));
+    const auto inner =
+        layer.bytes_.subspan(static_cast<size_t>(layer.layout_.v), static_cast<size_t>(layer.shape_.v_bytes));
     // One level: the header is looked at before anything inside is followed.
     if (inner.size() < sizeof(PackedHeader)) return InputError("packed layer: V is smaller than its header");
     PLANISH_TRY(const PackedShape shape, ReadPackedHeader(Load<PackedHeader>(inner.data())));
     if (shape.rank != 0 || shape.rows != layer.shape_.rank || shape.cols != layer.shape_.cols ||
         shape.step != layer.shape_.step) {
-      return InputError(fmt::format("packed layer: V is [{}, {}] step {} rank {}, expected [{}, {}] step {} rank 0",
-                                    shape.rows, shape.cols, shape.step, shape.rank, layer.shape_.rank,
-                                    layer.shape_.cols, layer.shape_.step));
+      return InputError(fmt::format(
+          "packed layer: V is [{}, {}] step {} rank {}, expected [{}, {}] step {} rank 0", shape.rows,
+          shape.cols, shape.step, shape.rank, layer.shape_.rank, layer.shape_.cols, layer.shape_.step));
     }
     PLANISH_TRY(PackedLinear v, FromBytes(inner));
     layer.v_ = std::make_shared<const PackedLinear>(std::move(v));
@@ -139,8 +139,7 @@ Status PackedLinear::CheckOutliers() const {
   uint64_t previous = 0;
   for (int64_t tile = 0; tile <= layout_.tiles; ++tile) {
     const auto end = Load<uint64_t>(At(layout_.outlier_index + 8 * tile));
-    const bool last_fits =
-        tile < layout_.tiles || end == static_cast<uint64_t>(shape_.num_outliers);
+    const bool last_fits = tile < layout_.tiles || end == static_cast<uint64_t>(shape_.num_outliers);
     if (end < previous || end > static_cast<uint64_t>(shape_.num_outliers) || (tile == 0 && end != 0) ||
         !last_fits) {
       return InputError(fmt::format("packed layer: outlier index {} of tile {} is out of order", end, tile));

@@ -1,12 +1,11 @@
-// A packed linear layer over bytes that somebody else keeps alive, and its product with a few tokens, computed
-// straight from codes.
+// A packed linear layer over bytes that somebody else keeps alive, and its product with a few tokens,
+// computed straight from codes.
 //
-// The steps of y = W x + U (V x) + b for one layer; threads divide tiles as they like, a tile's result does not
-// depend on the division, nor on the tokens beside one, nor (bit by bit) on the kernel set:
+// The steps of y = W x + U (V x) + b for one layer; threads divide tiles as they like, a tile's result does
+// not depend on the division, nor on the tokens beside one, nor (bit by bit) on the kernel set:
 //   x.Set(kernels, inputs, layer.InputFormFor(options))      once for all layers that read the input
-//   MultiplyTiles(kernels, *layer.v(), x, nullptr, ...)      if the layer has a low-rank path; t [tokens, rank]
-//   t.Set(kernels, V x, LowRankForm(options))
-//   MultiplyTiles(kernels, layer, x, &t, ...)
+//   MultiplyTiles(kernels, *layer.v(), x, nullptr, ...)      if the layer has a low-rank path; t [tokens,
+//   rank] t.Set(kernels, V x, LowRankForm(options)) MultiplyTiles(kernels, layer, x, &t, ...)
 #pragma once
 
 #include <memory>
@@ -38,9 +37,9 @@ inline InputForm LowRankForm(const MultiplyOptions& options) {
 
 class PackedLinear {
  public:
-  // A view of bytes from PackLinear, maybe by way of a file. Checks every number that addresses memory. Errors:
-  // too few bytes, a broken header, tables of outliers that are out of order or out of range, a V that does not
-  // fit.
+  // A view of bytes from PackLinear, maybe by way of a file. Checks every number that addresses memory.
+  // Errors: too few bytes, a broken header, tables of outliers that are out of order or out of range, a V
+  // that does not fit.
   static Result<PackedLinear> FromBytes(std::span<const std::byte> bytes);
 
   const PackedShape& shape() const { return shape_; }
@@ -72,8 +71,8 @@ class PackedLinear {
 // caller keeps a QuantizedInput for each.
 bool JoinInputForms(const InputForm& other, InputForm& form);
 
-// y [tokens, rows]: rows of tiles [tile_begin, tile_end) are set. t is the quantized V x, null exactly when the
-// layer has no low-rank path. The inputs must have the forms and sizes that the layer asks for (checked).
+// y [tokens, rows]: rows of tiles [tile_begin, tile_end) are set. t is the quantized V x, null exactly when
+// the layer has no low-rank path. The inputs must have the forms and sizes that the layer asks for (checked).
 // Single-threaded; calls for disjoint tiles may run side by side.
 void MultiplyTiles(const packed::KernelSet& kernels, const PackedLinear& layer, const QuantizedInput& x,
                    const QuantizedInput* t, int64_t tile_begin, int64_t tile_end, MatView<float> y,

@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/names.h"
 #include "base/overloaded.h"
 #include "formats/safetensors.h"
 
@@ -192,7 +193,7 @@ Result<std::shared_ptr<const PackedModel>> ReadPack(const Context& context, cons
       return InputError(
           fmt::format("{}: holds no packed '{}'; pack the model again", path, model.linears[i].name));
     }
-    from.push_back({file->View(*info).data(), static_cast<size_t>(info->end - info->begin)});
+    from.emplace_back(file->View(*info).data, static_cast<size_t>(info->end - info->begin));
     sizes.push_back(info->end - info->begin);
     linears.push_back(i);
   }

@@ -76,9 +76,7 @@ struct Neon {
     if constexpr (kJ == 0) return vcvtq_f32_u32(vandq_u32(lanes, vdupq_n_u32(255)));
     if constexpr (kJ > 0) return vcvtq_f32_u32(vandq_u32(vshrq_n_u32(lanes, 8 * kJ), vdupq_n_u32(255)));
   }
-  static PACKED_INLINE I AbsBits(F v) {
-    return vandq_s32(vreinterpretq_s32_f32(v), SplatInt(0x7fffffff));
-  }
+  static PACKED_INLINE I AbsBits(F v) { return vandq_s32(vreinterpretq_s32_f32(v), SplatInt(0x7fffffff)); }
   static PACKED_INLINE I Round(F v) { return vcvtnq_s32_f32(v); }
   static PACKED_INLINE void StoreBytes(signed char* p, I v) {
     const int16x4_t halves = vmovn_s32(v);
@@ -99,7 +97,6 @@ struct Neon {
 
 }  // namespace
 
-extern constinit const KernelSet kNeonKernels =
-    MakeKernels<Neon>("neon", UnpackPortable, InterleavePortable);
+extern constinit const KernelSet kNeonKernels = MakeKernels<Neon>("neon", UnpackPortable, InterleavePortable);
 
 }  // namespace planish::packed

@@ -307,9 +307,9 @@ void WriteDenseTile(const PackPlan& plan, int64_t row, int64_t count, uint8_t* o
     for (int64_t i = 0; i < decoded.size(); ++i) decoded[i] = ToBF16(values.data()[i]);
   }
   for (int64_t i = 0; i < count; ++i) {
-    const std::byte* from = dense != nullptr ? dense->data.bytes.data() + (row + i) * matrix.cols * size
-                                             : reinterpret_cast<const std::byte*>(decoded.data()) +
-                                                   i * matrix.cols * size;
+    const std::byte* from = dense != nullptr
+                                ? dense->data.bytes.data() + (row + i) * matrix.cols * size
+                                : reinterpret_cast<const std::byte*>(decoded.data()) + i * matrix.cols * size;
     if (plan.shape.kind == PackedKind::kBF16) {
       ScatterRow<uint32_t>(from, matrix.cols / 2, i, out);
       const int64_t last = matrix.cols - 1;
@@ -359,8 +359,7 @@ void WriteOutliers(const PackPlan& plan, std::byte* out) {
     while (next < plan.outliers.size() && plan.outliers[next].row / kTileRows < tile) ++next;
     std::memcpy(out + plan.layout.outlier_index + 8 * tile, &next, 8);
   }
-  std::memcpy(out + plan.layout.outliers, plan.outliers.data(),
-              plan.outliers.size() * sizeof(PackedOutlier));
+  std::memcpy(out + plan.layout.outliers, plan.outliers.data(), plan.outliers.size() * sizeof(PackedOutlier));
 }
 
 }  // namespace
@@ -401,8 +400,9 @@ Result<PackPlan> PlanPackedTable(const TableWeights& w, const PackOptions& optio
   if (group < 1 || (w.group != 0 && w.group % 32 != 0) || !elements.has_value() || !scales.has_value() ||
       static_cast<int64_t>(w.codes.size()) != *elements || static_cast<int64_t>(w.scales.size()) != *scales ||
       (w.tables.size() != 1 && static_cast<int64_t>(w.tables.size()) != groups)) {
-    return InputError(fmt::format("table weights [{}, {}] group {}: {} codes, {} scales, {} tables do not fit",
-                                  w.rows, w.cols, w.group, w.codes.size(), w.scales.size(), w.tables.size()));
+    return InputError(
+        fmt::format("table weights [{}, {}] group {}: {} codes, {} scales, {} tables do not fit", w.rows,
+                    w.cols, w.group, w.codes.size(), w.scales.size(), w.tables.size()));
   }
   PackPlan plan;
   plan.shape.kind = PackedKind::kTable4;
@@ -452,7 +452,8 @@ void PackLinear(const Context& context, const PackPlan& plan, std::span<std::byt
   WriteOutliers(plan, out.data());
   WriteTiles(context, plan, out.data());
   if (plan.v != nullptr) {
-    PackLinear(context, *plan.v, out.subspan(static_cast<size_t>(at.v), static_cast<size_t>(plan.v->bytes())));
+    PackLinear(context, *plan.v,
+               out.subspan(static_cast<size_t>(at.v), static_cast<size_t>(plan.v->bytes())));
   }
 }
 
@@ -473,8 +474,8 @@ Result<PackedArena> PackedArena::Make(std::span<const int64_t> sizes) {
     return FailureError(fmt::format("no memory for {} bytes of packed weights", total));
   }
   for (size_t i = 0; i < sizes.size(); ++i) {
-    arena.places_.push_back(arena.buffer_.bytes().subspan(static_cast<size_t>(offsets[i]),
-                                                          static_cast<size_t>(sizes[i])));
+    arena.places_.push_back(
+        arena.buffer_.bytes().subspan(static_cast<size_t>(offsets[i]), static_cast<size_t>(sizes[i])));
   }
   return arena;
 }

@@ -1,11 +1,11 @@
-// Makes packed layers from the parts of a linear: first a plan, which knows the bytes, then the bytes, tile by
-// tile on all threads.
+// Makes packed layers from the parts of a linear: first a plan, which knows the bytes, then the bytes, tile
+// by tile on all threads.
 //
-// What is packed as it is: integer codes of 2 to 8 bits whose group is the row or a multiple of 32 (5- to 7-bit
-// codes take 8 bits), alone or with a low-rank path of two factors; dense weights of f32, f16 and bf16. Anything
-// else is packed as bf16 from its decoded rows, and the plan's note says why. Factors on integer grids keep
-// their codes where steps allow; fp16 factors and others become int8 with a scale for each row and step (U: 32
-// ranks), which the note says too.
+// What is packed as it is: integer codes of 2 to 8 bits whose group is the row or a multiple of 32 (5- to
+// 7-bit codes take 8 bits), alone or with a low-rank path of two factors; dense weights of f32, f16 and bf16.
+// Anything else is packed as bf16 from its decoded rows, and the plan's note says why. Factors on integer
+// grids keep their codes where steps allow; fp16 factors and others become int8 with a scale for each row and
+// step (U: 32 ranks), which the note says too.
 #pragma once
 
 #include <array>
@@ -24,9 +24,11 @@
 namespace planish {
 
 struct PackOptions {
-  // Of the layers that share an input; used where the weights' groups allow it. 0: the step with fewest bytes.
+  // Of the layers that share an input; used where the weights' groups allow it. 0: the step with fewest
+  // bytes.
   int preferred_step = 0;
-  // Scales as bytes under an fp16 scale for each row: fewer bytes, scales rounded to 1/255 of the row's largest.
+  // Scales as bytes under an fp16 scale for each row: fewer bytes, scales rounded to 1/255 of the row's
+  // largest.
   bool scales8 = false;
   // Weights to be added to the others, in any order.
   std::vector<PackedOutlier> outliers;
@@ -34,10 +36,10 @@ struct PackOptions {
 
 // 4-bit codes into tables of 16 values: value = tables[t][code] * scale, one scale for each row and group.
 struct TableWeights {
-  int64_t rows = 0, cols = 0, group = 0;             // group: a multiple of 32, or 0 for the row
-  std::span<const uint8_t> codes;                    // [rows, cols], one a byte
-  std::span<const F16> scales;                       // [rows, groups]
-  std::vector<std::array<int8_t, 16>> tables;        // one, or one for each group
+  int64_t rows = 0, cols = 0, group = 0;       // group: a multiple of 32, or 0 for the row
+  std::span<const uint8_t> codes;              // [rows, cols], one a byte
+  std::span<const F16> scales;                 // [rows, groups]
+  std::vector<std::array<int8_t, 16>> tables;  // one, or one for each group
 };
 
 // Codes of the rows of a tile; made by a plan, written by PackLinear.

@@ -11,9 +11,9 @@ void UnpackPortable(const unsigned char* in, int64_t count, int bits, unsigned c
   }
 }
 
-// Byte 4 * row + column mod 4 of each line. 4 bits: line column / 8, low nibble first. 2 bits: line column / 16
-// at bit 2 ((column / 4) mod 4). 3 bits: so the low two bits, then a line whose bit (column / 4) mod 8 is the
-// code's top bit. 8 bits: line column / 4.
+// Byte 4 * row + column mod 4 of each line. 4 bits: line column / 8, low nibble first. 2 bits: line column /
+// 16 at bit 2 ((column / 4) mod 4). 3 bits: so the low two bits, then a line whose bit (column / 4) mod 8 is
+// the code's top bit. 8 bits: line column / 4.
 void InterleavePortable(Kind kind, const unsigned char* codes, int64_t stride, int step, unsigned char* out) {
   const int lines = kind == Kind::kInt2 ? 2 : kind == Kind::kInt3 ? 3 : kind == Kind::kInt8 ? 8 : 4;
   for (int k = 0; k < step; k += 32, out += 64 * lines) {

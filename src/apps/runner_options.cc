@@ -1,0 +1,80 @@
+#include "apps/runner_options.h"
+
+#include <fmt/format.h>
+
+namespace planish::app {
+
+void AddRuntimeOptions(CLI::App& verb, RuntimeOptions& options) {
+  verb.add_option("--runtime", options.runtime,
+                  "plain: fp32 over the weights as stored; packed: straight from codes; auto: packed if the "
+                  "model has codes")
+      ->check(CLI::IsMember({"auto", "plain", "packed"}))
+      ->capture_default_str();
+  verb.add_option("--cache", options.cache, "Keys and values of the packed runtime")
+      ->check(CLI::IsMember({"bf16", "int8"}))
+      ->capture_default_str();
+  verb.add_option("--inputs", options.inputs,
+                  "What the packed runtime multiplies codes with: int8 or exact (fp32)")
+      ->check(CLI::IsMember({"int8", "exact"}))
+      ->capture_default_str();
+  verb.add_option("--pack", options.pack, "Packed weights from `planish pack`, instead of packing at start");
+}
+
+namespace {
+
+bool IsCoded(const Matrix& matrix) {
+  if (std::holds_alternative<Coded>(matrix.body)) return true;
+  const auto* sum = std::get_if<SumPart>(&matrix.body);
+  return sum != nullptr && std::any_of(sum->terms.begin(), sum->terms.end(), IsCoded);
+}
+
+}  // namespace
+
+bool HasCodes(const Model& model) {
+  return std::any_of(model.linears.begin(), model.linears.end(),
+                     [](const Linear& l) { return IsCoded(l.w); });
+}
+
+Result<std::shared_ptr<const PackedModel>> LoadPacked(const Context& context, const Model& model,
+                                                      const RuntimeOptions& options) {
+  if (!options.pack.empty()) return ReadPack(context, options.pack, model);
+  PLANISH_TRY(auto packed, PackModel(context, model));
+  constexpr size_t kShown = 3;
+  for (size_t i = 0; i < std::min(kShown, packed->notes.size()) && context.progress != nullptr; ++i) {
+    context.progress->Note("packed runtime: " + packed->notes[i]);
+  }
+  if (packed->notes.size() > kShown && context.progress != nullptr) {
+    context.progress->Note(fmt::format("packed runtime: and {} more like these; see `planish inspect`",
+                                       packed->notes.size() - kShown));
+  }
+  return packed;
+}
+
+Result<EngineOptions> ReadEngineOptions(const RuntimeOptions& options, int slots, int64_t capacity) {
+  EngineOptions engine{.slots = slots, .capacity = capacity};
+  engine.cache = options.cache == "int8" ? CacheType::kInt8 : CacheType::kBF16;
+  engine.multiply.exact_inputs = options.inputs == "exact";
+  return engine;
+}
+
+Result<std::unique_ptr<Runner>> MakeRunner(const Context& context, const Model& model,
+                                           const RuntimeOptions& options, int slots, int64_t capacity) {
+  const bool packed = options.runtime == "packed" || !options.pack.empty() ||
+                      (options.runtime == "auto" && context.profile == Profile::kFast && HasCodes(model));
+  if (!packed) {
+    if (options.cache != "bf16" || options.inputs != "int8") {
+      return InputError("--cache and --inputs belong to the packed runtime; add --runtime packed");
+    }
+    return std::unique_ptr<Runner>(std::make_unique<PlainRunner>(model, slots, capacity));
+  }
+  if (options.runtime == "plain") return InputError("--pack needs the packed runtime, not --runtime plain");
+  if (context.profile == Profile::kStrict) {
+    return InputError("--strict needs --runtime plain: the packed runtime's attention differs between CPUs");
+  }
+  PLANISH_TRY(auto weights, LoadPacked(context, model, options));
+  PLANISH_TRY(const EngineOptions engine_options, ReadEngineOptions(options, slots, capacity));
+  PLANISH_TRY(auto engine, Engine::Create(context, model, std::move(weights), engine_options));
+  return std::unique_ptr<Runner>(std::move(engine));
+}
+
+}  // namespace planish::app

@@ -1,0 +1,26 @@
+// How a verb runs a model token by token: the options, and the runner they ask for.
+#pragma once
+
+#include "apps/app.h"
+#include "runtime/engine.h"
+
+namespace planish::app {
+
+struct RuntimeOptions {
+  std::string runtime = "auto";  // plain, packed; auto: packed when the model has coded weights
+  std::string cache = "bf16";    // of the packed runtime
+  std::string inputs = "int8";
+  std::string pack;  // a file from `planish pack`
+};
+void AddRuntimeOptions(CLI::App& verb, RuntimeOptions& options);
+
+// True when any of the layers' linears is coded.
+bool HasCodes(const Model& model);
+// The packed weights: from --pack, else from the model. Notes what is not packed as it is stored.
+Result<std::shared_ptr<const PackedModel>> LoadPacked(const Context& context, const Model& model,
+                                                      const RuntimeOptions& options);
+Result<EngineOptions> ReadEngineOptions(const RuntimeOptions& options, int slots, int64_t capacity);
+Result<std::unique_ptr<Runner>> MakeRunner(const Context& context, const Model& model,
+                                           const RuntimeOptions& options, int slots, int64_t capacity);
+
+}  // namespace planish::app
