@@ -38,6 +38,8 @@ int Main(int argc, char** argv) {
   AddInspectVerb(app);
   AddCalibrateVerb(app);
   AddCompressVerb(app);
+  AddBenchVerb(app);
+  AddPackVerb(app);
   AddCompletionVerb(app);
   try {
     app.parse(argc, argv);

@@ -10,6 +10,10 @@ void AddRuntimeOptions(CLI::App& verb, RuntimeOptions& options) {
                   "model has codes")
       ->check(CLI::IsMember({"auto", "plain", "packed"}))
       ->capture_default_str();
+  AddEngineOptions(verb, options);
+}
+
+void AddEngineOptions(CLI::App& verb, RuntimeOptions& options) {
   verb.add_option("--cache", options.cache, "Keys and values of the packed runtime")
       ->check(CLI::IsMember({"bf16", "int8"}))
       ->capture_default_str();

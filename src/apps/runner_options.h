@@ -12,7 +12,10 @@ struct RuntimeOptions {
   std::string inputs = "int8";
   std::string pack;  // a file from `planish pack`
 };
+// --runtime, --cache, --inputs, --pack.
 void AddRuntimeOptions(CLI::App& verb, RuntimeOptions& options);
+// Without --runtime, for verbs that know only the packed one.
+void AddEngineOptions(CLI::App& verb, RuntimeOptions& options);
 
 // True when any of the layers' linears is coded.
 bool HasCodes(const Model& model);

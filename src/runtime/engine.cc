@@ -11,33 +11,9 @@ namespace {
 bool IsLinear(const Op& op) { return std::holds_alternative<LinearOp>(op.body); }
 bool IsAttention(const Op& op) { return std::holds_alternative<AttentionOp>(op.body); }
 
-// Divides the tiles of linears among members so that each gets about the same bytes; linears in order, so
-// that a member reads long streams.
-std::vector<std::vector<std::pair<int, Team::Part>>> Divide(const std::vector<const PackedLinear*>& linears,
-                                                            int members) {
-  int64_t total = 0;
-  for (const PackedLinear* linear : linears) {
-    total += linear == nullptr ? 0 : linear->tiles() * linear->layout().tile_bytes;
-  }
-  std::vector<std::vector<std::pair<int, Team::Part>>> shares(static_cast<size_t>(members));
-  int64_t done = 0;
-  for (size_t k = 0; k < linears.size(); ++k) {
-    if (linears[k] == nullptr) continue;
-    const int64_t tiles = linears[k]->tiles(), bytes = linears[k]->layout().tile_bytes;
-    for (int64_t tile = 0; tile < tiles;) {
-      // The member in whose share the middle of this tile falls, and the tiles up to its end.
-      const auto member = static_cast<int>(std::min<int64_t>(
-          members - 1, (done + tile * bytes + bytes / 2) * members / std::max<int64_t>(total, 1)));
-      int64_t end = tile + 1;
-      while (end < tiles && (done + end * bytes + bytes / 2) * members / total <= member) ++end;
-      if (member == members - 1) end = tiles;
-      shares[static_cast<size_t>(member)].push_back({static_cast<int>(k), {tile, end}});
-      tile = end;
-    }
-    done += tiles * bytes;
-  }
-  return shares;
-}
+// Of a phase's bytes, what goes to whoever is done first: about as much as other programs and the memory's
+// moods make one thread slower than another.
+constexpr double kTailShare = 0.125;
 
 }  // namespace
 
@@ -134,16 +110,8 @@ Engine::Phase Engine::LinearPhase(const Block& block, int first, int last) const
     paths.push_back(linear.v());
     phase.has_path = phase.has_path || linear.v() != nullptr;
   }
-  const auto shares = [this](const std::vector<const PackedLinear*>& of) {
-    std::vector<std::vector<Share>> out;
-    for (const auto& member : Divide(of, team_.size())) {
-      auto& own = out.emplace_back();
-      for (const auto& [linear, part] : member) own.push_back({linear, part.begin, part.end});
-    }
-    return out;
-  };
-  phase.tiles = shares(linears);
-  phase.path_tiles = shares(paths);
+  phase.tiles = Divide(linears, team_.size(), team_.size() > 1 ? kTailShare : 0);
+  phase.path_tiles = Divide(paths, team_.size(), 0);
   return phase;
 }
 
@@ -175,9 +143,12 @@ Status Engine::Forward(const Context& context, const Batch& batch, std::span<con
   result_ = &logits;
   failed_.store(false);
   error_.reset();
+  for (auto& taken : tail_taken_) taken.store(0);
   Context solo = context;
   solo.pool = &solo_;
-  const Call call{solo, batch, logit_rows};
+  Batch head_batch;  // the head has no attention: only the number of rows matters
+  head_batch.ids.resize(logit_rows.size());
+  const Call call{solo, batch, head_batch, logit_rows};
   team_.Run([&](int member) { RunMember(call, member); });
   if (error_) return *error_;
   // Operations after the head's product leave the result with the members.
@@ -188,6 +159,7 @@ Status Engine::Forward(const Context& context, const Batch& batch, std::span<con
 void Engine::RunMember(const Call& call, int member) {
   Member& m = *members_[static_cast<size_t>(member)];
   m.parity = 0;
+  m.phase = 0;
   const auto& blocks = model_.program.blocks;
   for (size_t b = 0; b < blocks.size(); ++b) {
     const Block& block = blocks[b];
@@ -227,8 +199,9 @@ bool Engine::RunPhase(const Call& call, int block, const Phase& phase, int membe
       break;
   }
   Member& m = *members_[static_cast<size_t>(member)];
+  const Batch& batch = static_cast<size_t>(block) + 1 == phases_.size() ? call.head_batch : call.batch;
   const Status done = m.executor.RunOps(call.context, model_.program.blocks[static_cast<size_t>(block)],
-                                        phase.first, phase.last, call.batch, cache_, m.values);
+                                        phase.first, phase.last, batch, cache_, m.values);
   if (!done.ok()) Fail(block, done.error());
   // Everybody computes the same, so everybody fails here.
   return done.ok();
@@ -253,23 +226,42 @@ bool Engine::RunLinears(int block_index, const Phase& phase, int member, bool la
     return {outputs_[m.parity][static_cast<size_t>(k)].data(), rows, width, width};
   };
   if (phase.has_path) RunPaths(block, phase, member, rows);
-  for (const Share& share : phase.tiles[static_cast<size_t>(member)]) {
-    const PackedLinear& linear = LinearOf(block, phase.first + share.linear);
-    const QuantizedInput* path =
-        linear.v() == nullptr ? nullptr : &m.paths[static_cast<size_t>(share.linear)];
-    MultiplyTiles(kernels_, linear, InputOf(m, phase, share.linear), path, share.begin, share.end,
-                  output(share.linear), options_.multiply);
-  }
+  RunTiles(block, phase, member, output);
   team_.Meet();
   for (int k = 0; !last && k < phase.last - phase.first; ++k) {
     const MatView<float> from = output(k);
-    Mat<float> own = m.executor.Take(rows, from.cols);
-    std::copy_n(from.data, rows * from.cols, own.data());
-    m.values[static_cast<size_t>(block.ops[static_cast<size_t>(phase.first + k)].output)] = std::move(own);
+    Mat<float> copy = m.executor.Take(rows, from.cols);
+    std::copy_n(from.data, rows * from.cols, copy.data());
+    m.values[static_cast<size_t>(block.ops[static_cast<size_t>(phase.first + k)].output)] = std::move(copy);
   }
   for (int i = phase.first; i < phase.last; ++i) Drop(block, i, m);
   m.parity ^= 1;
   return true;
+}
+
+// The member's own tiles, then from the tail what nobody has taken.
+void Engine::RunTiles(const Block& block, const Phase& phase, int member,
+                      const std::function<MatView<float>(int)>& output) {
+  Member& m = *members_[static_cast<size_t>(member)];
+  const auto multiply = [&](const TileShare& share, const TileShare* then) {
+    const PackedLinear& linear = LinearOf(block, phase.first + share.linear);
+    const QuantizedInput* path =
+        linear.v() == nullptr ? nullptr : &m.paths[static_cast<size_t>(share.linear)];
+    const std::byte* next =
+        then == nullptr ? nullptr : LinearOf(block, phase.first + then->linear).TileData(then->begin);
+    MultiplyTiles(kernels_, linear, InputOf(m, phase, share.linear), path, share.begin, share.end,
+                  output(share.linear), options_.multiply, next);
+  };
+  const auto& own = phase.tiles.own[static_cast<size_t>(member)];
+  for (size_t i = 0; i < own.size(); ++i) multiply(own[i], i + 1 < own.size() ? &own[i + 1] : nullptr);
+  // The counter of the next phase is set back meanwhile: all have met since it was last used.
+  if (member == 0) tail_taken_[(m.phase + 1) % 3].store(0, std::memory_order_relaxed);
+  auto& taken = tail_taken_[m.phase];
+  m.phase = (m.phase + 1) % 3;
+  const auto& tail = phase.tiles.tail;
+  for (size_t i = 0; (i = taken.fetch_add(1, std::memory_order_relaxed)) < tail.size();) {
+    multiply(tail[i], nullptr);
+  }
 }
 
 // t = V x of every linear that has a path, then quantized by each member for itself.
@@ -279,7 +271,7 @@ void Engine::RunPaths(const Block& block, const Phase& phase, int member, int64_
     const int64_t rank = LinearOf(block, phase.first + k).v()->rows();
     return {path_outputs_[static_cast<size_t>(k)].data(), rows, rank, rank};
   };
-  for (const Share& share : phase.path_tiles[static_cast<size_t>(member)]) {
+  for (const TileShare& share : phase.path_tiles.own[static_cast<size_t>(member)]) {
     MultiplyTiles(kernels_, *LinearOf(block, phase.first + share.linear).v(), InputOf(m, phase, share.linear),
                   nullptr, share.begin, share.end, output(share.linear), options_.multiply);
   }

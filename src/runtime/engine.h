@@ -21,6 +21,7 @@
 #include "runtime/paged_cache.h"
 #include "runtime/runner.h"
 #include "runtime/team.h"
+#include "runtime/tile_division.h"
 
 namespace planish {
 
@@ -51,13 +52,11 @@ class Engine : public Runner {
   PagedCache& cache() { return cache_; }
   Team& team() { return team_; }
   const PackedModel& packed() const { return *packed_; }
+  const EngineOptions& options() const { return options_; }
+  const packed::KernelSet& kernels() const { return kernels_; }
+  int threads() const { return team_.size(); }
 
  private:
-  // A run of tiles of one linear of a phase.
-  struct Share {
-    int linear;
-    int64_t begin, end;
-  };
   // Linears that read one value, or one attention, or operations that every thread runs for itself.
   struct Phase {
     enum class Kind { kLocal, kLinears, kAttention } kind = Kind::kLocal;
@@ -65,20 +64,22 @@ class Engine : public Runner {
     std::vector<InputForm> forms;  // linears: of their quantized inputs
     std::vector<int> form_of;      // by linear
     bool has_path = false;
-    std::vector<std::vector<Share>> tiles, path_tiles;  // by member
+    TileDivision tiles, path_tiles;
   };
   struct Member {
     Executor executor;
     Values values;
     Mat<float> hidden;
     std::vector<QuantizedInput> inputs, paths;
-    int parity = 0;  // of outputs_
+    int parity = 0;    // of outputs_
+    size_t phase = 0;  // of tail_taken_
     explicit Member(const Model& model) : executor(model) {}
   };
   // One call of Forward.
   struct Call {
     const Context& context;  // with a pool of one thread
     const Batch& batch;
+    const Batch& head_batch;  // a row for each of logit_rows
     std::span<const int64_t> logit_rows;
   };
 
@@ -93,6 +94,8 @@ class Engine : public Runner {
   bool RunPhase(const Call& call, int block, const Phase& phase, int member, bool last);
   // `last`: of the program, whose output is the result.
   bool RunLinears(int block, const Phase& phase, int member, bool last);
+  void RunTiles(const Block& block, const Phase& phase, int member,
+                const std::function<MatView<float>(int)>& output);
   bool RunAttention(const Call& call, int block, const Phase& phase, int member);
   void RunPaths(const Block& block, const Phase& phase, int member, int64_t rows);
   static const QuantizedInput& InputOf(const Member& m, const Phase& phase, int linear);
@@ -117,9 +120,10 @@ class Engine : public Runner {
   // one, a fast one may write the next phase's.
   std::vector<Mat<float>> outputs_[2], path_outputs_;  // by linear of a phase
   std::vector<int64_t> output_widths_, path_widths_;
-  Mat<float> partials_;           // [row, head x span x PartialFloats]
-  Mat<float>* result_ = nullptr;  // where the last phase puts logits
-  std::vector<int32_t> slots_;    // by row
+  Mat<float> partials_;                     // [row, head x span x PartialFloats]
+  Mat<float>* result_ = nullptr;            // where the last phase puts logits
+  std::vector<int32_t> slots_;              // by row
+  std::atomic<size_t> tail_taken_[3] = {};  // of a phase's tail, in turns
   std::mutex error_mutex_;
   std::atomic<bool> failed_{false};
   int failed_block_ = 0;

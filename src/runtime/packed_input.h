@@ -2,8 +2,9 @@
 //
 // int8 form: each token's columns in steps; scale = m / 127 for the largest magnitude m of a step, code = x *
 // (127 / m) rounded to nearest, ties to even. A step whose m is below 1e-30 is zeros with scale 0. A step
-// with a NaN or an infinity gets scale NaN, so that it shows in every output, and finite() is false. float
-// form: the inputs as they are, for dense layers, outliers, and codes with exact inputs.
+// with a NaN or an infinity gets scale NaN, so that it shows in every output, and finite() is false.
+//
+// float form: the inputs as they are, for dense layers, outliers, and codes with exact inputs.
 #pragma once
 
 #include <cstdint>

@@ -40,10 +40,29 @@ PACKED_INLINE typename V::Codes CodesAt(const unsigned char* d, typename V::Code
   }
 }
 
+// Four streams into the second-level cache, as many lines for 32 columns as these are made of.
+struct Fetcher {
+  const unsigned char* at;
+  int64_t part;
+  PACKED_INLINE void Line(int stream) const { __builtin_prefetch(at + stream * part, 0, 2); }
+};
 template <Kind kKind>
-PACKED_INLINE void Prefetch32(const unsigned char* d, int64_t ahead) {
-#pragma GCC unroll 8
-  for (int i = 0; i < kLinesOf32<kKind>; ++i) __builtin_prefetch(d + ahead + 64 * i, 0, 3);
+PACKED_INLINE void Fetch32(Fetcher& fetcher, bool odd) {
+  constexpr int kLines = kLinesOf32<kKind>;
+  if constexpr (kLines == 2) {  // two streams, then the other two
+    fetcher.Line(odd ? 2 : 0);
+    fetcher.Line(odd ? 3 : 1);
+    if (odd) fetcher.at += 64;
+  } else {  // three lines are taken for four
+#pragma GCC unroll 2
+    for (int i = 0; i < (kLines + 1) / 4; ++i) {
+      fetcher.Line(0);
+      fetcher.Line(1);
+      fetcher.Line(2);
+      fetcher.Line(3);
+      fetcher.at += 64;
+    }
+  }
 }
 
 // Where scales and zeros of the current step are.
@@ -94,8 +113,8 @@ PACKED_INLINE void DotOne(const unsigned char* d, const signed char* x, typename
 }
 
 template <class V, Kind kKind, int kTokens>
-PACKED_INLINE void StepSums(const unsigned char* d, const signed char* x, int step, int64_t ahead, bool first,
-                            typename V::Codes table, typename V::I zeros, const int32_t* neg_sum,
+PACKED_INLINE void StepSums(const unsigned char* d, const signed char* x, int step, Fetcher& fetcher,
+                            bool first, typename V::Codes table, typename V::I zeros, const int32_t* neg_sum,
                             typename V::I (&out)[kTokens]) {
   constexpr int kChains = V::kLanes < 16 ? 1 : kTokens == 1 ? 4 : kTokens <= 3 ? 2 : 1;
   typename V::I sums[kTokens][kChains], halves[kTokens];
@@ -107,7 +126,7 @@ PACKED_INLINE void StepSums(const unsigned char* d, const signed char* x, int st
   }
 #pragma GCC unroll 1
   for (int k = 0; k < step; k += 32) {
-    if (first) Prefetch32<kKind>(d, ahead);
+    if (first) Fetch32<kKind>(fetcher, (k & 32) != 0);
     DotOne<V, kKind, kTokens, kChains, 0>(d, x, table, sums, halves);
     DotOne<V, kKind, kTokens, kChains, 1>(d, x, table, sums, halves);
     DotOne<V, kKind, kTokens, kChains, 2>(d, x, table, sums, halves);
@@ -149,7 +168,8 @@ void Int8Tile(const TileArgs& a) {
   }
   HeaderCursor header = {p, p};
   const signed char* x = a.x;
-  const int64_t steps = a.steps, ahead = a.ahead_bytes;
+  Fetcher fetcher = {a.next, a.part};
+  const int64_t steps = a.steps;
   const int step = a.step;
   for (int64_t s = 0; s < steps; ++s) {
     const int in_block = static_cast<int>(s % kBlockSteps);
@@ -161,7 +181,7 @@ void Int8Tile(const TileArgs& a) {
       constexpr int kRows = V::kLanes;
       const auto zeros = ZerosOf<V, kKind, kAsym>(header, in_block, kRows * h, a.zero);
       typename V::I sums[kTokens];
-      StepSums<V, kKind, kTokens>(p + 4 * kRows * h, x, step, ahead, h == 0, table, zeros,
+      StepSums<V, kKind, kTokens>(p + 4 * kRows * h, x, step, fetcher, h == 0, table, zeros,
                                   a.x_neg_sum + s * kTokens, sums);
       const auto scales = a.scales8 ? V::MulFloat(V::ToFloat(V::LoadBytes(header.scales + kRows * h)),
                                                   V::LoadF16(row_scales + 2 * kRows * h))
@@ -291,9 +311,10 @@ void DenseTile(const TileArgs& a) {
     }
     const unsigned char* d = a.data;
     const float* x = a.xf;
+    Fetcher fetcher = {a.next, a.part};
     for (int64_t k = 0; k < a.steps; k += 4) {
-      __builtin_prefetch(d + a.ahead_bytes, 0, 3);
-      __builtin_prefetch(d + a.ahead_bytes + 64, 0, 3);
+      // Four columns are four lines in fp32, else two.
+      if (h == 0) Fetch32<kKind == Kind::kF32 ? Kind::kInt4 : Kind::kInt2>(fetcher, (k & 4) != 0);
       const typename V::F w[4] = {DenseAt<V, kKind, 0>(d, kRows * h), DenseAt<V, kKind, 1>(d, kRows * h),
                                   DenseAt<V, kKind, 2>(d, kRows * h), DenseAt<V, kKind, 3>(d, kRows * h)};
 #pragma GCC unroll 4

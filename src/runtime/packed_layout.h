@@ -6,15 +6,15 @@
 // form a block: [scales of the steps][zeros][codes of the steps], parts in multiples of 64 bytes but for the
 // scales and zeros, which are padded together. A line of 64 bytes holds dwords of the 16 rows, four columns
 // to a dword:
-//   scales  16 fp16 a step; or with scales8 16 bytes a step, times the 16 fp16 row scales in the first 64
-//   bytes
-//           of the segment
-//   zeros   none when constant; 16 bytes a step for 8-bit codes; else 16 bytes for two steps, low nibble
-//   first int8    a line for 4 columns int4    a line for 8: columns 0-3 in the low nibbles, 4-7 in the high
-//   ones; table4 likewise int2    a line for 16: columns 4i to 4i + 3 at bit 2i int3    for 32 columns two
-//   lines as int2 with the low bits, then one whose bit i is the top bit of column
-//           block i
-//   bf16    a line for 2 columns; f16 32 bytes and f32 64 bytes a column, 16 rows side by side
+// - scales: 16 fp16 a step; or with scales8 16 bytes a step, times the 16 fp16 row scales in the first 64
+//   bytes of the segment
+// - zeros: none when constant; 16 bytes a step for 8-bit codes; else 16 bytes for two steps, low nibble first
+// - int8: a line for 4 columns
+// - int4 and table4: a line for 8 columns, 0-3 in the low nibbles, 4-7 in the high ones
+// - int2: a line for 16 columns, 4 i to 4 i + 3 at bit 2 i
+// - int3: for 32 columns two lines as int2 with the low bits, then one whose bit i is the top bit of columns
+//   4 i to 4 i + 3
+// - bf16: a line for 2 columns; f16 32 bytes and f32 64 bytes a column, 16 rows side by side
 // After the main segment a tile with a low-rank path holds a second one: its rows of U as int8 codes with
 // steps of 32 ranks, so that W x + U (V x) is one stream. V is a packed layer of its own, in the same bytes.
 //

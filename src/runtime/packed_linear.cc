@@ -188,7 +188,7 @@ bool JoinInputForms(const InputForm& other, InputForm& form) {
 
 void MultiplyTiles(const KernelSet& kernels, const PackedLinear& layer, const QuantizedInput& x,
                    const QuantizedInput* t, int64_t tile_begin, int64_t tile_end, MatView<float> y,
-                   const MultiplyOptions& options) {
+                   const MultiplyOptions& options, const std::byte* next) {
   CheckInputs(layer, x, t, options);
   PLANISH_CHECK(tile_begin >= 0 && tile_end <= layer.tiles() && y.rows == x.tokens() &&
                 y.cols == layer.rows());
@@ -198,10 +198,12 @@ void MultiplyTiles(const KernelSet& kernels, const PackedLinear& layer, const Qu
   alignas(64) float acc[packed::kMaxTokens * kTileRows];
   TileArgs args = {};
   args.acc = acc;
-  args.ahead_bytes = options.prefetch_bytes;
+  args.part = layout.tile_bytes / 4 / 64 * 64;
   for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
     std::memset(acc, 0, sizeof(float) * static_cast<size_t>(tokens * kTileRows));
-    args.data = Raw(layer.At(layout.tile_data + tile * layout.tile_bytes));
+    args.data = Raw(layer.TileData(tile));
+    // Without a next one the tile itself, which costs nothing.
+    args.next = tile + 1 < tile_end ? args.data + layout.tile_bytes : next != nullptr ? Raw(next) : args.data;
     if (IsCoded(shape.kind)) {
       args.steps = layout.steps;
       args.step = shape.step;

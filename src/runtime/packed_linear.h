@@ -3,9 +3,10 @@
 //
 // The steps of y = W x + U (V x) + b for one layer; threads divide tiles as they like, a tile's result does
 // not depend on the division, nor on the tokens beside one, nor (bit by bit) on the kernel set:
-//   x.Set(kernels, inputs, layer.InputFormFor(options))      once for all layers that read the input
-//   MultiplyTiles(kernels, *layer.v(), x, nullptr, ...)      if the layer has a low-rank path; t [tokens,
-//   rank] t.Set(kernels, V x, LowRankForm(options)) MultiplyTiles(kernels, layer, x, &t, ...)
+// - x.Set(kernels, inputs, layer.InputFormFor(options)), once for all layers that read the input;
+// - with a low-rank path MultiplyTiles(kernels, *layer.v(), x, nullptr, ...) makes V x [tokens, rank], and
+//   t.Set(kernels, V x, LowRankForm(options)) quantizes it;
+// - MultiplyTiles(kernels, layer, x, &t, ...).
 #pragma once
 
 #include <memory>
@@ -27,7 +28,6 @@ std::vector<const packed::KernelSet*> SupportedPackedKernels();
 
 struct MultiplyOptions {
   bool exact_inputs = false;  // codes times float inputs, not int8
-  int64_t prefetch_bytes = 0;
 };
 
 // The form of V x, the input of U.
@@ -51,12 +51,15 @@ class PackedLinear {
   const PackedLinear* v() const { return v_.get(); }
   // All bytes, V included: what a file stores and what one token reads.
   std::span<const std::byte> bytes() const { return bytes_; }
+  // First byte of a tile's weights.
+  const std::byte* TileData(int64_t tile) const { return At(layout_.tile_data + tile * layout_.tile_bytes); }
   InputForm InputFormFor(const MultiplyOptions& options) const;
   std::string Describe() const { return DescribePacked(shape_); }
 
  private:
   friend void MultiplyTiles(const packed::KernelSet&, const PackedLinear&, const QuantizedInput&,
-                            const QuantizedInput*, int64_t, int64_t, MatView<float>, const MultiplyOptions&);
+                            const QuantizedInput*, int64_t, int64_t, MatView<float>, const MultiplyOptions&,
+                            const std::byte*);
   const std::byte* At(int64_t offset) const { return bytes_.data() + offset; }
   Status CheckOutliers() const;
   void AddOutliers(const QuantizedInput& x, int64_t tile, float* acc) const;
@@ -73,9 +76,10 @@ bool JoinInputForms(const InputForm& other, InputForm& form);
 
 // y [tokens, rows]: rows of tiles [tile_begin, tile_end) are set. t is the quantized V x, null exactly when
 // the layer has no low-rank path. The inputs must have the forms and sizes that the layer asks for (checked).
-// Single-threaded; calls for disjoint tiles may run side by side.
+// `next`: what the thread will read afterwards, fetched beside the last tile. Single-threaded; calls for
+// disjoint tiles may run side by side.
 void MultiplyTiles(const packed::KernelSet& kernels, const PackedLinear& layer, const QuantizedInput& x,
                    const QuantizedInput* t, int64_t tile_begin, int64_t tile_end, MatView<float> y,
-                   const MultiplyOptions& options = {});
+                   const MultiplyOptions& options = {}, const std::byte* next = nullptr);
 
 }  // namespace planish

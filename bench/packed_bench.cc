@@ -1,0 +1,166 @@
+// The packed kernels alone, one thread, weights in the cache: cycles for 64 weights, beside what memory
+// allows. A kernel that needs fewer cycles than memory takes to bring its bytes is bound by memory.
+//   packed_bench [rows] [cols]
+// Or from memory, beside plain reads:
+//   packed_bench memory [turns] [cols]
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cstdlib>
+
+#include "base/random.h"
+#include "runtime/machine_rates.h"
+#include "runtime/packed_linear.h"
+#include "runtime/packed_pack.h"
+
+namespace planish {
+namespace {
+
+double Now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+Matrix RandomCodes(int64_t rows, int64_t cols, int bits, int64_t group) {
+  IntegerMatrix m{.grid = {bits, group, false}, .codes = Mat<uint8_t>(rows, cols)};
+  const int64_t groups = m.grid.NumGroups(cols);
+  m.scales = Mat<float>(rows, groups);
+  m.zeros = Mat<uint8_t>(rows, groups);
+  const Random random(1);
+  for (int64_t i = 0; i < rows * cols; ++i) {
+    m.codes.data()[i] = static_cast<uint8_t>(random.Below(static_cast<uint64_t>(i), uint64_t{1} << bits));
+  }
+  for (int64_t i = 0; i < rows * groups; ++i) {
+    m.scales.data()[i] = 0.0078125f;
+    m.zeros.data()[i] = static_cast<uint8_t>(1 << (bits - 1));
+  }
+  return PackInteger(m);
+}
+
+double Seconds(const packed::KernelSet& kernels, const PackedLinear& layer, int tokens) {
+  Mat<float> x(tokens, layer.cols()), y(tokens, layer.rows());
+  const Random random(2);
+  for (int64_t i = 0; i < x.rows() * x.cols(); ++i) {
+    x.data()[i] = static_cast<float>(random.Uniform(static_cast<uint64_t>(i))) - 0.5f;
+  }
+  QuantizedInput input;
+  input.Set(kernels, x, layer.InputFormFor({}));
+  double best = 1e9;
+  for (int turn = 0; turn < 15; ++turn) {
+    const double start = Now();
+    int repeats = 0;
+    while (Now() - start < 0.01) {
+      MultiplyTiles(kernels, layer, input, nullptr, 0, layer.tiles(), y);
+      ++repeats;
+    }
+    best = std::min(best, (Now() - start) / repeats);
+  }
+  return best;
+}
+
+// The clock: additions that wait for each other take a cycle each.
+double ClockHz() {
+  constexpr int64_t kRounds = 4000000;
+  double best = 0;
+  for (int turn = 0; turn < 5; ++turn) {
+    int64_t n = kRounds, sum = 0;
+    const double start = Now();
+#if defined(__x86_64__)
+    __asm__ volatile(
+        "1:\n add %0, %1\n add %0, %1\n add %0, %1\n add %0, %1\n add %0, %1\n add %0, %1\n add %0, %1\n"
+        "add %0, %1\n dec %0\n jnz 1b\n"
+        : "+r"(n), "+r"(sum)::"cc");
+#else
+    for (volatile int64_t i = 0; i < 8 * n; i = i + 1) ++sum;
+#endif
+    best = std::max(best, 8 * static_cast<double>(kRounds) / (Now() - start));
+  }
+  return best;
+}
+
+double Median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size()) / 2, values.end());
+  return values[values.size() / 2];
+}
+
+// Layers too large for the cache on two threads, taking turns with plain reads of as many bytes: the rate of
+// the kernel over that of the reads, the median of the turns.
+void RunMemory(int turns, int64_t cols) {
+  ThreadPool pool(2);
+  Context context;
+  context.pool = &pool;
+  Team team(2);
+  const packed::KernelSet& kernels = SelectPackedKernels(BestIsa());
+  const int64_t rows = (int64_t{1} << 27) / cols / 16 * 16;
+  fmt::print("{}, layers [{}, {}] from memory, two threads\n", kernels.name, rows, cols);
+  for (const int bits : {2, 3, 4, 8}) {
+    const Linear linear{"w", RandomCodes(rows, cols, bits, 64), {}};
+    auto plan = PlanPackedLinear(linear);
+    if (!plan.ok()) std::abort();
+    Buffer bytes(static_cast<size_t>(plan->bytes()));
+    PackLinear(context, *plan, bytes.bytes());
+    const auto layer = PackedLinear::FromBytes(bytes.bytes());
+    if (!layer.ok()) std::abort();
+    BandwidthMeter meter(team, plan->bytes());
+    Mat<float> x(1, cols), y(1, rows);
+    for (int64_t i = 0; i < cols; ++i) x.data()[i] = static_cast<float>(i % 17) - 8.0f;
+    QuantizedInput input;
+    input.Set(kernels, x, layer->InputFormFor({}));
+    std::vector<double> shares, rates;
+    for (int turn = 0; turn < turns; ++turn) {
+      const double before = meter.Measure(1), start = Now();
+      team.Run([&](int member) {
+        const auto [begin, end] = Team::PartOf(layer->tiles(), member, 2);
+        MultiplyTiles(kernels, *layer, input, nullptr, begin, end, y);
+      });
+      rates.push_back(static_cast<double>(plan->bytes()) / (Now() - start));
+      shares.push_back(rates.back() / ((before + meter.Measure(1)) / 2));
+    }
+    fmt::print("  {} bits: {:6.2f} GB/s, {:5.1f} % of reading\n", bits, Median(rates) * 1e-9,
+               100 * Median(shares));
+  }
+}
+
+void Run(int64_t rows, int64_t cols) {
+  ThreadPool pool(1);
+  Context context;
+  context.pool = &pool;
+  Team team(1);
+  const double clock = ClockHz(), bandwidth = BandwidthMeter(team, int64_t{1} << 30).Measure(3);
+  fmt::print("clock {:.2f} GHz, one thread reads {:.1f} GB/s; [{}, {}], cycles for 64 weights\n",
+             clock * 1e-9, bandwidth * 1e-9, rows, cols);
+  for (const packed::KernelSet* kernels : SupportedPackedKernels()) {
+    if (kernels == &packed::kScalarKernels) continue;
+    fmt::print("{}\n{:>6} {:>6} {:>9}", kernels->name, "bits", "group", "memory");
+    for (const int tokens : {1, 2, 3, 4, 6, 8}) fmt::print(" {:>6}T", tokens);
+    fmt::print("\n");
+    for (const int bits : {2, 3, 4, 8}) {
+      for (const int64_t group : {32, 64, 128}) {
+        const Linear linear{"w", RandomCodes(rows, cols, bits, group), {}};
+        auto plan = PlanPackedLinear(linear);
+        if (!plan.ok()) std::abort();
+        Buffer bytes(static_cast<size_t>(plan->bytes()));
+        PackLinear(context, *plan, bytes.bytes());
+        const auto layer = PackedLinear::FromBytes(bytes.bytes());
+        if (!layer.ok()) std::abort();
+        const double blocks = static_cast<double>(rows * cols) / 64;
+        fmt::print("{:>6} {:>6} {:>9.2f}", bits, group,
+                   static_cast<double>(plan->bytes()) / blocks / bandwidth * clock);
+        for (const int tokens : {1, 2, 3, 4, 6, 8}) {
+          fmt::print(" {:>7.2f}", Seconds(*kernels, *layer, tokens) / blocks * clock);
+        }
+        fmt::print("\n");
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace planish
+
+int main(int argc, char** argv) {
+  if (argc > 1 && std::string_view(argv[1]) == "memory") {
+    planish::RunMemory(argc > 2 ? std::atoi(argv[2]) : 21, argc > 3 ? std::atoll(argv[3]) : 2048);
+  } else {
+    planish::Run(argc > 1 ? std::atoll(argv[1]) : 256, argc > 2 ? std::atoll(argv[2]) : 2048);
+  }
+}

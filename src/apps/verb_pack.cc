@@ -1,0 +1,49 @@
+// planish pack: writes a model's weights as the packed runtime reads them, so that starting is a copy.
+#include <fmt/format.h>
+
+#include "apps/app.h"
+#include "model/model.h"
+#include "runtime/packed_model.h"
+
+namespace planish::app {
+namespace {
+
+struct PackFlags {
+  RunOptions run;
+  std::string model, output;
+  PackOptions options;
+};
+
+Status Pack(const PackFlags& flags) {
+  PLANISH_TRY(const auto run, Run::Start(flags.run));
+  PLANISH_TRY(const Model model, LoadModel(flags.model));
+  PLANISH_RETURN_IF_ERROR(CheckFinite(run->context(), model));
+  PLANISH_TRY(const auto packed, PackModel(run->context(), model, flags.options));
+  PLANISH_RETURN_IF_ERROR(WritePack(flags.output, model, *packed));
+  if (flags.run.json) {
+    PrintJson({{"output", flags.output}, {"bytes", packed->bytes}, {"notes", packed->notes}});
+    return {};
+  }
+  for (const std::string& note : packed->notes) fmt::print("{}\n", note);
+  fmt::print("{}: {} of packed weights\n", flags.output, FormatBytes(static_cast<double>(packed->bytes)));
+  return {};
+}
+
+}  // namespace
+
+void AddPackVerb(CLI::App& app) {
+  auto flags = std::make_shared<PackFlags>();
+  CLI::App* verb = app.add_subcommand("pack", "Write the weights as the packed runtime reads them");
+  verb->add_option("MODEL", flags->model, "The model")->required();
+  verb->add_option("-o,--output", flags->output, "The pack file; must not exist")->required();
+  verb->add_flag("--scales8", flags->options.scales8,
+                 "Scales as bytes under a row scale: smaller, scales rounded to 1/255 of the row's largest");
+  AddRunOptions(*verb, flags->run);
+  verb->footer(
+      "Examples:\n"
+      "  planish pack q4/ -o q4.pack\n"
+      "  planish generate q4/ --pack q4.pack -p \"Once\" --stats");
+  AddVerb(*verb, [flags] { return Pack(*flags); });
+}
+
+}  // namespace planish::app
