@@ -45,11 +45,13 @@ bool IsWhiteSpace(uint32_t c) {
 }
 
 CharClassTable::CharClassTable() {
+  // Planes 4 to 13 hold no characters, the last two only private ones: of no class either.
   std::string text;
-  text.reserve(size_t{kNumCodePoints} * 4);
-  for (uint32_t c = 0; c < kNumCodePoints; ++c) {
+  text.reserve(0x41000 * 4);
+  for (uint32_t c = 0; c < 0x40000; ++c) {
     if (!IsSurrogate(c)) AppendUtf8(c, &text);
   }
+  for (uint32_t c = 0xE0000; c < 0xE1000; ++c) AppendUtf8(c, &text);
   std::vector<uint8_t> classes(kNumCodePoints);
   MarkClass(text, "\\p{L}+", kLetter, &classes);
   MarkClass(text, "\\p{N}+", kNumber, &classes);

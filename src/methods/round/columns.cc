@@ -8,8 +8,13 @@
 namespace planish {
 namespace {
 
-// Columns in one product of errors by R where only the loss is wanted.
-constexpr int64_t kLossBlock = 256;
+// Columns in one product of errors by R where only the loss is wanted: fewer pack the errors more often, more
+// compute more of the lower triangle's zeros.
+constexpr int64_t kLossBlock = 512;
+// Blocks that share one product with all errors before them. A product packs its errors, in blocks of 128
+// columns half of its time; this way most of it has 512 columns, and the blocks see each other in small
+// products.
+constexpr int64_t kSuperBlock = 4;
 
 // losses[r] += sum_j (acc_j + e_j diag_j)^2 for one panel: acc_j + e_j R_jj is (E R)_j; a null diag means
 // that acc holds it already. In double and in column order, so that the block size does not show.
@@ -172,8 +177,9 @@ Status RoundFeedback(const ColumnProblem& problem, const FeedbackOptions& option
   const int64_t block_size = BlockSize(problem, options, dynamic);
   const int64_t group = problem.grid.GroupSize(n);
   Mat<float>&e = scratch.e, &acc = scratch.block;
+  const int64_t super_size = kSuperBlock * block_size;
   e.Resize(n, ld);
-  acc.Resize(block_size, ld);
+  acc.Resize(std::min(super_size, n), ld);
   Mat<float> coefficients(block_size, block_size);
   std::vector<float> diag(n), inv_diag(n), conditional(n);
   for (int64_t i = 0; i < n; ++i) {
@@ -187,10 +193,17 @@ Status RoundFeedback(const ColumnProblem& problem, const FeedbackOptions& option
   acc.Fill(0.0f);
   for (int64_t b = 0; b < n; b += block_size) {
     PLANISH_RETURN_IF_ERROR(context.CheckCancelled());
-    const int64_t count = std::min(block_size, n - b);
-    if (b > 0) {
-      MatMulTN(context, site.r.view().Rows(0, b).Cols(b, count), PaddedRows(problem, e, b),
-               PaddedRows(problem, acc, count));
+    const int64_t count = std::min(block_size, n - b), super = b / super_size * super_size;
+    if (b == super && b > 0) {
+      const int64_t all = std::min(super_size, n - b);
+      MatMulTN(context, site.r.view().Rows(0, b).Cols(b, all), PaddedRows(problem, e, b),
+               PaddedRows(problem, acc, all));
+    }
+    float* block_acc = acc.row(b - super);
+    if (b > super) {
+      const MatView<const float> seen{e.row(super), b - super, problem.padded, ld};
+      MatMulTN(context, site.r.view().Rows(super, b - super).Cols(b, count), seen,
+               {block_acc, count, problem.padded, ld}, Accumulate::kAdd);
     }
     for (int64_t j = 0; j < count; ++j) {
       for (int64_t i = 0; i < j; ++i) coefficients(j, i) = site.r(b + i, b + j);
@@ -203,7 +216,7 @@ Status RoundFeedback(const ColumnProblem& problem, const FeedbackOptions& option
                              .zeros = coding.zeros.data() + row,
                              .columns = site.order.data() + b,
                              .groups = problem.group_of.data() + b,
-                             .acc = acc.data() + row,
+                             .acc = block_acc + row,
                              .e = e.row(b) + row,
                              .ld = ld,
                              .coefficients = coefficients.data(),

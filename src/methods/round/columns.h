@@ -36,7 +36,7 @@ struct ColumnCoding {
 // the system each time, which costs more than the pass's own kernel.
 struct ColumnScratch {
   Mat<float> e;      // [n, ld] errors, by position (feedback) or natural column (refit)
-  Mat<float> block;  // [block, ld] products of one block
+  Mat<float> block;  // [some columns, ld] products of a block or several
 };
 
 // A matrix of the padded rows: the first `count` columns of storage.

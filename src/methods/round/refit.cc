@@ -1,9 +1,10 @@
 // One sweep of refit: block coordinate descent on L = tr(E H_d E^T) over the groups of columns. (H stands
 // for H_d = H + lambda I below.)
 //
-// At group g the gradient G_g = (E H)_g is one product of the current errors with the group's columns of
-// H [n, g], so all changes made to the groups before are seen exactly (Gauss-Seidel): n^2 m multiply-adds
-// for the sweep, twice those of one rounding. With a = codes - zero on the group, values q = s a, and the
+// At group g the gradient G_g = (E H)_g is that of the current errors, so all changes made to the groups
+// before are seen exactly (Gauss-Seidel): one product of the errors with the columns of H of some groups at a
+// time, to which the moves of each group are added for those after it. n^2 m multiply-adds for the sweep,
+// twice those of one rounding. With a = codes - zero on the group, values q = s a, and the
 // residual without this group's values r = e + s a, a change to scale s', zero z' = z + d gives
 //   v = a - d 1,   best s' = v H r / v H v,   L' - L = -2 G m + m H m with m = (s' - s) a - s' d 1
 // where every term is a combination of G a, G 1, a H a, 1 H a and 1 H 1: O(1) for each candidate d.
@@ -50,13 +51,19 @@ GridChange BestGrid(const GroupTerms& t, float scale, float zero, int bits, bool
   return best;
 }
 
+// Columns whose gradients come from one product: it packs all errors, which for a single group takes as long
+// as to multiply them.
+constexpr int64_t kSuperColumns = 512;
+
 class Sweep {
  public:
   Sweep(const ColumnProblem& problem, ColumnScratch& scratch, ColumnCoding& coding)
-      : p_(problem), c_(coding), e_(scratch.e), gradient_(scratch.block) {
+      : p_(problem), c_(coding), e_(scratch.e), gradients_(scratch.block) {
     e_.Resize(p_.cols(), p_.ld);
     const int64_t size = std::min(p_.grid.GroupSize(p_.cols()), p_.cols());
-    for (Mat<float>* m : {&gradient_, &a_, &ha_, &moved_}) m->Resize(size, p_.ld);
+    groups_at_once_ = std::max<int64_t>(1, kSuperColumns / size);
+    gradients_.Resize(std::min(groups_at_once_ * size, p_.cols()), p_.ld);
+    for (Mat<float>* m : {&a_, &ha_, &moved_, &old_}) m->Resize(size, p_.ld);
     columns_.resize(size);
     for (int64_t j = 0; j < size; ++j) columns_[j] = static_cast<int32_t>(j);
     groups_.assign(size, 0);
@@ -69,7 +76,15 @@ class Sweep {
     });
     for (int64_t g = 0; g * size < n; ++g) {
       PLANISH_RETURN_IF_ERROR(p_.context->CheckCancelled());
-      Group(g, g * size, std::min(size, n - g * size), polish);
+      const int64_t begin = g * size, count = std::min(size, n - begin);
+      if (g % groups_at_once_ == 0) {
+        super_ = begin;
+        super_end_ = std::min(n, begin + groups_at_once_ * size);
+        MatMulTN(*p_.context, p_.site->h.view().Cols(super_, super_end_ - super_), PaddedRows(p_, e_, n),
+                 PaddedRows(p_, gradients_, super_end_ - super_));
+      }
+      Group(g, begin, count, polish);
+      PassOn(begin, count);
     }
     return {};
   }
@@ -89,13 +104,14 @@ class Sweep {
 
   void Group(int64_t g, int64_t begin, int64_t count, bool polish) {
     const MatView<const float> h = p_.site->h.view().Cols(begin, count);
-    MatMulTN(*p_.context, h, PaddedRows(p_, e_, p_.cols()), PaddedRows(p_, gradient_, count));
+    gradient_ = {gradients_.row(begin - super_), count, p_.padded, p_.ld};
     const auto lambda = static_cast<float>(p_.site->lambda);
     ForPanels([&](int64_t row) {
       for (int64_t k = 0; k < count; ++k) {
         for (int64_t r = row; r < row + kPanelRows; ++r) {
           a_(k, r) = static_cast<float>(c_.codes(begin + k, r)) - c_.zeros(g, r);
           gradient_(k, r) += lambda * e_(begin + k, r);
+          old_(k, r) = e_(begin + k, r);
         }
       }
     });
@@ -117,6 +133,20 @@ class Sweep {
       Refit(g, begin, row, h_one, one_h_one);
       if (polish) Polish(g, begin, row, h_gg, inv_diag);
     });
+  }
+
+  // Adds what the group's errors have moved by to the gradients of the groups after it.
+  void PassOn(int64_t begin, int64_t count) {
+    const int64_t end = begin + count;
+    if (end >= super_end_) return;
+    ForPanels([&](int64_t row) {
+      for (int64_t k = 0; k < count; ++k) {
+        for (int64_t r = row; r < row + kPanelRows; ++r) old_(k, r) = e_(begin + k, r) - old_(k, r);
+      }
+    });
+    MatMulTN(*p_.context, p_.site->h.view().Rows(begin, count).Cols(end, super_end_ - end),
+             PaddedRows(p_, old_, count), {gradients_.row(end - super_), super_end_ - end, p_.padded, p_.ld},
+             Accumulate::kAdd);
   }
 
   // Chooses scale and zero of the group for each row of the panel and applies them to e and G.
@@ -172,7 +202,7 @@ class Sweep {
                            .zeros = c_.zeros.row(g) + row,
                            .columns = columns_.data(),
                            .groups = groups_.data(),
-                           .acc = gradient_.data() + row,
+                           .acc = gradient_.data + row,
                            .e = moved_.data() + row,
                            .ld = p_.ld,
                            .coefficients = h_gg.data,
@@ -193,9 +223,13 @@ class Sweep {
 
   const ColumnProblem& p_;
   ColumnCoding& c_;
-  Mat<float>& e_;         // [n, ld] errors, natural order
-  Mat<float>& gradient_;  // [group, ld]
+  Mat<float>& e_;  // [n, ld] errors, natural order
+  // Gradients of columns [super_, super_end_), and the part of them that is the group's.
+  Mat<float>& gradients_;
+  MatView<float> gradient_;
+  int64_t groups_at_once_ = 1, super_ = 0, super_end_ = 0;
   Mat<float> a_, ha_, moved_;
+  Mat<float> old_;                         // [group, ld] the group's errors before the step, then their moves
   std::vector<int32_t> columns_, groups_;  // positions and group of the kernel's block
 };
 
