@@ -3,15 +3,21 @@
 //   packed_bench [rows] [cols]
 // Or from memory, beside plain reads:
 //   packed_bench memory [turns] [cols]
+// Or how long a pack takes to load (FILE is written and removed):
+//   packed_bench load FILE
 #include <fmt/format.h>
 
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 #include "base/random.h"
 #include "runtime/machine_rates.h"
 #include "runtime/packed_linear.h"
+#include "runtime/packed_model.h"
 #include "runtime/packed_pack.h"
+#include "runtime/shapes.h"
 
 namespace planish {
 namespace {
@@ -120,6 +126,41 @@ void RunMemory(int turns, int64_t cols) {
   }
 }
 
+// A pack of llama-1b in the page cache to packed weights in memory, beside a copy of as many bytes.
+void RunLoad(const std::string& path) {
+  ThreadPool pool(2);
+  Context context;
+  context.pool = &pool;
+  context.isa = BestIsa();
+  const auto model = RandomModel(context, "llama-1b", {});
+  if (!model.ok()) std::abort();
+  {
+    const auto packed = PackModel(context, *model);
+    if (!packed.ok()) std::abort();
+    const Status written = WritePack(path, *model, **packed);
+    if (!written.ok()) {
+      fmt::print("{}\n", written.error().message);
+      return;
+    }
+  }
+  for (int turn = 0; turn < 5; ++turn) {
+    double start = Now();
+    const auto packed = ReadPack(context, path, *model);
+    const double load = Now() - start;
+    if (!packed.ok()) std::abort();
+    const auto bytes = static_cast<size_t>((*packed)->bytes);
+    const Buffer from(bytes);
+    std::memset(const_cast<std::byte*>(from.data()), 1, bytes);
+    start = Now();
+    Buffer to(bytes);
+    std::memcpy(to.data(), from.data(), bytes);
+    const double copy = Now() - start;
+    fmt::print("load {:.3f} s, copy {:.3f} s: {:.2f} x; {:.1f} MB\n", load, copy, load / copy,
+               static_cast<double>(bytes) * 1e-6);
+  }
+  std::remove(path.c_str());
+}
+
 void Run(int64_t rows, int64_t cols) {
   ThreadPool pool(1);
   Context context;
@@ -160,6 +201,8 @@ void Run(int64_t rows, int64_t cols) {
 int main(int argc, char** argv) {
   if (argc > 1 && std::string_view(argv[1]) == "memory") {
     planish::RunMemory(argc > 2 ? std::atoi(argv[2]) : 21, argc > 3 ? std::atoll(argv[3]) : 2048);
+  } else if (argc > 2 && std::string_view(argv[1]) == "load") {
+    planish::RunLoad(argv[2]);
   } else {
     planish::Run(argc > 1 ? std::atoll(argv[1]) : 256, argc > 2 ? std::atoll(argv[2]) : 2048);
   }

@@ -2,6 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstdlib>
+
+#include "base/file.h"
+
 namespace planish::app {
 
 void AddRuntimeOptions(CLI::App& verb, RuntimeOptions& options) {
@@ -39,9 +44,30 @@ bool HasCodes(const Model& model) {
                      [](const Linear& l) { return IsCoded(l.w); });
 }
 
+std::string CachedPackPath(const Model& model) {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  std::string folder;
+  if (cache != nullptr && *cache == '/') {
+    folder = cache;
+  } else if (home != nullptr && *home == '/') {
+    folder = std::string(home) + "/.cache";
+  } else {
+    return "";
+  }
+  return fmt::format("{}/planish/packs/{}.pack", folder, PackFingerprint(model));
+}
+
 Result<std::shared_ptr<const PackedModel>> LoadPacked(const Context& context, const Model& model,
                                                       const RuntimeOptions& options) {
   if (!options.pack.empty()) return ReadPack(context, options.pack, model);
+  if (const std::string cached = CachedPackPath(model); !cached.empty() && FileExists(cached)) {
+    auto packed = ReadPack(context, cached, model);
+    if (packed.ok()) return packed;
+    if (context.progress != nullptr) {
+      context.progress->Note("the cached pack is left aside: " + packed.error().message);
+    }
+  }
   PLANISH_TRY(auto packed, PackModel(context, model));
   constexpr size_t kShown = 3;
   for (size_t i = 0; i < std::min(kShown, packed->notes.size()) && context.progress != nullptr; ++i) {

@@ -19,7 +19,12 @@ void AddEngineOptions(CLI::App& verb, RuntimeOptions& options);
 
 // True when any of the layers' linears is coded.
 bool HasCodes(const Model& model);
-// The packed weights: from --pack, else from the model. Notes what is not packed as it is stored.
+// Where `planish pack` without an output puts a model's pack, and where it is looked for: planish/packs/ in
+// the user's cache folder ($XDG_CACHE_HOME or ~/.cache), by the model's fingerprint. Empty when there is
+// none.
+std::string CachedPackPath(const Model& model);
+// The packed weights: from --pack, else from the cache folder, else from the model. Notes what is not packed
+// as it is stored, and a cached pack that cannot be read.
 Result<std::shared_ptr<const PackedModel>> LoadPacked(const Context& context, const Model& model,
                                                       const RuntimeOptions& options);
 Result<EngineOptions> ReadEngineOptions(const RuntimeOptions& options, int slots, int64_t capacity);

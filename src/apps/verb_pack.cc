@@ -1,9 +1,11 @@
 // planish pack: writes a model's weights as the packed runtime reads them, so that starting is a copy.
 #include <fmt/format.h>
 
-#include "apps/app.h"
+#include <filesystem>
+
+#include "apps/runner_options.h"
+#include "base/file.h"
 #include "model/model.h"
-#include "runtime/packed_model.h"
 
 namespace planish::app {
 namespace {
@@ -18,14 +20,22 @@ Status Pack(const PackFlags& flags) {
   PLANISH_TRY(const auto run, Run::Start(flags.run));
   PLANISH_TRY(const Model model, LoadModel(flags.model));
   PLANISH_RETURN_IF_ERROR(CheckFinite(run->context(), model));
+  std::string output = flags.output;
+  if (output.empty()) {
+    output = CachedPackPath(model);
+    if (output.empty()) {
+      return InputError("no cache folder: neither XDG_CACHE_HOME nor HOME is set; name a file with -o");
+    }
+    PLANISH_RETURN_IF_ERROR(MakeDirectories(std::filesystem::path(output).parent_path().string()));
+  }
   PLANISH_TRY(const auto packed, PackModel(run->context(), model, flags.options));
-  PLANISH_RETURN_IF_ERROR(WritePack(flags.output, model, *packed));
+  PLANISH_RETURN_IF_ERROR(WritePack(output, model, *packed));
   if (flags.run.json) {
-    PrintJson({{"output", flags.output}, {"bytes", packed->bytes}, {"notes", packed->notes}});
+    PrintJson({{"output", output}, {"bytes", packed->bytes}, {"notes", packed->notes}});
     return {};
   }
   for (const std::string& note : packed->notes) fmt::print("{}\n", note);
-  fmt::print("{}: {} of packed weights\n", flags.output, FormatBytes(static_cast<double>(packed->bytes)));
+  fmt::print("{}: {} of packed weights\n", output, FormatBytes(static_cast<double>(packed->bytes)));
   return {};
 }
 
@@ -35,12 +45,15 @@ void AddPackVerb(CLI::App& app) {
   auto flags = std::make_shared<PackFlags>();
   CLI::App* verb = app.add_subcommand("pack", "Write the weights as the packed runtime reads them");
   verb->add_option("MODEL", flags->model, "The model")->required();
-  verb->add_option("-o,--output", flags->output, "The pack file; must not exist")->required();
+  verb->add_option("-o,--output", flags->output,
+                   "The pack file; must not exist. Without it: in the user's cache folder, where every verb "
+                   "that decodes looks for it");
   verb->add_flag("--scales8", flags->options.scales8,
                  "Scales as bytes under a row scale: smaller, scales rounded to 1/255 of the row's largest");
   AddRunOptions(*verb, flags->run);
   verb->footer(
       "Examples:\n"
+      "  planish pack q4/\n"
       "  planish pack q4/ -o q4.pack\n"
       "  planish generate q4/ --pack q4.pack -p \"Once\" --stats");
   AddVerb(*verb, [flags] { return Pack(*flags); });
