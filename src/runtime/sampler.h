@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "base/context.h"
 #include "base/random.h"
 #include "base/result.h"
 
@@ -24,6 +25,10 @@ struct SamplingOptions {
 // Equal logits rank by token id, the lower first. The token of a step depends only on options, logits,
 // history and the step's number, not on earlier calls (random.h), so a generation repeats, and can be
 // taken up in the middle. Keeps scratch memory: one thread at a time.
+//
+// The logits are read once, in blocks whose largest decides whether a block is looked at again: greedy and
+// top_k cost about as much as reading them. Probabilities are fp32; tokens below 1e-38 of the likeliest are
+// never drawn.
 class Sampler {
  public:
   // Errors (input): an option outside the range above, or not a number.
@@ -32,21 +37,27 @@ class Sampler {
   // logits [vocab]; -infinity forbids a token. `history` holds the tokens the repetition penalty is
   // about (each counts once); ids outside the vocabulary are ignored.
   // Errors (failure): no logits, one that is NaN or +infinity, all forbidden.
-  Result<int32_t> Next(std::span<const float> logits, std::span<const int32_t> history, uint64_t step);
+  Result<int32_t> Next(const Context& context, std::span<const float> logits,
+                       std::span<const int32_t> history, uint64_t step);
 
  private:
   explicit Sampler(const SamplingOptions& options);
   struct Candidate {
     int32_t id;
-    double value;  // logit, then probability relative to the largest
+    float value;  // logit, then probability relative to the largest
   };
-  Status LoadCandidates(std::span<const float> logits, std::span<const int32_t> history);
-  void KeepTopK();
+  std::span<const float> Penalized(std::span<const float> logits, std::span<const int32_t> history);
+  Status ScanBlocks(std::span<const float> logits);
+  Candidate Largest(std::span<const float> logits) const;
+  void CollectTopK(std::span<const float> logits);
+  void CollectAll(std::span<const float> logits);
+  void Weigh(const Context& context, float largest);
   void KeepTopP();
-  int32_t Draw(uint64_t step);
+  int32_t Draw(uint64_t step) const;
 
   SamplingOptions options_;
   Random random_;
+  std::vector<float> penalized_, block_max_, exponents_;
   std::vector<Candidate> candidates_;
 };
 

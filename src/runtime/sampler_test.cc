@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -16,6 +17,13 @@ using testing::HasSubstr;
 
 constexpr float kForbidden = -std::numeric_limits<float>::infinity();
 
+// One thread, the best kernels here.
+const Context& Here() {
+  static ThreadPool pool(1);
+  static const Context context = {.pool = &pool, .isa = BestIsa()};
+  return context;
+}
+
 Sampler Make(const SamplingOptions& options) {
   auto sampler = Sampler::Create(options);
   EXPECT_TRUE(sampler.ok());
@@ -28,7 +36,7 @@ std::map<int32_t, int> Counts(const SamplingOptions& options, const std::vector<
   Sampler sampler = Make(options);
   std::map<int32_t, int> counts;
   for (int step = 0; step < n; ++step) {
-    const auto token = sampler.Next(logits, history, static_cast<uint64_t>(step));
+    const auto token = sampler.Next(Here(), logits, history, static_cast<uint64_t>(step));
     EXPECT_TRUE(token.ok());
     if (token.ok()) ++counts[*token];
   }
@@ -84,18 +92,18 @@ TEST(Sampler, AStepDependsOnItsNumberAlone) {
   const std::vector<float> logits(1000, 0.0f);
   Sampler a = Make({.seed = 9}), b = Make({.seed = 9}), other = Make({.seed = 10});
   std::vector<int32_t> forward, backward(20), different;
-  for (uint64_t step = 0; step < 20; ++step) forward.push_back(*a.Next(logits, {}, step));
-  for (uint64_t step = 20; step-- > 0;) backward[step] = *b.Next(logits, {}, step);
-  for (uint64_t step = 0; step < 20; ++step) different.push_back(*other.Next(logits, {}, step));
+  for (uint64_t step = 0; step < 20; ++step) forward.push_back(*a.Next(Here(), logits, {}, step));
+  for (uint64_t step = 20; step-- > 0;) backward[step] = *b.Next(Here(), logits, {}, step);
+  for (uint64_t step = 0; step < 20; ++step) different.push_back(*other.Next(Here(), logits, {}, step));
   EXPECT_EQ(forward, backward);
   EXPECT_NE(forward, different);
 }
 
 TEST(Sampler, GreedyTakesTheLowestOfTheLargest) {
   Sampler sampler = Make({.temperature = 0});
-  EXPECT_EQ(*sampler.Next(std::vector<float>{1, 3, 2, 3}, {}, 0), 1);
-  EXPECT_EQ(*sampler.Next(std::vector<float>{kForbidden, -5, kForbidden}, {}, 1), 1);
-  EXPECT_EQ(*sampler.Next(std::vector<float>{-3e38f, 3e38f}, {}, 2), 1);
+  EXPECT_EQ(*sampler.Next(Here(), std::vector<float>{1, 3, 2, 3}, {}, 0), 1);
+  EXPECT_EQ(*sampler.Next(Here(), std::vector<float>{kForbidden, -5, kForbidden}, {}, 1), 1);
+  EXPECT_EQ(*sampler.Next(Here(), std::vector<float>{-3e38f, 3e38f}, {}, 2), 1);
 }
 
 TEST(Sampler, TopK) {
@@ -120,6 +128,34 @@ TEST(Sampler, TopP) {
   EXPECT_THAT(Drawn({.temperature = 0.5, .top_p = 0.56}, logits), ElementsAre(3));
 }
 
+// A vocabulary of many blocks, against sorting all of it.
+TEST(Sampler, LargeVocabularies) {
+  constexpr int kVocab = 5003;
+  const Random random(11);
+  std::vector<float> logits(kVocab);
+  for (int i = 0; i < kVocab; ++i) {
+    // Few distinct values, so that there are ties.
+    logits[static_cast<size_t>(i)] = static_cast<float>(random.Below(static_cast<uint64_t>(i), 40)) / 4;
+  }
+  std::vector<int32_t> order(kVocab);
+  for (int i = 0; i < kVocab; ++i) order[static_cast<size_t>(i)] = i;
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+  EXPECT_EQ(*Make({.temperature = 0}).Next(Here(), logits, {}, 0), order.front());
+  const auto check = [&](const SamplingOptions& options, size_t count) {
+    const std::set<int32_t> allowed(order.begin(), order.begin() + static_cast<ptrdiff_t>(count));
+    for (const auto& [id, times] : Counts(options, logits, 4000)) EXPECT_TRUE(allowed.contains(id)) << id;
+    EXPECT_EQ(Counts(options, logits, 4000).size(), std::min<size_t>(count, 4000));
+  };
+  check({.temperature = 1000, .top_k = 50}, 50);
+  // At this temperature all are about as likely, so a hundredth of the mass are the 50 likeliest or so.
+  std::vector<double> p(kVocab);
+  double total = 0;
+  for (int i = 0; i < kVocab; ++i) total += p[i] = std::exp((logits[order[i]] - logits[order[0]]) / 1000.0);
+  size_t count = 0;
+  for (double sum = 0; sum < 0.01 * total; ++count) sum += p[count];
+  check({.temperature = 1000, .top_p = 0.01}, count);
+}
+
 TEST(Sampler, MinP) {
   const std::vector<float> logits = LogitsOf({0.1, 0.3, 0.1, 0.4, 0.1});
   EXPECT_THAT(Drawn({.min_p = 1}, logits), ElementsAre(3));
@@ -132,13 +168,13 @@ TEST(Sampler, MinP) {
 TEST(Sampler, RepetitionPenaltyOnTheHistory) {
   Sampler sampler = Make({.temperature = 0, .repetition_penalty = 2});
   const std::vector<float> logits = {4, 3, 1.5, -1};
-  EXPECT_EQ(*sampler.Next(logits, {}, 0), 0);
-  EXPECT_EQ(*sampler.Next(logits, std::vector<int32_t>{0}, 0), 1);           // 2, 3, 1.5
-  EXPECT_EQ(*sampler.Next(logits, std::vector<int32_t>{0, 0, 0, 1}, 0), 0);  // 2 once, not 0.5; 1.5
-  EXPECT_EQ(*sampler.Next(logits, std::vector<int32_t>{1, -7, 1000}, 0), 0);
+  EXPECT_EQ(*sampler.Next(Here(), logits, {}, 0), 0);
+  EXPECT_EQ(*sampler.Next(Here(), logits, std::vector<int32_t>{0}, 0), 1);           // 2, 3, 1.5
+  EXPECT_EQ(*sampler.Next(Here(), logits, std::vector<int32_t>{0, 0, 0, 1}, 0), 0);  // 2 once, not 0.5; 1.5
+  EXPECT_EQ(*sampler.Next(Here(), logits, std::vector<int32_t>{1, -7, 1000}, 0), 0);
   // A negative logit becomes smaller, not larger.
-  EXPECT_EQ(*sampler.Next(std::vector<float>{-1, -1.5f}, std::vector<int32_t>{0}, 0), 1);
-  EXPECT_EQ(*sampler.Next(std::vector<float>{kForbidden, -9}, std::vector<int32_t>{0}, 0), 1);
+  EXPECT_EQ(*sampler.Next(Here(), std::vector<float>{-1, -1.5f}, std::vector<int32_t>{0}, 0), 1);
+  EXPECT_EQ(*sampler.Next(Here(), std::vector<float>{kForbidden, -9}, std::vector<int32_t>{0}, 0), 1);
 }
 
 TEST(Sampler, ForbiddenTokensAreNeverDrawn) {
@@ -151,7 +187,7 @@ TEST(Sampler, BadLogits) {
   for (double temperature : {0.0, 1.0}) {
     Sampler sampler = Make({.temperature = temperature});
     const auto message = [&](std::vector<float> logits) {
-      const auto token = sampler.Next(logits, {}, 0);
+      const auto token = sampler.Next(Here(), logits, {}, 0);
       EXPECT_FALSE(token.ok());
       return token.ok() ? "" : token.error().message;
     };
