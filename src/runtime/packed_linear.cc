@@ -128,6 +128,8 @@ Result<PackedLinear> PackedLinear::FromBytes(std::span<const std::byte> bytes) {
           "packed layer: V is [{}, {}] step {} rank {}, expected [{}, {}] step {} rank 0", shape.rows,
           shape.cols, shape.step, shape.rank, layer.shape_.rank, layer.shape_.cols, layer.shape_.step));
     }
+    // They read inputs as floats, which the layer's own form may lack.
+    if (shape.num_outliers > 0) return InputError("packed layer: V has outliers");
     PLANISH_TRY(PackedLinear v, FromBytes(inner));
     layer.v_ = std::make_shared<const PackedLinear>(std::move(v));
   }

@@ -1,0 +1,680 @@
+// Packed layers against their definition: what the parts reconstruct to times the inputs as they are
+// quantized, in double; and every kernel set against the scalar one, bit by bit.
+#include "runtime/packed_linear.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+
+#include <set>
+
+#include "runtime/packed_test_util.h"
+
+namespace planish {
+namespace {
+
+using test::Must;
+using test::Pack;
+using test::RandomCoded;
+using test::RandomMat;
+using test::SameBits;
+
+constexpr double kEps = 0x1p-24;  // of a rounding to fp32
+
+// A matrix as it should compute: values, bounds of (code + zero) * scale, which a kernel's sums reach before
+// the zeros are taken off, and how far packed weights may be from the values.
+struct Weights {
+  Mat<double> value, magnitude, slack;
+  int64_t rows() const { return value.rows(); }
+  int64_t cols() const { return value.cols(); }
+};
+
+Weights MakeWeights(const Matrix& matrix) {
+  const Mat<float> values = Reconstruct(matrix);
+  Weights w;
+  for (auto* m : {&w.value, &w.magnitude, &w.slack}) {
+    m->Resize(matrix.rows, matrix.cols);
+    m->Fill(0);
+  }
+  for (int64_t i = 0; i < matrix.rows * matrix.cols; ++i) {
+    w.value.data()[i] = values.data()[i];
+    w.magnitude.data()[i] = std::fabs(values.data()[i]);
+  }
+  return w;
+}
+
+// Codes packed as they are; with scales8 a scale is off by half a 255th of the row's largest, which as fp16
+// is off by 2^-11 itself.
+Weights CodedWeights(const Matrix& matrix, bool scales8) {
+  Weights w = MakeWeights(matrix);
+  const IntegerMatrix m = UnpackInteger(matrix);
+  for (int64_t i = 0; i < matrix.rows; ++i) {
+    float largest = 0;
+    for (int64_t g = 0; g < m.scales.cols(); ++g) largest = std::max(largest, m.scales(i, g));
+    const double unit = largest / 255.0 * (1 + 0x1p-10);
+    for (int64_t k = 0; k < matrix.cols; ++k) {
+      const int64_t g = k / m.grid.GroupSize(matrix.cols);
+      const double code = m.codes(i, k), zero = m.zeros(i, g);
+      w.magnitude(i, k) = (code + zero) * (m.scales(i, g) + (scales8 ? unit : 0));
+      if (scales8) w.slack(i, k) = std::fabs(code - zero) * unit * 0.63;  // half, and an eighth at the clamp
+    }
+  }
+  return w;
+}
+
+// A factor rounded to int8, one scale for each row and `step` columns: off by half a step, and by an eighth
+// at the clamp.
+Weights RoundedWeights(const Matrix& matrix, int step) {
+  Weights w = MakeWeights(matrix);
+  for (int64_t i = 0; i < matrix.rows; ++i) {
+    for (int64_t begin = 0; begin < matrix.cols; begin += step) {
+      const int64_t end = std::min(matrix.cols, begin + step);
+      double largest = 0;
+      for (int64_t k = begin; k < end; ++k) largest = std::max(largest, std::fabs(w.value(i, k)));
+      // Below fp16's normal numbers a scale is off by half of 2^-24.
+      const double scale = largest / 127 * (1 + 0x1p-10) + 0x1p-24;
+      for (int64_t k = begin; k < end; ++k) {
+        w.magnitude(i, k) = 256 * scale;
+        w.slack(i, k) = 0.63 * scale;
+      }
+    }
+  }
+  return w;
+}
+
+struct Case {
+  std::string name;
+  PackPlan plan;
+  Weights w, u, v;  // u, v: with a low-rank path
+  std::vector<float> bias;
+  std::vector<PackedOutlier> outliers;
+};
+
+// The inputs as they are multiplied, by the definition in packed_input.h. step 0: as they are.
+Mat<double> Dequantize(MatView<const float> x, int step) {
+  Mat<double> out(x.rows, x.cols);
+  for (int64_t t = 0; t < x.rows; ++t) {
+    for (int64_t begin = 0; begin < x.cols; begin += step == 0 ? x.cols : step) {
+      const int64_t end = step == 0 ? x.cols : std::min(x.cols, begin + step);
+      float largest = 0;
+      for (int64_t k = begin; k < end; ++k) largest = std::max(largest, std::fabs(x(t, k)));
+      for (int64_t k = begin; k < end; ++k) {
+        out(t, k) = x(t, k);
+        if (step == 0) continue;
+        const double scale = largest / 127.0f;
+        const bool zero = largest < 1e-30f;
+        out(t, k) = zero ? 0 : double{std::nearbyint(x(t, k) * (127.0f / largest))} * scale;
+      }
+    }
+  }
+  return out;
+}
+
+struct Product {
+  Mat<float> path, y;  // V x (empty without a path), y
+};
+
+// Tiles one by one from the last to the first, or all at once.
+Product Multiply(const packed::KernelSet& kernels, const PackedLinear& layer, MatView<const float> x,
+                 bool exact, bool one_by_one = false) {
+  const MultiplyOptions options{exact};
+  const auto multiply = [&](const PackedLinear& l, const QuantizedInput& in, const QuantizedInput* t) {
+    Mat<float> y(x.rows, l.rows());
+    y.Fill(NAN);
+    if (!one_by_one) MultiplyTiles(kernels, l, in, t, 0, l.tiles(), y, options);
+    for (int64_t tile = l.tiles() - 1; one_by_one && tile >= 0; --tile) {
+      MultiplyTiles(kernels, l, in, t, tile, tile + 1, y, options, l.TileData(0));
+    }
+    return y;
+  };
+  QuantizedInput in, t;
+  in.Set(kernels, x, layer.InputFormFor(options));
+  Product product;
+  if (layer.v() != nullptr) {
+    product.path = multiply(*layer.v(), in, nullptr);
+    t.Set(kernels, product.path, LowRankForm(options));
+  }
+  product.y = multiply(layer, in, layer.v() != nullptr ? &t : nullptr);
+  return product;
+}
+
+// y [tokens, rows] += W x, bound += how far a kernel may be: each of its chains of fused multiply-adds, the
+// joins and the folds over steps round once an operation, by kEps of what they have gathered.
+void AddProduct(const Weights& w, const Mat<double>& x, int64_t roundings, Mat<double>& y,
+                Mat<double>& bound) {
+  for (int64_t t = 0; t < x.rows(); ++t) {
+    for (int64_t i = 0; i < w.rows(); ++i) {
+      double sum = 0, error = 0;
+      for (int64_t k = 0; k < w.cols(); ++k) {
+        sum += w.value(i, k) * x(t, k);
+        error +=
+            (w.magnitude(i, k) * kEps * static_cast<double>(roundings) + w.slack(i, k)) * std::fabs(x(t, k));
+      }
+      y(t, i) += sum;
+      bound(t, i) += error + 1e-37;  // products below the normal numbers
+    }
+  }
+}
+
+int64_t Roundings(const PackedLinear& layer, bool exact) {
+  if (!IsCoded(layer.shape().kind)) return layer.cols() / 4 + 8;
+  // Products with scales, one fold a step; a step's chains and the sum of its inputs when these are floats.
+  return layer.layout().steps + 12 + (exact ? layer.shape().step / 4 + layer.shape().step / 16 : 0);
+}
+
+void ExpectNear(const Mat<float>& got, const Mat<double>& expected, const Mat<double>& bound,
+                const std::string& what) {
+  int shown = 0;
+  for (int64_t t = 0; t < got.rows(); ++t) {
+    for (int64_t i = 0; i < got.cols() && shown < 3; ++i) {
+      const double off = std::fabs(got(t, i) - expected(t, i));
+      if (off <= bound(t, i)) continue;
+      ++shown;
+      ADD_FAILURE() << fmt::format("{}: token {} row {}: {} instead of {}, off by {}, allowed {}", what, t, i,
+                                   got(t, i), expected(t, i), off, bound(t, i));
+    }
+  }
+}
+
+// The scalar set's product against the definition.
+void ExpectDefined(const Case& c, const PackedLinear& layer, MatView<const float> x, bool exact,
+                   const Product& product) {
+  const bool int8 = IsCoded(layer.shape().kind) && !exact;
+  const Mat<double> in = Dequantize(x, int8 ? layer.shape().step : 0);
+  const auto zeros = [&](int64_t cols) {
+    Mat<double> m(x.rows, cols);
+    m.Fill(0);
+    return m;
+  };
+  Mat<double> y = zeros(layer.rows()), bound = zeros(layer.rows());
+  AddProduct(c.w, in, Roundings(layer, exact) + layer.layout().u_steps + 4, y, bound);
+  if (layer.v() != nullptr) {
+    Mat<double> path = zeros(layer.v()->rows()), path_bound = zeros(layer.v()->rows());
+    AddProduct(c.v, in, Roundings(*layer.v(), exact), path, path_bound);
+    ExpectNear(product.path, path, path_bound, c.name + ": V x");
+    // From the packed V x on, so that a code of it that falls the other way is no error.
+    AddProduct(c.u, Dequantize(product.path, exact ? 0 : kLowRankStep),
+               layer.layout().u_steps + layer.layout().steps + 32, y, bound);
+  }
+  for (int64_t t = 0; t < x.rows; ++t) {
+    for (const PackedOutlier& o : c.outliers) {
+      const double add = double{o.value} * x(t, o.column);
+      y(t, o.row) += add;
+      bound(t, o.row) += 4 * kEps * (std::fabs(add) + std::fabs(y(t, o.row)));
+    }
+    for (int64_t i = 0; i < layer.rows() && !c.bias.empty(); ++i) {
+      y(t, i) += c.bias[static_cast<size_t>(i)];
+      bound(t, i) += 2 * kEps * std::fabs(y(t, i));
+    }
+  }
+  ExpectNear(product.y, y, bound, c.name + (exact ? ": exact inputs" : ""));
+}
+
+bool SameInputs(const QuantizedInput& a, const QuantizedInput& b, const InputForm& form) {
+  const int64_t unit = form.step == 0 ? 4 : form.step, steps = (a.cols() + unit - 1) / unit;
+  bool same = a.finite() == b.finite();
+  if (form.int8) {
+    same = same && std::memcmp(a.codes(), b.codes(), static_cast<size_t>(steps * unit * a.tokens())) == 0 &&
+           std::memcmp(a.neg_sums(), b.neg_sums(), static_cast<size_t>(steps * a.tokens() * 4)) == 0;
+    for (int64_t i = 0; i < steps * a.tokens(); ++i) same = same && SameBits(a.scales()[i], b.scales()[i]);
+  }
+  return same;
+}
+
+// Every set, tiles one by one, each token alone: the bits of the scalar set.
+void ExpectSameBits(const Case& c, const PackedLinear& layer, MatView<const float> x, bool exact,
+                    const Product& scalar) {
+  const InputForm form = layer.InputFormFor({exact});
+  QuantizedInput expected, got;
+  expected.Set(packed::kScalarKernels, x, form);
+  for (const packed::KernelSet* set : SupportedPackedKernels()) {
+    const std::string what = fmt::format("{}: {}, {} tokens, exact {}", c.name, set->name, x.rows, exact);
+    got.Set(*set, x, form);
+    EXPECT_TRUE(SameInputs(expected, got, form)) << what;
+    const Product product = Multiply(*set, layer, x, exact);
+    EXPECT_TRUE(SameBits(product.path, scalar.path)) << what;
+    EXPECT_TRUE(SameBits(product.y, scalar.y)) << what;
+  }
+  const packed::KernelSet& best = *SupportedPackedKernels().back();
+  EXPECT_TRUE(SameBits(Multiply(best, layer, x, exact, true).y, scalar.y)) << c.name << ": tiles one by one";
+  for (int64_t t = 0; t < x.rows; ++t) {
+    EXPECT_TRUE(SameBits(Multiply(best, layer, x.Rows(t, 1), exact).y, scalar.y.view().Rows(t, 1)))
+        << c.name << ": token " << t << " alone";
+  }
+}
+
+class PackedLinearTest : public testing::Test {
+ protected:
+  // Bytes that depend on neither threads nor instruction set, read back.
+  PackedLinear PackAndRead(const Case& c) {
+    bytes_ = Pack(context_, c.plan);
+    for (const Isa isa : kAllIsas) {
+      if (!IsaSupported(isa)) continue;
+      const Buffer other = Pack({&one_, isa}, c.plan);
+      EXPECT_TRUE(std::ranges::equal(other.bytes(), bytes_.bytes())) << c.name << ": " << IsaName(isa);
+    }
+    return Must(PackedLinear::FromBytes(bytes_.bytes()));
+  }
+  void Check(const Case& c, const std::vector<int64_t>& tokens) {
+    const PackedLinear layer = PackAndRead(c);
+    EXPECT_EQ(static_cast<int64_t>(layer.bytes().size()), c.plan.bytes());
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(layer.TileData(0)) % 64, 0u);
+    for (const int64_t count : tokens) {
+      Mat<float> x = RandomMat(count, layer.cols(), 1, static_cast<uint64_t>(count));
+      for (int64_t t = 0; t < count; ++t) {
+        for (int64_t k = 0; k < layer.cols(); ++k)
+          x(t, k) *= std::ldexp(1.0f, static_cast<int>(2 * t - k % 5));
+      }
+      for (const bool exact : {false, true}) {
+        const Product scalar = Multiply(packed::kScalarKernels, layer, x, exact);
+        ExpectDefined(c, layer, x, exact, scalar);
+        ExpectSameBits(c, layer, x, exact, scalar);
+      }
+    }
+  }
+
+  ThreadPool one_{1}, three_{3};
+  Context context_{&three_, BestIsa()};
+  Buffer bytes_;
+};
+
+Case CodedCase(int64_t rows, int64_t cols, const IntegerGrid& grid, const PackOptions& options = {}) {
+  const auto seed = static_cast<uint64_t>(rows * 1000 + cols * 10 + grid.bits);
+  Linear linear{"w", RandomCoded(rows, cols, grid, 0.02, seed), {}};
+  Case c;
+  c.name =
+      fmt::format("[{}, {}] int{} group {}{}{} step {}", rows, cols, grid.bits, grid.group,
+                  grid.symmetric ? " sym" : "", options.scales8 ? " scales8" : "", options.preferred_step);
+  c.plan = Must(PlanPackedLinear(linear, options));
+  c.w = CodedWeights(linear.w, options.scales8);
+  return c;
+}
+
+TEST_F(PackedLinearTest, PrintsItsKernelSets) {
+  std::set<std::string> names;
+  for (const auto* set : SupportedPackedKernels()) names.insert(set->name);
+  std::string run, lacking;
+  for (const char* name : {"scalar", "avx2", "avx-vnni", "avx512", "avx512-vnni", "neon"}) {
+    std::string& list = names.erase(name) > 0 ? run : lacking;
+    list += std::string(" ") + name;
+  }
+  fmt::print("kernel sets tested:{}; not on this machine:{}\n", run, lacking);
+  EXPECT_TRUE(names.empty());
+  EXPECT_EQ(SupportedPackedKernels().front(), &packed::kScalarKernels);
+}
+
+// Each width with and without stored zeros, over all groups, and sizes that fill neither tiles nor steps.
+TEST_F(PackedLinearTest, IntegerCodesOfEveryWidthGroupAndSize) {
+  struct Size {
+    int64_t rows, cols;
+  };
+  const Size sizes[] = {{16, 128}, {1, 1}, {37, 200}, {17, 31}, {5, 577}, {32, 1056}};
+  size_t turn = 0;
+  for (const int bits : {2, 3, 4, 5, 6, 7, 8}) {
+    for (const bool symmetric : {false, true}) {
+      for (const int64_t group : {0, 32, 64, 96, 128}) {
+        const Size size = sizes[turn++ % std::size(sizes)];
+        const Case c = CodedCase(size.rows, size.cols, {bits, group, symmetric});
+        EXPECT_EQ(c.plan.note, "") << c.name;
+        EXPECT_EQ(PackedBits(c.plan.shape.kind), bits > 4 ? 8 : bits) << c.name;
+        Check(c, {static_cast<int64_t>(turn % 8 + 1)});
+      }
+    }
+  }
+}
+
+TEST_F(PackedLinearTest, EveryNumberOfTokens) {
+  for (const int bits : {2, 3, 4, 8}) {
+    for (const bool symmetric : {false, true}) {
+      Check(CodedCase(19, 330, {bits, 64, symmetric}), {1, 2, 3, 4, 5, 6, 7, 8});
+    }
+  }
+}
+
+TEST_F(PackedLinearTest, PreferredStepsAndByteScales) {
+  for (const int bits : {2, 3, 4, 8}) {
+    for (const bool symmetric : {false, true}) {
+      for (const int step : {32, 64, 128}) {
+        const Case c = CodedCase(20, 300, {bits, 128, symmetric}, {.preferred_step = step});
+        EXPECT_EQ(c.plan.shape.step, step) << c.name;
+        Check(c, {3});
+      }
+      const Case c = CodedCase(20, 700, {bits, 32, symmetric}, {.preferred_step = 128, .scales8 = true});
+      EXPECT_EQ(c.plan.shape.step, 32) << c.name;
+      Check(c, {1, 5});
+    }
+  }
+}
+
+TEST_F(PackedLinearTest, DenseOfEveryTypeAndSize) {
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
+    for (const int64_t cols : {1, 3, 4, 31, 130}) {
+      const Linear linear{"w", DenseMatrix(RandomMat(cols + 6, cols, 0.1, 1), type), {}};
+      Case c;
+      c.name = fmt::format("dense {} [{}, {}]", DTypeName(type), cols + 6, cols);
+      c.plan = Must(PlanPackedLinear(linear));
+      EXPECT_EQ(c.plan.note, "");
+      c.w = MakeWeights(linear.w);
+      Check(c, {1, 4, 7});
+    }
+  }
+}
+
+// Groups that no step divides, and sums that are not codes with two factors: bf16, which is off by 2^-9.
+TEST_F(PackedLinearTest, FallsBackToBf16WithANote) {
+  const Matrix v = DenseMatrix(RandomMat(3, 100, 0.1, 1), DType::kF32);
+  const Matrix u = DenseMatrix(RandomMat(20, 3, 0.1, 2), DType::kF32);
+  const Matrix dense = DenseMatrix(RandomMat(20, 100, 0.1, 3), DType::kBF16);
+  const Matrix matrices[] = {RandomCoded(20, 100, {4, 48, false}, 0.02, 4),
+                             RandomCoded(20, 100, {3, 20, true}, 0.02, 5), test::SumOf(dense, u, v),
+                             test::SumOf(RandomCoded(20, 100, {4, 10, false}, 0.02, 6), u, v)};
+  for (const Matrix& matrix : matrices) {
+    Case c;
+    c.name = Describe(matrix);
+    c.plan = Must(PlanPackedLinear({"w", matrix, {}}));
+    EXPECT_EQ(c.plan.note, "packed as bf16 from decoded rows: no kernel for " + Describe(matrix));
+    c.w = MakeWeights(matrix);
+    for (int64_t i = 0; i < 20 * 100; ++i) c.w.slack.data()[i] = c.w.magnitude.data()[i] * 0x1p-8;
+    Check(c, {2});
+  }
+}
+
+TEST_F(PackedLinearTest, TablesOfFourBits) {
+  struct Shape {
+    int64_t rows, cols, group;
+    bool many;
+    int step;
+  };
+  const Random random(8);
+  uint64_t next = 0;
+  for (const Shape& s :
+       {Shape{18, 100, 32, false, 0}, Shape{18, 100, 0, false, 0}, Shape{33, 257, 64, true, 0},
+        Shape{16, 300, 128, true, 32}, Shape{1, 20, 0, true, 0}}) {
+    TableWeights table{.rows = s.rows, .cols = s.cols, .group = s.group};
+    const int64_t group = s.group == 0 ? s.cols : s.group, groups = (s.cols + group - 1) / group;
+    std::vector<uint8_t> codes;
+    std::vector<F16> scales;
+    for (int64_t i = 0; i < s.rows * s.cols; ++i)
+      codes.push_back(static_cast<uint8_t>(random.Below(next++, 16)));
+    for (int64_t i = 0; i < s.rows * groups; ++i)
+      scales.push_back(ToF16(static_cast<float>(0.01 * random.Uniform(next++))));
+    table.codes = codes;
+    table.scales = scales;
+    for (int64_t t = 0; t < (s.many ? groups : 1); ++t) {
+      auto& entries = table.tables.emplace_back();
+      for (auto& e : entries) e = static_cast<int8_t>(static_cast<int>(random.Below(next++, 256)) - 128);
+    }
+    Case c;
+    c.name = fmt::format("table [{}, {}] group {}", s.rows, s.cols, s.group);
+    c.plan = Must(PlanPackedTable(table, {.preferred_step = s.step}));
+    for (auto* m : {&c.w.value, &c.w.magnitude, &c.w.slack}) m->Resize(s.rows, s.cols);
+    c.w.slack.Fill(0);
+    for (int64_t i = 0; i < s.rows; ++i) {
+      for (int64_t k = 0; k < s.cols; ++k) {
+        const auto g = static_cast<size_t>(k / group);
+        const auto& entries = table.tables[s.many ? g : 0];
+        const double entry = entries[codes[static_cast<size_t>(i * s.cols + k)]];
+        const double scale = ToFloat(scales[static_cast<size_t>(i * groups) + g]);
+        c.w.value(i, k) = entry * scale;
+        c.w.magnitude(i, k) = (entry + 256) * scale;
+      }
+    }
+    Check(c, {1, 2, 8});
+  }
+}
+
+TEST_F(PackedLinearTest, RefusesTablesThatDoNotFit) {
+  const std::vector<uint8_t> codes(64 * 3);
+  const std::vector<F16> scales(6);
+  const TableWeights good{3, 64, 32, codes, scales, std::vector<std::array<int8_t, 16>>(2)};
+  EXPECT_TRUE(PlanPackedTable(good).ok());
+  for (int field = 0; field < 5; ++field) {
+    TableWeights bad = good;
+    if (field == 0) bad.group = 16;
+    if (field == 1) bad.codes = bad.codes.first(10);
+    if (field == 2) bad.scales = bad.scales.first(5);
+    if (field == 3) bad.tables.resize(3);
+    if (field == 4) bad.rows = 0;
+    const auto plan = PlanPackedTable(bad);
+    ASSERT_FALSE(plan.ok()) << field;
+    EXPECT_THAT(plan.error().message, testing::StartsWith("table weights ["));
+  }
+}
+
+// Factors on int8 grids keep their codes, others are rounded and the note says so; odd ranks leave a step of
+// U unfilled.
+TEST_F(PackedLinearTest, LowRankPaths) {
+  struct Path {
+    int64_t rank, group;
+    bool integer, symmetric;
+  };
+  for (const Path& p : {Path{1, 0, true, true}, Path{5, 64, false, true}, Path{32, 64, true, true},
+                        Path{33, 0, false, true}, Path{47, 32, true, true}, Path{64, 64, true, false}}) {
+    for (const int bits : {2, 4, 8}) {
+      const int64_t rows = 37, cols = 200;
+      const IntegerGrid grid{8, 0, p.symmetric};
+      const Matrix u = p.integer ? RandomCoded(rows, p.rank, grid, 0.003, 1)
+                                 : DenseMatrix(RandomMat(rows, p.rank, 0.1, 1), DType::kF16);
+      const Matrix v = p.integer ? RandomCoded(p.rank, cols, grid, 0.003, 2)
+                                 : DenseMatrix(RandomMat(p.rank, cols, 0.1, 2), DType::kF16);
+      const Matrix main = RandomCoded(rows, cols, {bits, p.group, false}, 0.02, 3);
+      Case c;
+      c.name = fmt::format("int{} group {} + rank {}", bits, p.group, p.rank);
+      c.bias = {0.5f, -2};
+      c.bias.resize(static_cast<size_t>(rows), 1e-3f);
+      PackOptions options;
+      c.outliers = {{36, 199, -3}, {0, 7, 1.5f}, {36, 2, 0.25f}, {20, 100, 100}};
+      options.outliers = c.outliers;
+      c.plan = Must(PlanPackedLinear({"w", test::SumOf(main, u, v), c.bias}, options));
+      EXPECT_EQ(c.plan.shape.rank, p.rank);
+      // U's zeros have no room: an asymmetric U is rounded anew.
+      const bool keeps_v = p.integer, keeps_u = p.integer && p.symmetric;
+      EXPECT_EQ(c.plan.note.empty(), keeps_u && keeps_v) << c.plan.note;
+      c.w = CodedWeights(main, false);
+      c.v = keeps_v ? CodedWeights(v, false) : RoundedWeights(v, c.plan.shape.step);
+      c.u = keeps_u ? CodedWeights(u, false) : RoundedWeights(u, kLowRankStep);
+      Check(c, {1, 3, 8});
+    }
+  }
+}
+
+TEST_F(PackedLinearTest, OutliersAndBiasesBesideCodesAndDenseWeights) {
+  for (const bool dense : {false, true}) {
+    const Matrix w = dense ? DenseMatrix(RandomMat(35, 70, 0.1, 1), DType::kBF16)
+                           : RandomCoded(35, 70, {4, 32, false}, 0.02, 2);
+    Case c;
+    c.name = dense ? "dense with outliers" : "codes with outliers";
+    c.outliers = {{34, 69, 7}, {15, 0, -1}, {16, 1, 2}, {16, 0, 0.5f}};
+    c.bias.assign(35, -0.75f);
+    c.plan = Must(PlanPackedLinear({"w", w, c.bias}, {.outliers = c.outliers}));
+    c.w = dense ? MakeWeights(w) : CodedWeights(w, false);
+    Check(c, {1, 6});
+  }
+  const auto outside =
+      PlanPackedLinear({"w", RandomCoded(35, 70, {4, 32, false}, 0.02, 2), {}}, {.outliers = {{35, 0, 1}}});
+  ASSERT_FALSE(outside.ok());
+  EXPECT_EQ(outside.error().message, "outlier at (35, 0) of a matrix [35, 70]");
+}
+
+// Token 0 is ordinary; the others hold zeros, values around the limit below which steps count as zeros, the
+// smallest and large numbers.
+TEST_F(PackedLinearTest, InputsFromZeroToHuge) {
+  for (const int bits : {2, 3, 4, 8, 16}) {
+    Case c;
+    c.w.value.Resize(0, 0);
+    if (bits == 16) {
+      const Matrix w = DenseMatrix(RandomMat(20, 150, 0.1, 1), DType::kF32);
+      c.plan = Must(PlanPackedLinear({"w", w, {}}));
+      c.w = MakeWeights(w);
+    } else {
+      c = CodedCase(20, 150, {bits, 64, false});
+    }
+    c.name += " special inputs";
+    const PackedLinear layer = PackAndRead(c);
+    Mat<float> x = RandomMat(8, 150, 1, 5);
+    const float scales[] = {1, 0, 1e-31f, 2e-30f, 1e-42f, 1e30f, -1e30f, 1};
+    for (int64_t t = 0; t < 8; ++t) {
+      for (int64_t k = 0; k < 150; ++k) x(t, k) *= scales[t];
+    }
+    for (int64_t k = 0; k < 150; ++k) x(7, k) = k % 2 == 0 ? 127.0f : -127.0f;
+    for (const bool exact : {false, true}) {
+      const Product scalar = Multiply(packed::kScalarKernels, layer, x, exact);
+      ExpectDefined(c, layer, x, exact, scalar);
+      ExpectSameBits(c, layer, x, exact, scalar);
+    }
+  }
+}
+
+// One bad value shows in all of its token's outputs and in finite(), and in no other token.
+TEST_F(PackedLinearTest, NanAndInfinityShow) {
+  const Case cases[] = {CodedCase(20, 150, {4, 64, false}), CodedCase(20, 150, {3, 64, true}),
+                        CodedCase(20, 150, {8, 32, false})};
+  for (const Case& c : cases) {
+    const PackedLinear layer = PackAndRead(c);
+    for (const float bad : {NAN, INFINITY, -INFINITY}) {
+      for (const int64_t at : {0, 63, 149}) {
+        for (const bool exact : {false, true}) {
+          const Mat<float> clean = RandomMat(3, 150, 1, 5);
+          Mat<float> x = RandomMat(3, 150, 1, 5);
+          x(1, at) = bad;
+          const Product scalar = Multiply(packed::kScalarKernels, layer, x, exact);
+          const Product before = Multiply(packed::kScalarKernels, layer, clean, exact);
+          for (const int64_t t : {0, 2}) {
+            EXPECT_TRUE(SameBits(scalar.y.view().Rows(t, 1), before.y.view().Rows(t, 1)));
+          }
+          for (int64_t i = 0; i < 20; ++i) EXPECT_FALSE(std::isfinite(scalar.y(1, i))) << bad << " at " << at;
+          ExpectSameBits(c, layer, x, exact, scalar);
+          QuantizedInput in;
+          in.Set(*SupportedPackedKernels().back(), x, layer.InputFormFor({exact}));
+          EXPECT_FALSE(in.finite());
+        }
+      }
+    }
+  }
+}
+
+TEST_F(PackedLinearTest, InputFormsJoinOnlyWithEqualSteps) {
+  InputForm form{0, false, true};
+  EXPECT_TRUE(JoinInputForms({64, true, false}, form));
+  EXPECT_EQ(form.step, 64);
+  EXPECT_TRUE(form.int8 && form.floats);
+  EXPECT_FALSE(JoinInputForms({32, true, false}, form));
+  EXPECT_EQ(form.step, 64);
+  EXPECT_TRUE(JoinInputForms({0, false, true}, form));
+}
+
+// ---- bytes from outside ----
+
+template <typename T>
+void Put(std::vector<std::byte>& bytes, size_t at, T value) {
+  ASSERT_LE(at + sizeof(T), bytes.size());
+  std::memcpy(bytes.data() + at, &value, sizeof(T));
+}
+
+TEST_F(PackedLinearTest, RefusesBytesThatDoNotFit) {
+  const Matrix sum =
+      test::SumOf(RandomCoded(37, 100, {4, 64, false}, 0.02, 1), RandomCoded(37, 5, {8, 0, true}, 0.02, 2),
+                  RandomCoded(5, 100, {8, 0, true}, 0.02, 3));
+  const PackPlan plan =
+      Must(PlanPackedLinear({"w", sum, std::vector<float>(37, 1)}, {.outliers = {{3, 99, 1}, {36, 0, 1}}}));
+  const Buffer packed = Pack(context_, plan);
+  const std::vector<std::byte> good(packed.bytes().begin(), packed.bytes().end());
+  ASSERT_TRUE(PackedLinear::FromBytes(good).ok());
+  const auto index = static_cast<size_t>(plan.layout.outlier_index);
+  const auto outliers = static_cast<size_t>(plan.layout.outliers), v = static_cast<size_t>(plan.layout.v);
+  using Bytes = std::vector<std::byte>;
+  struct Bad {
+    const char* message;
+    std::function<void(Bytes&)> spoil;
+  };
+  const int64_t huge = int64_t{1} << 62;
+  const Bad table[] = {
+      {"packed layer: 0 bytes, expected at least 128 (truncated?)", [](Bytes& b) { b.clear(); }},
+      {"packed layer: 127 bytes, expected at least 128", [](Bytes& b) { b.resize(127); }},
+      {"(truncated?)", [](Bytes& b) { b.resize(b.size() - 1); }},
+      {"not a packed layer: wrong magic", [](Bytes& b) { Put(b, 0, 'Q'); }},
+      {"packed layer of version 2, expected 1", [](Bytes& b) { Put(b, 8, uint32_t{2}); }},
+      {"unknown kind 8 of packed weights", [](Bytes& b) { Put(b, 12, uint8_t{8}); }},
+      {"unknown kind 255", [](Bytes& b) { Put(b, 12, uint8_t{255}); }},
+      {"unknown flags 0x8", [](Bytes& b) { Put(b, 13, uint8_t{8}); }},
+      {"zeros are stored for integer codes only", [](Bytes& b) { Put(b, 12, uint8_t{3}); }},
+      {"step 64, expected 0 (dense)", [](Bytes& b) { Put(b, 12, uint8_t{5}); }},
+      {"step 48, expected 32, 64 or 128", [](Bytes& b) { Put(b, 16, int32_t{48}); }},
+      {"step -64", [](Bytes& b) { Put(b, 16, int32_t{-64}); }},
+      {"shape [0, 100]", [](Bytes& b) { Put(b, 24, int64_t{0}); }},
+      {"shape [37, -1]", [](Bytes& b) { Put(b, 32, int64_t{-1}); }},
+      {"expected 1 to 2^31", [huge](Bytes& b) { Put(b, 24, huge); }},
+      {"its shape needs", [](Bytes& b) { Put(b, 24, int64_t{1} << 31); }},
+      {"its shape needs", [](Bytes& b) { Put(b, 24, int64_t{50}); }},
+      {"rank -1", [](Bytes& b) { Put(b, 40, int64_t{-1}); }},
+      {"rank 0 with", [](Bytes& b) { Put(b, 40, int64_t{0}); }},
+      {"its shape needs", [](Bytes& b) { Put(b, 40, int64_t{64}); }},
+      {"V is [5, 100] step 64 rank 0, expected [6, 100]", [](Bytes& b) { Put(b, 40, int64_t{6}); }},
+      {"1 tables, expected none", [](Bytes& b) { Put(b, 48, int64_t{1}); }},
+      {"-1 outliers", [](Bytes& b) { Put(b, 56, int64_t{-1}); }},
+      {"exceeds 2^63 bytes", [huge](Bytes& b) { Put(b, 56, huge); }},
+      {"is out of order", [](Bytes& b) { Put(b, 56, int64_t{3}); }},
+      {"with 0 bytes of V", [](Bytes& b) { Put(b, 64, int64_t{0}); }},
+      {"with -64 bytes of V", [](Bytes& b) { Put(b, 64, int64_t{-64}); }},
+      {"exceeds 2^63 bytes", [](Bytes& b) { Put(b, 64, INT64_MAX); }},
+      {"its shape needs", [](Bytes& b) { Put(b, 72, int64_t{0}); }},
+      {"outlier index 1 of tile 0 is out of order", [&](Bytes& b) { Put(b, index, uint64_t{1}); }},
+      {"outlier index 3 of tile 1 is out of order", [&](Bytes& b) { Put(b, index + 8, uint64_t{3}); }},
+      {"outlier index 0 of tile 2 is out of order", [&](Bytes& b) { Put(b, index + 16, uint64_t{0}); }},
+      {"outlier index 1 of tile 3 is out of order", [&](Bytes& b) { Put(b, index + 24, uint64_t{1}); }},
+      {"of tile 1 is out of order", [&](Bytes& b) { Put(b, index + 8, UINT64_MAX); }},
+      {"outlier at (3, 100) in tile 0", [&](Bytes& b) { Put(b, outliers + 4, uint32_t{100}); }},
+      {"outlier at (16, 99) in tile 0", [&](Bytes& b) { Put(b, outliers, uint32_t{16}); }},
+      {"outlier at (37, 0) in tile 2", [&](Bytes& b) { Put(b, outliers + 12, uint32_t{37}); }},
+      {"not a packed layer: wrong magic", [&](Bytes& b) { Put(b, v, 'Q'); }},
+      {"its shape needs", [&](Bytes& b) { Put(b, v + 24, int64_t{32}); }},
+      {"V is [6, 100] step 64 rank 0, expected [5, 100] step 64",
+       [&](Bytes& b) { Put(b, v + 24, int64_t{6}); }},
+      {"V is [5, 99] step 64", [&](Bytes& b) { Put(b, v + 32, int64_t{99}); }},
+  };
+  for (const Bad& bad : table) {
+    Bytes bytes = good;
+    bad.spoil(bytes);
+    const auto layer = PackedLinear::FromBytes(bytes);
+    ASSERT_FALSE(layer.ok()) << bad.message;
+    EXPECT_EQ(layer.error().code, Code::kInput);
+    EXPECT_THAT(layer.error().message, testing::HasSubstr(bad.message));
+  }
+}
+
+// A V that would need inputs that the layer does not ask for, or a path of its own.
+TEST_F(PackedLinearTest, RefusesAVThatIsMoreThanAMatrix) {
+  const Matrix u = RandomCoded(20, 5, {8, 0, true}, 0.02, 2), v = RandomCoded(5, 100, {8, 0, true}, 0.02, 3);
+  const PackPlan plan =
+      Must(PlanPackedLinear({"w", test::SumOf(RandomCoded(20, 100, {4, 64, false}, 0.02, 1), u, v), {}}));
+  const Matrix inner_u = RandomCoded(5, 2, {8, 0, true}, 0.02, 2),
+               inner_v = RandomCoded(2, 100, {8, 0, true}, 0.02, 3);
+  struct Bad {
+    const char* message;
+    PackPlan v;
+  };
+  const Bad table[] = {
+      {"V has outliers",
+       Must(PlanPackedLinear({"v", v, {}}, {.preferred_step = 64, .outliers = {{0, 0, 1}}}))},
+      {"rank 2, expected [5, 100] step 64 rank 0",
+       Must(PlanPackedLinear({"v", test::SumOf(v, inner_u, inner_v), {}}, {.preferred_step = 64}))},
+      {"V is [5, 100] step 128", Must(PlanPackedLinear({"v", v, {}}, {.preferred_step = 128}))},
+      {"V is [5, 100] step 0",
+       Must(PlanPackedLinear({"v", DenseMatrix(RandomMat(5, 100, 1, 1), DType::kF32), {}}))},
+  };
+  for (const Bad& bad : table) {
+    PackedShape shape = plan.shape;
+    shape.v_bytes = bad.v.bytes();
+    const PackedLayout layout = Must(LayOutPacked(shape));
+    std::vector<std::byte> bytes(static_cast<size_t>(layout.total));
+    const PackedHeader header = MakePackedHeader(shape, layout);
+    std::memcpy(bytes.data(), &header, sizeof(header));
+    const Buffer inner = Pack(context_, bad.v);
+    std::memcpy(bytes.data() + layout.v, inner.data(), inner.size());
+    const auto layer = PackedLinear::FromBytes(bytes);
+    ASSERT_FALSE(layer.ok()) << bad.message;
+    EXPECT_THAT(layer.error().message, testing::HasSubstr(bad.message));
+  }
+}
+
+}  // namespace
+}  // namespace planish
