@@ -59,13 +59,15 @@ struct Places {
   std::vector<size_t> linears;  // LinearId of each place
 };
 
-Result<std::shared_ptr<const PackedModel>> Finish(const Places& places, size_t num_linears) {
+Result<std::shared_ptr<const PackedModel>> Finish(const Places& places, const Model& model) {
   auto packed = std::make_shared<PackedModel>();
-  packed->linears.resize(num_linears);
+  packed->linears.resize(model.linears.size());
   for (size_t i = 0; i < places.linears.size(); ++i) {
-    PLANISH_TRY(PackedLinear linear, PackedLinear::FromBytes(places.arena->place(i)));
-    packed->bytes += static_cast<int64_t>(linear.bytes().size());
-    packed->linears[places.linears[i]] = std::make_shared<const PackedLinear>(std::move(linear));
+    const size_t id = places.linears[i];
+    auto linear = PackedLinear::FromBytes(places.arena->place(i));
+    if (!linear.ok()) return linear.error().At(fmt::format("'{}'", model.linears[id].name));
+    packed->bytes += static_cast<int64_t>(linear->bytes().size());
+    packed->linears[id] = std::make_shared<const PackedLinear>(std::move(linear).value());
   }
   packed->memory = places.arena;
   return std::shared_ptr<const PackedModel>(std::move(packed));
@@ -125,7 +127,7 @@ Result<std::shared_ptr<const PackedModel>> PackModel(const Context& context, con
       context.progress->Update("pack", done, static_cast<double>(places.arena->bytes().size()), "bytes");
     }
   }
-  PLANISH_TRY(auto packed, Finish(places, model.linears.size()));
+  PLANISH_TRY(auto packed, Finish(places, model));
   std::const_pointer_cast<PackedModel>(packed)->notes = std::move(notes);
   return packed;
 }
@@ -199,7 +201,7 @@ Result<std::shared_ptr<const PackedModel>> ReadPack(const Context& context, cons
   }
   PLANISH_TRY(const Places places, MakePlaces(sizes, std::move(linears)));
   CopyAll(context, from, *places.arena);
-  auto packed = Finish(places, model.linears.size());
+  auto packed = Finish(places, model);
   if (!packed.ok()) return packed.error().At(path);
   for (size_t i = 0; i < model.linears.size(); ++i) {
     if (!used[i]) continue;
