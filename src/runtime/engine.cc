@@ -152,7 +152,9 @@ Status Engine::Forward(const Context& context, const Batch& batch, std::span<con
   team_.Run([&](int member) { RunMember(call, member); });
   if (error_) return *error_;
   // Operations after the head's product leave the result with the members.
-  if (phases_.back().back().kind != Phase::Kind::kLinears) logits = std::move(members_[0]->hidden);
+  if (phases_.back().back().kind != Phase::Kind::kLinears && !logit_rows.empty()) {
+    logits = std::move(members_[0]->hidden);
+  }
   return {};
 }
 
@@ -164,6 +166,7 @@ void Engine::RunMember(const Call& call, int member) {
   for (size_t b = 0; b < blocks.size(); ++b) {
     const Block& block = blocks[b];
     const bool last_block = b + 1 == blocks.size();
+    if (last_block && call.logit_rows.empty()) return;  // keys and values are all that was wanted
     if (last_block) SelectRows(call, m);
     m.values.clear();
     m.values.resize(block.values.size());
@@ -278,7 +281,7 @@ void Engine::RunPaths(const Block& block, const Phase& phase, int member, int64_
   team_.Meet();
   for (int k = 0; k < phase.last - phase.first; ++k) {
     if (LinearOf(block, phase.first + k).v() == nullptr) continue;
-    m.paths[static_cast<size_t>(k)].Set(kernels_, output(k), {kLowRankStep, true, false});
+    m.paths[static_cast<size_t>(k)].Set(kernels_, output(k), LowRankForm(options_.multiply));
   }
 }
 
