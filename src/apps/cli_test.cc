@@ -10,6 +10,7 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -91,7 +92,8 @@ TEST_F(CliTest, HelpOfTheProgramAndOfEveryVerb) {
   const Outcome help = Run({"--help"});
   EXPECT_EQ(help.status, 0);
   EXPECT_EQ(help.err, "");
-  for (const char* verb : {"eval", "generate", "logits", "inspect", "calibrate", "compress", "completion"}) {
+  for (const char* verb :
+       {"eval", "generate", "logits", "inspect", "calibrate", "compress", "completion", "bench", "pack"}) {
     EXPECT_THAT(help.out, HasSubstr(fmt::format("\n  {} ", verb)));
     const Outcome of_verb = Run({verb, "--help"});
     EXPECT_EQ(of_verb.status, 0) << verb;
@@ -213,6 +215,126 @@ TEST_F(CliTest, GenerateStreamsPromptAndText) {
       RunJson({"generate", "demo", "-p", "The old man looked at the sea and", "--greedy", "--context", "10"});
   EXPECT_EQ(full["stop"], "context");
   EXPECT_EQ(full["ids"], Json({427, 1304, 378}));  // the last one needs no place in the cache
+}
+
+// Packed beforehand or at the start: the same text. The demo's weights are bf16, so the options decide.
+TEST_F(CliTest, APackGivesTheTextOfThePackedRuntime) {
+  const std::vector<std::string> generate = {"generate", "demo", "-p",     "The old man looked",
+                                             "-n",       "16",   "--seed", "3"};
+  const auto with = [&](std::vector<std::string> more) {
+    std::vector<std::string> arguments = generate;
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  };
+  const Json pack = RunJson({"pack", "demo", "-o", "demo.pack"});
+  EXPECT_EQ(pack["output"], "demo.pack");
+  EXPECT_TRUE(pack["notes"].empty());
+  EXPECT_GT(std::filesystem::file_size(Path("demo.pack")), pack["bytes"].get<uint64_t>());
+  const Json expected = RunJson(with({"--runtime", "packed"}));
+  EXPECT_EQ(expected["ids"].size(), 16u);
+  for (const char* threads : {"1", "2", "3"}) {
+    EXPECT_EQ(RunJson(with({"--pack", "demo.pack", "--threads", threads}))["ids"], expected["ids"]);
+  }
+  EXPECT_EQ(Run(with({"--pack", "demo.pack", "--cache", "int8", "--inputs", "exact"})).status, 0);
+  // The same bytes for any number of threads.
+  EXPECT_EQ(Run({"pack", "demo", "-o", "one.pack", "--threads", "1", "--isa", "scalar"}).status, 0);
+  EXPECT_TRUE(ReadAll(Path("one.pack")) == ReadAll(Path("demo.pack")));
+
+  std::filesystem::create_directories(Path("other"));
+  std::filesystem::copy(kDemo, Path("other"));
+  std::string weights = ReadAll(Path("other/model.safetensors"));
+  uint64_t header_bytes = 0;
+  std::memcpy(&header_bytes, weights.data(), 8);
+  weights[8 + header_bytes] ^= 1;  // a bit of the first tensor, the embedding
+  WriteText("other/model.safetensors", weights);
+  WriteText("cut.pack", ReadAll(Path("demo.pack")).substr(0, 100000));
+  struct Case {
+    std::vector<std::string> arguments;
+    const char* message;
+  };
+  const Case cases[] = {
+      {{"pack", "demo"}, "--output is required"},
+      {{"pack", "nowhere", "-o", "x.pack"}, "nowhere"},
+      {{"pack", "demo", "-o", "demo.pack"}, "demo.pack: exists; remove it"},
+      {{"pack", "demo", "-o", "other"}, "other: exists; remove it"},
+      {{"generate", "other", "-p", "The", "--pack", "demo.pack"},
+       "demo.pack: made from another model than other"},
+      {with({"--pack", "cut.pack"}), "cut.pack"},
+      {with({"--pack", "other/model.safetensors"}), "not a pack"},
+      {with({"--pack", "none.pack"}), "none.pack"},
+      {with({"--pack", "demo.pack", "--runtime", "plain"}), "--pack needs the packed runtime"},
+      {with({"--pack", "demo.pack", "--strict"}), "--strict needs --runtime plain"},
+      {with({"--runtime", "plain", "--cache", "int8"}), "--cache and --inputs belong to the packed runtime"},
+  };
+  for (const Case& c : cases) {
+    const Outcome outcome = Run(c.arguments);
+    SCOPED_TRACE(fmt::format("planish {}", fmt::join(c.arguments, " ")));
+    EXPECT_EQ(outcome.status, 2);
+    EXPECT_THAT(outcome.err, HasSubstr(c.message));
+    EXPECT_EQ(outcome.out, "");
+  }
+}
+
+TEST_F(CliTest, BenchReportsSpeedsAndPeaks) {
+  const Json json = RunJson({"bench", "demo", "--prompt", "16", "--generate", "8", "--depth", "0,20",
+                             "--sequences", "2", "--rounds", "2", "--threads", "2"});
+  const auto keys = [](const Json& object) {
+    std::vector<std::string> names;
+    for (const auto& [name, value] : object.items()) names.push_back(name);
+    return names;
+  };
+  EXPECT_THAT(keys(json), testing::UnorderedElementsAre("model", "kernels", "threads", "packed_bytes",
+                                                        "peaks", "depths"));
+  EXPECT_EQ(json["model"], "demo");
+  EXPECT_FALSE(json["kernels"].get<std::string>().empty());
+  EXPECT_EQ(json["threads"], 2);
+  // Weights of bf16: six layers and the head, with headers.
+  const double weights = 2.0 * (6 * (2 * 65536 + 2 * 32768 + 3 * 704 * 256) + 8192 * 256);
+  EXPECT_NEAR(json["packed_bytes"].get<double>(), weights, 0.001 * weights);
+  for (const Json& peak : json["peaks"]) {
+    EXPECT_THAT(keys(peak), testing::UnorderedElementsAre("instruction", "type", "macs_s"));
+    EXPECT_GT(peak["macs_s"].get<double>(), 0);
+  }
+  ASSERT_EQ(json["depths"].size(), 2u);
+  for (size_t i = 0; i < 2; ++i) {
+    const Json& depth = json["depths"][i];
+    EXPECT_THAT(keys(depth),
+                testing::UnorderedElementsAre("depth", "decode_tok_s", "prefill_tok_s", "bytes_per_token",
+                                              "bandwidth", "bandwidth_share", "compute_share"));
+    EXPECT_EQ(depth["depth"], i == 0 ? 0 : 20);
+    for (const char* key : {"decode_tok_s", "prefill_tok_s", "bandwidth", "bandwidth_share"}) {
+      EXPECT_GT(depth[key].get<double>(), 0) << key;
+    }
+    // Half the weights for each of two sequences, keys and values on top.
+    EXPECT_GT(depth["bytes_per_token"].get<double>(), json["packed_bytes"].get<double>() / 2);
+    EXPECT_LT(depth["bytes_per_token"].get<double>(), json["packed_bytes"].get<double>());
+    EXPECT_GE(depth["compute_share"].get<double>(), 0);
+  }
+  EXPECT_EQ(json["depths"][0]["prefill_tok_s"], json["depths"][1]["prefill_tok_s"]);
+  const Outcome table = Run({"bench", "demo", "--prompt", "0", "--generate", "1", "--rounds", "3"});
+  EXPECT_EQ(table.status, 0) << table.err;
+  EXPECT_THAT(table.out, testing::StartsWith("demo: "));
+  EXPECT_THAT(table.out, testing::Not(HasSubstr("prefill of")));
+  EXPECT_THAT(table.out, HasSubstr("decode tok/s"));
+  struct Case {
+    std::vector<std::string> arguments;
+    const char* message;
+  };
+  const Case cases[] = {
+      {{"bench"}, "give a MODEL, or --shape"},
+      {{"bench", "demo", "--shape", "llama-1b"}, "give a MODEL, or --shape"},
+      {{"bench", "--shape", "llama-1"}, "no shape 'llama-1'; known: smollm2-135m, llama-1b"},
+      {{"bench", "demo", "--strict"}, "--strict excludes"},
+      {{"bench", "demo", "--sequences", "9"}, "--sequences"},
+      {{"bench", "demo", "--generate", "0"}, "--generate"},
+      {{"bench", "demo", "--depth", "-1"}, "--depth"},
+  };
+  for (const Case& c : cases) {
+    const Outcome outcome = Run(c.arguments);
+    SCOPED_TRACE(fmt::format("planish {}", fmt::join(c.arguments, " ")));
+    EXPECT_EQ(outcome.status, 2);
+    EXPECT_THAT(outcome.err, HasSubstr(c.message));
+  }
 }
 
 TEST_F(CliTest, LogitsNeedNoTokenizerForIds) {

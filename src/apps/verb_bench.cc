@@ -77,10 +77,11 @@ Status Bench(const BenchFlags& flags) {
               ReadEngineOptions(flags.runtime, flags.speed.sequences, CapacityFor(flags.speed)));
   PLANISH_TRY(const auto engine, Engine::Create(context, model, std::move(packed), options));
   PLANISH_TRY(const Speed speed, MeasureSpeed(context, model, *engine, flags.speed));
+  const std::string& name = flags.model.empty() ? flags.shape_name : flags.model;
   if (flags.run.json) {
-    PrintJson(ToJson(model.name, *engine, speed));
+    PrintJson(ToJson(name, *engine, speed));
   } else {
-    Print(model.name, flags, *engine, speed);
+    Print(name, flags, *engine, speed);
   }
   return {};
 }

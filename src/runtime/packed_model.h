@@ -26,7 +26,7 @@ Result<std::shared_ptr<const PackedModel>> PackModel(const Context& context, con
                                                      const PackOptions& options = {});
 
 // What a pack belongs to: a hash of everything the model's linears are made of that is cheap to read (names,
-// shapes, kinds, and the checkpoint's file sizes and times).
+// shapes, kinds, biases, and the first and last 4 KiB of every part's bytes).
 std::string PackFingerprint(const Model& model);
 
 // Writes a pack file, atomically. Errors: the path exists or cannot be written.
