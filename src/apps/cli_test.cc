@@ -58,6 +58,7 @@ class CliTest : public testing::Test {
     const std::string out = Path("out"), err = Path("err");
     const pid_t child = fork();
     if (child != 0) return child;
+    setenv("XDG_CACHE_HOME", Path("cache").c_str(), 1);  // not the tester's own packs
     const int out_fd = open(out.c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0600);
     const int err_fd = open(err.c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0600);
     if (chdir(folder_.c_str()) != 0 || dup2(out_fd, 1) < 0 || dup2(err_fd, 2) < 0) _exit(126);
@@ -253,7 +254,7 @@ TEST_F(CliTest, APackGivesTheTextOfThePackedRuntime) {
     const char* message;
   };
   const Case cases[] = {
-      {{"pack", "demo"}, "--output is required"},
+      {{"pack", "demo", "--scales8"}, "--scales8 rounds scales: name a file"},
       {{"pack", "nowhere", "-o", "x.pack"}, "nowhere"},
       {{"pack", "demo", "-o", "demo.pack"}, "demo.pack: exists; remove it"},
       {{"pack", "demo", "-o", "other"}, "other: exists; remove it"},
@@ -273,6 +274,26 @@ TEST_F(CliTest, APackGivesTheTextOfThePackedRuntime) {
     EXPECT_THAT(outcome.err, HasSubstr(c.message));
     EXPECT_EQ(outcome.out, "");
   }
+}
+
+TEST_F(CliTest, APackInTheCacheFolderIsFound) {
+  const auto generate = [&] {
+    return Run({"generate", "demo", "-p", "The old man", "-n", "8", "--runtime", "packed"});
+  };
+  const Outcome expected = generate();
+  EXPECT_EQ(expected.status, 0) << expected.err;
+  const std::string path = RunJson({"pack", "demo"})["output"];
+  EXPECT_THAT(path, testing::StartsWith(Path("cache/planish/packs/")));
+  EXPECT_EQ(generate().out, expected.out);
+  const Outcome again = Run({"pack", "demo"});
+  EXPECT_EQ(again.status, 2);
+  EXPECT_THAT(again.err, HasSubstr(path + ": exists"));
+  // A broken one is said to be, and costs nothing but time.
+  std::filesystem::resize_file(path, std::filesystem::file_size(path) - 1);
+  const Outcome broken = generate();
+  EXPECT_EQ(broken.status, 0);
+  EXPECT_EQ(broken.out, expected.out);
+  EXPECT_THAT(broken.err, HasSubstr("the cached pack is left aside: " + path));
 }
 
 TEST_F(CliTest, BenchReportsSpeedsAndPeaks) {

@@ -22,6 +22,8 @@ Status Pack(const PackFlags& flags) {
   PLANISH_RETURN_IF_ERROR(CheckFinite(run->context(), model));
   std::string output = flags.output;
   if (output.empty()) {
+    // What every verb picks up must compute as the model does.
+    if (flags.options.scales8) return InputError("--scales8 rounds scales: name a file for it with -o");
     output = CachedPackPath(model);
     if (output.empty()) {
       return InputError("no cache folder: neither XDG_CACHE_HOME nor HOME is set; name a file with -o");
@@ -49,7 +51,8 @@ void AddPackVerb(CLI::App& app) {
                    "The pack file; must not exist. Without it: in the user's cache folder, where every verb "
                    "that decodes looks for it");
   verb->add_flag("--scales8", flags->options.scales8,
-                 "Scales as bytes under a row scale: smaller, scales rounded to 1/255 of the row's largest");
+                 "Scales as bytes under a row scale: smaller, scales rounded to 1/255 of the row's largest; "
+                 "needs -o");
   AddRunOptions(*verb, flags->run);
   verb->footer(
       "Examples:\n"
