@@ -229,7 +229,9 @@ bool PagedCache::StoreHead(int layer_index, int slot, int64_t head, int64_t posi
   auto* keys = const_cast<int8_t*>(static_cast<const int8_t*>(at.k));
   auto* values = const_cast<int8_t*>(static_cast<const int8_t*>(at.v));
   const float k_scale = LargestOf(k, dim) / 127, v_scale = LargestOf(v, dim) / 127;
-  const float k_inv = k_scale > 0 ? 1 / k_scale : 0, v_inv = v_scale > 0 ? 1 / v_scale : 0;
+  // A scale below the normal numbers has no finite inverse: such values count as zeros.
+  const auto inverse = [](float scale) { return scale >= std::numeric_limits<float>::min() ? 1 / scale : 0; };
+  const float k_inv = inverse(k_scale), v_inv = inverse(v_scale);
   for (int64_t d = 0; d < dim; ++d) {
     keys[KeyIndex(t, d, layer.key_dim)] = static_cast<int8_t>(std::nearbyint(k[d] * k_inv));
     values[ValueIndex(t, d, layer.value_dim)] = static_cast<int8_t>(std::nearbyint(v[d] * v_inv));
