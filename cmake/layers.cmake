@@ -75,8 +75,8 @@ function(planish_layer name)
       set_source_files_properties(${source} PROPERTIES COMPILE_FLAGS "${PLANISH_NEON_FLAGS}"
         SKIP_PRECOMPILE_HEADERS ON)
     endif()
-    # Hundreds of kernels, everything inlined: instrumented, a file takes Clang more than four minutes, else half
-    # a minute. What they read the scalar kernels read too, and those are instrumented.
+    # Hundreds of kernels, everything inlined: instrumented, a file takes Clang more than four minutes, else under
+    # one. What they read the scalar kernels read too, and those are instrumented.
     if(PLANISH_SANITIZE AND source MATCHES "/packed_(avx2|avx512|neon)\\.cc$")
       set_property(SOURCE ${source} APPEND_STRING PROPERTY COMPILE_FLAGS " -fno-sanitize=all -O1")
     endif()

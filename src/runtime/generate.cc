@@ -40,8 +40,8 @@ Result<GenerateResult> Generate(const Context& context, const Program& program, 
       if (done.error().code == Code::kInterrupted) break;
       return done.error();
     }
-    PLANISH_TRY(const int32_t id, sampler.Next(context, {logits.row(0), static_cast<size_t>(logits.cols())}, history,
-                                               static_cast<uint64_t>(result.ids.size())));
+    PLANISH_TRY(const int32_t id, sampler.Next(context, {logits.row(0), static_cast<size_t>(logits.cols())},
+                                               history, static_cast<uint64_t>(result.ids.size())));
     if (result.ids.empty()) {
       result.prompt_seconds = SecondsSince(start);
       start = std::chrono::steady_clock::now();
