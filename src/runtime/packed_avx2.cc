@@ -50,7 +50,6 @@ struct Avx2 {
   static PACKED_INLINE I AddInt(I a, I b) { return _mm256_add_epi32(a, b); }
   static PACKED_INLINE I SubInt(I a, I b) { return _mm256_sub_epi32(a, b); }
   static PACKED_INLINE I MaxInt(I a, I b) { return _mm256_max_epi32(a, b); }
-  static PACKED_INLINE I MulSmall(I v, const int32_t* p) { return _mm256_madd_epi16(v, SplatInt(*p)); }
   static PACKED_INLINE I LoadBytes(const unsigned char* p) { return _mm256_cvtepu8_epi32(Load64(p)); }
   static PACKED_INLINE I NibbleOf(I v, int shift) {
     return _mm256_and_si256(_mm256_srl_epi32(v, _mm_cvtsi32_si128(shift)), SplatInt(15));
@@ -111,9 +110,7 @@ struct Avx2Plain : Avx2 {
     return _mm256_maddubs_epi16(w, FourInputs(x));
   }
   static PACKED_INLINE I AddHalves(I a, I b) { return _mm256_add_epi16(a, b); }
-  static PACKED_INLINE I AddWidened(I sum, I halves) {
-    return AddInt(sum, _mm256_madd_epi16(halves, _mm256_set1_epi16(1)));
-  }
+  static PACKED_INLINE I Widened(I halves) { return _mm256_madd_epi16(halves, _mm256_set1_epi16(1)); }
   // Pairs of 8-bit codes overflow 16 bits, so w = 2 (w >> 1) + (w & 1): 127 * 127 * 2 fits.
   static PACKED_INLINE I DotWide(I sum, Codes w, const signed char* x) {
     const I four = FourInputs(x);

@@ -47,8 +47,6 @@ struct Avx512 {
   static PACKED_INLINE I AddInt(I a, I b) { return _mm512_add_epi32(a, b); }
   static PACKED_INLINE I SubInt(I a, I b) { return _mm512_sub_epi32(a, b); }
   static PACKED_INLINE I MaxInt(I a, I b) { return _mm512_max_epi32(a, b); }
-  // Lanes of 0 to 255 times a number of 16 bits.
-  static PACKED_INLINE I MulSmall(I v, const int32_t* p) { return _mm512_madd_epi16(v, SplatInt(*p)); }
   static PACKED_INLINE I LoadBytes(const unsigned char* p) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
@@ -110,9 +108,7 @@ struct Avx512Plain : Avx512 {
     return _mm512_maddubs_epi16(w, FourInputs(x));
   }
   static PACKED_INLINE I AddHalves(I a, I b) { return _mm512_add_epi16(a, b); }
-  static PACKED_INLINE I AddWidened(I sum, I halves) {
-    return AddInt(sum, _mm512_madd_epi16(halves, _mm512_set1_epi16(1)));
-  }
+  static PACKED_INLINE I Widened(I halves) { return _mm512_madd_epi16(halves, _mm512_set1_epi16(1)); }
   // Pairs of 8-bit codes overflow 16 bits, so w = 2 (w >> 1) + (w & 1): 127 * 127 * 2 fits.
   static PACKED_INLINE I DotWide(I sum, Codes w, const signed char* x) {
     const I four = FourInputs(x);

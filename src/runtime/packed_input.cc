@@ -20,7 +20,7 @@ void QuantizedInput::Set(const packed::KernelSet& kernels, MatView<const float> 
   if (form.floats) SetFloats(x, steps * unit, form.step == 0 ? 0 : steps);
   if (!form.int8) return;
   codes_.Resize(steps * unit * tokens_);
-  scales_.Resize(steps * tokens_);
+  scales_.Resize(steps * unit / packed::kInputStep * tokens_);
   neg_sums_.Resize(steps * tokens_);
   for (int t = 0; t < tokens_; ++t) {
     const packed::QuantizeArgs args = {x.row(t), x.cols,        steps,          form.step,       t,

@@ -6,8 +6,9 @@
 // Bounds. A step of 16 rows by `step` columns at b bits moves 2 b step + header bytes. DRAM gives a core
 // about 15 GB/s, 4 bytes a cycle, that is 8.2 cycles for 64 weights at 4 bits, 6.7 at 3, 4.8 at 2 (and
 // 16 at 8). The int8 kernel with 512-bit VNNI needs one vpdpbusd for 64 weights and token (1 cycle, or half
-// with two ports); shifts and masks run beside it. A step's fold adds about 4 operations for each token and
-// 16 * step weights. So one token is bound by memory at every width, four tokens down to 3 bits.
+// with two ports); shifts and masks run beside it. A fold of 32 columns adds 2 to 5 operations for each token
+// and 512 weights, a step's 4 more. So one token is bound by memory at every width, four tokens down to 3
+// bits.
 
 // What the 32 columns from `d` on are made of, in bytes and in cache lines.
 template <Kind kKind>
@@ -93,62 +94,60 @@ PACKED_INLINE typename V::I ZerosOf(const HeaderCursor& header, int in_block, in
   }
 }
 
-// sums[t] += the dots of 32 columns; kChains sums of a token hide the latency of the dot.
+// sums[t] += the dots of 4 columns of 32; kChains sums of a token hide the latency of the dot.
 template <class V, Kind kKind, int kTokens, int kChains, int kI>
 PACKED_INLINE void DotOne(const unsigned char* d, const signed char* x, typename V::Codes table,
-                          typename V::I (&sums)[kTokens][kChains], typename V::I (&halves)[kTokens]) {
+                          typename V::I (&sums)[kTokens][kChains]) {
   const auto w = CodesAt<V, kKind, kI>(d, table);
 #pragma GCC unroll 8
   for (int t = 0; t < kTokens; ++t) {
     const signed char* xt = x + 4 * (kI * kTokens + t);
+    auto& sum = sums[t][kI % kChains];
     if constexpr (V::kHasDot) {
-      sums[t][kI % kChains] = V::template Dot<kWideCodes<kKind>>(sums[t][kI % kChains], w, xt);
+      sum = V::template Dot<kWideCodes<kKind>>(kI < kChains ? V::ZeroInt() : sum, w, xt);
     } else if constexpr (kWideCodes<kKind>) {
-      sums[t][kI % kChains] = V::DotWide(sums[t][kI % kChains], w, xt);
+      sum = V::DotWide(kI == 0 ? V::ZeroInt() : sum, w, xt);
     } else {
       // 8 pairs of codes up to 15 by inputs up to 127: at most 8 * 3,810 = 30,480, in 16 bits.
-      halves[t] = kI == 0 ? V::MulPairs(w, xt) : V::AddHalves(halves[t], V::MulPairs(w, xt));
+      sum = kI == 0 ? V::MulPairs(w, xt) : V::AddHalves(sum, V::MulPairs(w, xt));
     }
   }
 }
 
+template <class V, Kind kKind, int kChains>
+PACKED_INLINE typename V::I Joined(const typename V::I (&sums)[kChains]) {
+  if constexpr (!V::kHasDot && !kWideCodes<kKind>) return V::Widened(sums[0]);
+  if constexpr (kChains == 1) return sums[0];
+  if constexpr (kChains == 2) return V::AddInt(sums[0], sums[1]);
+  if constexpr (kChains == 4) return V::AddInt(V::AddInt(sums[0], sums[1]), V::AddInt(sums[2], sums[3]));
+}
+
+// parts[t] += the dots of a step, each 32 columns times their input's scale.
 template <class V, Kind kKind, int kTokens>
-PACKED_INLINE void StepSums(const unsigned char* d, const signed char* x, int step, Fetcher& fetcher,
-                            bool first, typename V::Codes table, typename V::I zeros, const int32_t* neg_sum,
-                            typename V::I (&out)[kTokens]) {
-  constexpr int kChains = V::kLanes < 16 ? 1 : kTokens == 1 ? 4 : kTokens <= 3 ? 2 : 1;
-  typename V::I sums[kTokens][kChains], halves[kTokens];
-#pragma GCC unroll 8
-  for (int t = 0; t < kTokens; ++t) {
-    sums[t][0] = V::MulSmall(zeros, neg_sum + t);
-#pragma GCC unroll 4
-    for (int c = 1; c < kChains; ++c) sums[t][c] = V::ZeroInt();
-  }
+PACKED_INLINE void StepParts(const unsigned char* d, const signed char* x, const float* x_scale, int step,
+                             Fetcher& fetcher, bool first, typename V::Codes table,
+                             typename V::F (&parts)[kTokens]) {
+  constexpr int kChains = !V::kHasDot || V::kLanes < 16 ? 1 : kTokens == 1 ? 4 : kTokens <= 3 ? 2 : 1;
 #pragma GCC unroll 1
-  for (int k = 0; k < step; k += 32) {
+  for (int k = 0; k < step; k += kInputStep) {
+    typename V::I sums[kTokens][kChains];
     if (first) Fetch32<kKind>(fetcher, (k & 32) != 0);
-    DotOne<V, kKind, kTokens, kChains, 0>(d, x, table, sums, halves);
-    DotOne<V, kKind, kTokens, kChains, 1>(d, x, table, sums, halves);
-    DotOne<V, kKind, kTokens, kChains, 2>(d, x, table, sums, halves);
-    DotOne<V, kKind, kTokens, kChains, 3>(d, x, table, sums, halves);
-    DotOne<V, kKind, kTokens, kChains, 4>(d, x, table, sums, halves);
-    DotOne<V, kKind, kTokens, kChains, 5>(d, x, table, sums, halves);
-    DotOne<V, kKind, kTokens, kChains, 6>(d, x, table, sums, halves);
-    DotOne<V, kKind, kTokens, kChains, 7>(d, x, table, sums, halves);
-    if constexpr (!V::kHasDot && !kWideCodes<kKind>) {
+    DotOne<V, kKind, kTokens, kChains, 0>(d, x, table, sums);
+    DotOne<V, kKind, kTokens, kChains, 1>(d, x, table, sums);
+    DotOne<V, kKind, kTokens, kChains, 2>(d, x, table, sums);
+    DotOne<V, kKind, kTokens, kChains, 3>(d, x, table, sums);
+    DotOne<V, kKind, kTokens, kChains, 4>(d, x, table, sums);
+    DotOne<V, kKind, kTokens, kChains, 5>(d, x, table, sums);
+    DotOne<V, kKind, kTokens, kChains, 6>(d, x, table, sums);
+    DotOne<V, kKind, kTokens, kChains, 7>(d, x, table, sums);
 #pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) sums[t][0] = V::AddWidened(sums[t][0], halves[t]);
+    for (int t = 0; t < kTokens; ++t) {
+      const auto dot = V::ToFloat(Joined<V, kKind, kChains>(sums[t]));
+      parts[t] = V::MulAdd(dot, V::SplatFloat(x_scale + t), parts[t]);
     }
     d += 64 * kLinesOf32<kKind>;
-    x += 32 * kTokens;
-  }
-#pragma GCC unroll 8
-  for (int t = 0; t < kTokens; ++t) {
-    if constexpr (kChains == 1) out[t] = sums[t][0];
-    if constexpr (kChains == 2) out[t] = V::AddInt(sums[t][0], sums[t][1]);
-    if constexpr (kChains == 4) {
-      out[t] = V::AddInt(V::AddInt(sums[t][0], sums[t][1]), V::AddInt(sums[t][2], sums[t][3]));
-    }
+    x += kInputStep * kTokens;
+    x_scale += kTokens;
   }
 }
 
@@ -168,6 +167,7 @@ void Int8Tile(const TileArgs& a) {
   }
   HeaderCursor header = {p, p};
   const signed char* x = a.x;
+  const float* x_scale = a.x_scale;
   Fetcher fetcher = {a.next, a.part};
   const int64_t steps = a.steps;
   const int step = a.step;
@@ -179,22 +179,23 @@ void Int8Tile(const TileArgs& a) {
 #pragma GCC unroll 4
     for (int h = 0; h < kPasses; ++h) {
       constexpr int kRows = V::kLanes;
-      const auto zeros = ZerosOf<V, kKind, kAsym>(header, in_block, kRows * h, a.zero);
-      typename V::I sums[kTokens];
-      StepSums<V, kKind, kTokens>(p + 4 * kRows * h, x, step, fetcher, h == 0, table, zeros,
-                                  a.x_neg_sum + s * kTokens, sums);
+      const auto zeros = V::ToFloat(ZerosOf<V, kKind, kAsym>(header, in_block, kRows * h, a.zero));
+      typename V::F parts[kTokens];
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) {
+        parts[t] = V::MulFloat(zeros, V::SplatFloat(a.x_neg_sum + s * kTokens + t));
+      }
+      StepParts<V, kKind, kTokens>(p + 4 * kRows * h, x, x_scale, step, fetcher, h == 0, table, parts);
       const auto scales = a.scales8 ? V::MulFloat(V::ToFloat(V::LoadBytes(header.scales + kRows * h)),
                                                   V::LoadF16(row_scales + 2 * kRows * h))
                                     : V::LoadF16(header.scales + 2 * kRows * h);
 #pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) {
-        const auto scale = V::MulFloat(scales, V::SplatFloat(a.x_scale + s * kTokens + t));
-        acc[h][t] = V::MulAdd(V::ToFloat(sums[t]), scale, acc[h][t]);
-      }
+      for (int t = 0; t < kTokens; ++t) acc[h][t] = V::MulAdd(parts[t], scales, acc[h][t]);
     }
     header.scales += scale_bytes;
     p += step / 32 * 64 * kLinesOf32<kKind>;
     x += step * kTokens;
+    x_scale += step / kInputStep * kTokens;
   }
 #pragma GCC unroll 8
   for (int t = 0; t < kTokens; ++t) {
@@ -349,51 +350,61 @@ PACKED_INLINE int32_t LargestBits(const float* x, int n) {
   return result;
 }
 
+// 32 columns to codes; their scale (NaN when one is not finite) and sum.
+struct QuantizedPart {
+  float scale;
+  int32_t sum;
+};
+template <class V>
+PACKED_INLINE QuantizedPart QuantizePart(const float* x, signed char* q) {
+  const int32_t bits = LargestBits<V>(x, kInputStep);
+  float largest = 0;
+  __builtin_memcpy(&largest, &bits, 4);
+  if (bits >= 0x7f800000 || largest < kSmallestScaled) {
+    __builtin_memset(q, 0, kInputStep);
+    return {bits >= 0x7f800000 ? __builtin_nanf("") : 0.0f, 0};
+  }
+  const float inverse = 127.0f / largest;
+  const auto factor = V::SplatFloat(&inverse);
+  auto sums = V::ZeroInt();
+  for (int k = 0; k < kInputStep; k += V::kLanes) {
+    const auto rounded = V::Round(V::MulFloat(V::LoadFloat(x + k), factor));
+    V::StoreBytes(q + k, rounded);
+    sums = V::AddInt(sums, rounded);
+  }
+  int32_t lanes[kTileRows], sum = 0;
+  V::StoreInt(lanes, sums);
+  for (int i = 0; i < V::kLanes; ++i) sum += lanes[i];
+  return {largest / 127.0f, sum};
+}
+
 template <class V>
 bool Quantize(const QuantizeArgs& a) {
   bool finite = true;
+  const int parts = a.step / kInputStep;
   for (int64_t s = 0; s < a.steps; ++s) {
-    const int64_t left = a.cols - s * a.step;
-    const float* x = a.x + s * a.step;
-    float padded[kMaxStep];
-    if (left < a.step) {
-      for (int i = 0; i < a.step; ++i) padded[i] = i < left ? x[i] : 0.0f;
-      x = padded;
-    }
-    const int32_t bits = LargestBits<V>(x, a.step);
-    float largest = 0, scale = 0, inverse = 0;
-    __builtin_memcpy(&largest, &bits, 4);
-    if (bits >= 0x7f800000) {
-      finite = false;
-      scale = __builtin_nanf("");
-    } else if (largest >= kSmallestScaled) {
-      scale = largest / 127.0f;
-      inverse = 127.0f / largest;
-    }
-    alignas(64) signed char q[kMaxStep];
-    int32_t sum = 0;
-    if (inverse == 0) {
-      __builtin_memset(q, 0, sizeof(q));
-    } else {
-      auto sums = V::ZeroInt();
-      const auto factor = V::SplatFloat(&inverse);
-      for (int k = 0; k < a.step; k += V::kLanes) {
-        const auto rounded = V::Round(V::MulFloat(V::LoadFloat(x + k), factor));
-        V::StoreBytes(q + k, rounded);
-        sums = V::AddInt(sums, rounded);
+    float neg_sum = 0;
+    for (int part = 0; part < parts; ++part) {
+      const int64_t at = s * a.step + part * kInputStep, left = a.cols - at;
+      const float* x = a.x + at;
+      float padded[kInputStep];
+      if (left < kInputStep) {
+        for (int i = 0; i < kInputStep; ++i) padded[i] = i < left ? x[i] : 0.0f;
+        x = padded;
       }
-      int32_t lanes[kTileRows];
-      V::StoreInt(lanes, sums);
-      for (int i = 0; i < V::kLanes; ++i) sum += lanes[i];
+      alignas(64) signed char q[kInputStep];
+      const QuantizedPart made = QuantizePart<V>(x, q);
+      finite = finite && made.scale == made.scale;
+      neg_sum -= made.scale * static_cast<float>(made.sum);
+      a.scale[(s * parts + part) * a.tokens + a.token] = made.scale;
+      signed char* to = a.q + (at * a.tokens + 4 * a.token);
+      if (a.tokens == 1) {
+        __builtin_memcpy(to, q, kInputStep);
+      } else {
+        for (int k = 0; k < kInputStep; k += 4) __builtin_memcpy(to + k * a.tokens, q + k, 4);
+      }
     }
-    a.scale[s * a.tokens + a.token] = scale;
-    a.neg_sum[s * a.tokens + a.token] = -sum;
-    signed char* to = a.q + (s * a.step * a.tokens + 4 * a.token);
-    if (a.tokens == 1) {
-      __builtin_memcpy(to, q, static_cast<size_t>(a.step));
-    } else {
-      for (int k = 0; k < a.step; k += 4) __builtin_memcpy(to + k * a.tokens, q + k, 4);
-    }
+    a.neg_sum[s * a.tokens + a.token] = neg_sum;
   }
   return finite;
 }

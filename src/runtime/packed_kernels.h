@@ -3,10 +3,10 @@
 // math/gemm_kernels.h for why).
 //
 // Every set returns the same bits. Integer dots are exact. The floating-point folds of a tile's row are, in
-// this order: over steps ascending acc = fma(float(dot), scale * x_scale, acc) for int8 inputs; for float
-// inputs a step's four chains (column mod 4, ascending fma), joined (0 + 1) + (2 + 3), then
-// d = fma(zero, x_neg_sum, d) and acc = fma(d, scale, acc); for dense weights four such chains over all
-// columns, then acc = acc + joined.
+// this order: for int8 inputs a step's part = zero * x_neg_sum, over its 32 columns each ascending
+// part = fma(float(dot), x_scale, part), then acc = fma(part, scale, acc); for float inputs a step's four
+// chains (column mod 4, ascending fma), joined (0 + 1) + (2 + 3), then d = fma(zero, x_neg_sum, d) and acc =
+// fma(d, scale, acc); for dense weights four such chains over all columns, then acc = acc + joined.
 #pragma once
 
 #include <stdint.h>
@@ -22,7 +22,7 @@ inline constexpr int kTileRows = 16;    // rows of a tile: the dwords of a cache
 inline constexpr int kBlockSteps = 8;   // steps that share a header
 inline constexpr int kMaxTokens = 8;    // tokens that an int8 kernel takes at once
 inline constexpr int kFloatTokens = 4;  // tokens that a float kernel takes at once
-inline constexpr int kMaxStep = 128;    // columns of a step: 32, 64 or 128
+inline constexpr int kInputStep = 32;   // columns of an int8 input that share a scale
 inline constexpr int kTableEntries = 16;
 inline constexpr float kSmallestScaled = 1e-30f;  // inputs whose largest magnitude is below count as zeros
 
@@ -35,11 +35,11 @@ struct TileArgs {
   bool scales8;                 // scales are bytes under fp16 row scales
   const unsigned char* tables;  // kTable4: 16 bytes, table entry + 128
   int table_stride;             // bytes from a step's table to the next: 0 or 16
-  // int8 inputs of T tokens: dword (column / 4) * T + t holds four columns of token t; then one float and
-  // one integer for each step * T + t.
+  // int8 inputs of T tokens: dword (column / 4) * T + t holds four columns of token t; a scale for each
+  // (column / 32) * T + t, a sum for each step * T + t.
   const signed char* x;
   const float* x_scale;
-  const int32_t* x_neg_sum;  // minus the sum of the step's quantized inputs
+  const float* x_neg_sum;  // minus the sum of the step's quantized inputs times their scales
   // float inputs: column * x_stride + t; minus the sums of a step.
   const float* xf;
   const float* xf_neg_sum;
@@ -52,14 +52,14 @@ struct TileArgs {
 };
 using TileKernel = void (*)(const TileArgs& args);
 
-// One token of a QuantizedInput: groups of `step` columns to int8 (see packed_input.h).
+// One token of a QuantizedInput: groups of 32 columns to int8, sums of `step` columns (see packed_input.h).
 struct QuantizeArgs {
   const float* x;
   int64_t cols, steps;
   int step, token, tokens;
   signed char* q;
   float* scale;
-  int32_t* neg_sum;
+  float* neg_sum;
 };
 
 struct KernelSet {
@@ -67,7 +67,7 @@ struct KernelSet {
   TileKernel int8[kCodeKinds][2][kMaxTokens];  // [kind][asymmetric][tokens - 1]
   TileKernel coded_float[kCodeKinds][2][kFloatTokens];
   TileKernel dense[kDenseKinds][kFloatTokens];
-  // False when an input is NaN or infinite; its group then has scale NaN.
+  // False when an input is NaN or infinite; its 32 columns then have scale NaN.
   bool (*quantize)(const QuantizeArgs& args);
   // out[i] = code i of a row packed little-endian, i < count; writes up to 7 bytes beyond out[count - 1].
   void (*unpack)(const unsigned char* in, int64_t count, int bits, unsigned char* out);

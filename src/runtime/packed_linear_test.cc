@@ -158,7 +158,8 @@ void AddProduct(const Weights& w, const Mat<double>& x, int64_t roundings, Mat<d
 int64_t Roundings(const PackedLinear& layer, bool exact) {
   if (!IsCoded(layer.shape().kind)) return layer.cols() / 4 + 8;
   // Products with scales, one fold a step; a step's chains and the sum of its inputs when these are floats.
-  return layer.layout().steps + 12 + (exact ? layer.shape().step / 4 + layer.shape().step / 16 : 0);
+  return layer.layout().padded_cols / packed::kInputStep + layer.layout().steps + 12 +
+         (exact ? layer.shape().step / 4 + layer.shape().step / 16 : 0);
 }
 
 void ExpectNear(const Mat<float>& got, const Mat<double>& expected, const Mat<double>& bound,
@@ -179,7 +180,7 @@ void ExpectNear(const Mat<float>& got, const Mat<double>& expected, const Mat<do
 void ExpectDefined(const Case& c, const PackedLinear& layer, MatView<const float> x, bool exact,
                    const Product& product) {
   const bool int8 = IsCoded(layer.shape().kind) && !exact;
-  const Mat<double> in = Dequantize(x, int8 ? layer.shape().step : 0);
+  const Mat<double> in = Dequantize(x, int8 ? packed::kInputStep : 0);
   const auto zeros = [&](int64_t cols) {
     Mat<double> m(x.rows, cols);
     m.Fill(0);
@@ -215,7 +216,8 @@ bool SameInputs(const QuantizedInput& a, const QuantizedInput& b, const InputFor
   if (form.int8) {
     same = same && std::memcmp(a.codes(), b.codes(), static_cast<size_t>(steps * unit * a.tokens())) == 0 &&
            std::memcmp(a.neg_sums(), b.neg_sums(), static_cast<size_t>(steps * a.tokens() * 4)) == 0;
-    for (int64_t i = 0; i < steps * a.tokens(); ++i) same = same && SameBits(a.scales()[i], b.scales()[i]);
+    const int64_t groups = steps * unit / packed::kInputStep;
+    for (int64_t i = 0; i < groups * a.tokens(); ++i) same = same && SameBits(a.scales()[i], b.scales()[i]);
   }
   return same;
 }

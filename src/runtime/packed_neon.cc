@@ -40,7 +40,6 @@ struct Neon {
   static PACKED_INLINE I AddInt(I a, I b) { return vaddq_s32(a, b); }
   static PACKED_INLINE I SubInt(I a, I b) { return vsubq_s32(a, b); }
   static PACKED_INLINE I MaxInt(I a, I b) { return vmaxq_s32(a, b); }
-  static PACKED_INLINE I MulSmall(I v, const int32_t* p) { return vmulq_n_s32(v, *p); }
   static PACKED_INLINE I LoadBytes(const unsigned char* p) {
     uint32_t four;
     __builtin_memcpy(&four, p, 4);

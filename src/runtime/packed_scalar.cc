@@ -86,17 +86,24 @@ void Int8Tile(const TileArgs& a) {
   StepWalk walk = {a, kKind, kAsym};
   while (walk.Next()) {
     for (int row = 0; row < kTileRows; ++row) {
-      int32_t dots[kTokens];
-      for (int t = 0; t < kTokens; ++t) dots[t] = walk.Zero(row) * a.x_neg_sum[walk.s * kTokens + t];
-      for (int k = 0; k < a.step; ++k) {
-        const int code = walk.Code(row, k);
-        const signed char* x = a.x + (walk.s * a.step + k / 4 * 4) * kTokens + k % 4;
-        for (int t = 0; t < kTokens; ++t) dots[t] += code * x[4 * t];
+      const auto zero = static_cast<float>(walk.Zero(row));
+      float parts[kTokens];
+      for (int t = 0; t < kTokens; ++t) parts[t] = zero * a.x_neg_sum[walk.s * kTokens + t];
+      for (int begin = 0; begin < a.step; begin += kInputStep) {
+        int32_t dots[kTokens] = {};
+        for (int k = begin; k < begin + kInputStep; ++k) {
+          const int code = walk.Code(row, k);
+          const signed char* x = a.x + (walk.s * a.step + k / 4 * 4) * kTokens + k % 4;
+          for (int t = 0; t < kTokens; ++t) dots[t] += code * x[4 * t];
+        }
+        const float* scales = a.x_scale + (walk.s * a.step + begin) / kInputStep * kTokens;
+        for (int t = 0; t < kTokens; ++t) {
+          parts[t] = std::fma(static_cast<float>(dots[t]), scales[t], parts[t]);
+        }
       }
       for (int t = 0; t < kTokens; ++t) {
-        const float scale = walk.Scale(row) * a.x_scale[walk.s * kTokens + t];
         float& acc = a.acc[kTileRows * t + row];
-        acc = std::fma(static_cast<float>(dots[t]), scale, acc);
+        acc = std::fma(parts[t], walk.Scale(row), acc);
       }
     }
   }
@@ -152,25 +159,31 @@ void DenseTile(const TileArgs& a) {
 bool Quantize(const QuantizeArgs& a) {
   bool finite = true;
   for (int64_t s = 0; s < a.steps; ++s) {
-    float largest = 0;
-    bool step_finite = true;
-    const auto value = [&](int k) { return s * a.step + k < a.cols ? a.x[s * a.step + k] : 0.0f; };
-    for (int k = 0; k < a.step; ++k) {
-      step_finite = step_finite && std::isfinite(value(k));
-      largest = std::fmax(largest, std::fabs(value(k)));
+    float neg_sum = 0;
+    for (int64_t at = s * a.step; at < (s + 1) * a.step; at += kInputStep) {
+      float largest = 0;
+      bool part_finite = true;
+      const auto value = [&](int k) { return at + k < a.cols ? a.x[at + k] : 0.0f; };
+      for (int k = 0; k < kInputStep; ++k) {
+        part_finite = part_finite && std::isfinite(value(k));
+        largest = std::fmax(largest, std::fabs(value(k)));
+      }
+      finite = finite && part_finite;
+      const bool zeros = !part_finite || largest < kSmallestScaled;
+      const float inverse = zeros ? 0.0f : 127.0f / largest;
+      int32_t sum = 0;
+      for (int k = 0; k < kInputStep; ++k) {
+        const auto q = zeros ? 0 : static_cast<int32_t>(std::nearbyint(value(k) * inverse));
+        sum += q;
+        a.q[(at + k / 4 * 4) * a.tokens + 4 * a.token + k % 4] = static_cast<signed char>(q);
+      }
+      const float scale = !part_finite ? std::numeric_limits<float>::quiet_NaN()
+                          : zeros      ? 0.0f
+                                       : largest / 127.0f;
+      a.scale[at / kInputStep * a.tokens + a.token] = scale;
+      neg_sum -= scale * static_cast<float>(sum);
     }
-    finite = finite && step_finite;
-    const bool zeros = !step_finite || largest < kSmallestScaled;
-    const float inverse = zeros ? 0.0f : 127.0f / largest;
-    int32_t sum = 0;
-    for (int k = 0; k < a.step; ++k) {
-      const auto q = zeros ? 0 : static_cast<int32_t>(std::nearbyint(value(k) * inverse));
-      sum += q;
-      a.q[(s * a.step + k / 4 * 4) * a.tokens + 4 * a.token + k % 4] = static_cast<signed char>(q);
-    }
-    const float scale = zeros ? 0.0f : largest / 127.0f;
-    a.scale[s * a.tokens + a.token] = step_finite ? scale : std::numeric_limits<float>::quiet_NaN();
-    a.neg_sum[s * a.tokens + a.token] = -sum;
+    a.neg_sum[s * a.tokens + a.token] = neg_sum;
   }
   return finite;
 }
