@@ -44,6 +44,14 @@ std::vector<std::string> UnreadFields(const Json& config) {
 
 }  // namespace
 
+const Family* FindFamily(const std::string& model_type) {
+  for (const Family* family : AllFamilies()) {
+    if (model_type == family->model_type || (family->also != nullptr && model_type == family->also))
+      return family;
+  }
+  return nullptr;
+}
+
 Result<Program> BuildProgram(const Json& config) {
   if (!config.is_object()) return InputError("expected a JSON object");
   PLANISH_TRY(const std::string type, JsonString(config, "model_type"));
@@ -56,10 +64,10 @@ Result<Program> BuildProgram(const Json& config) {
           Abbreviate(method)));
     }
   }
+  if (const Family* family = FindFamily(type)) return family->build(config);
   std::vector<std::string> known;
   const Family* nearest = nullptr;
   for (const Family* family : AllFamilies()) {
-    if (type == family->model_type) return family->build(config);
     known.push_back(family->model_type);
     if (nearest == nullptr ||
         EditDistance(type, family->model_type) < EditDistance(type, nearest->model_type)) {

@@ -2,6 +2,7 @@
 // every faster runtime is compared with.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <vector>
 
@@ -20,7 +21,8 @@ class Executor {
   explicit Executor(const Model& model) : model_(model) {}
 
   // Runs operations [first, last) of the block on `batch`. `values` must hold what they read; a value
-  // is dropped after its last use in the block. Errors: the cache is full.
+  // is dropped after its last use in the block. Errors: the cache is full, a position past the learned ones,
+  // a state-space sequence that does not go on where it stopped.
   Status RunOps(const Context& context, const Block& block, int first, int last, const Batch& batch,
                 Cache& cache, Values& values);
   // The whole block: hidden [rows, hidden] in and out (ids in for the embedding block).
@@ -34,6 +36,15 @@ class Executor {
   Status RunOp(const Context& context, const Block& block, int index, const Batch& batch, Cache& cache,
                Values& values);
   void Embed(const Context& context, const EmbedOp& op, const Batch& batch, Mat<float>& out);
+  Status LookUpPositions(const PositionOp& op, const Batch& batch, Mat<float>& out);
+  void Rotate(const Context& context, const RopeOp& op, const Batch& batch, Mat<float>& x);
+  void NormalizeParts(const Context& context, const RmsNormOp& op, MatView<const float> x, Mat<float>& y);
+  void NormalizeLayer(const Context& context, const LayerNormOp& op, MatView<const float> x, Mat<float>& y);
+  Status Convolve(const Context& context, const ConvOp& op, const Batch& batch, Cache& cache,
+                  MatView<const float> x, Mat<float>& y);
+  // inputs: x, B, C, dt.
+  Status Scan(const Context& context, const ScanOp& op, const Batch& batch, Cache& cache,
+              const std::array<MatView<const float>, 4>& inputs, Mat<float>& y);
   const Model& model_;
   std::vector<Mat<float>> free_;
 };

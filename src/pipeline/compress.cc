@@ -107,7 +107,7 @@ class Run {
 Status Run::RoundHead(OrderedJson& layers) {
   if (recipe_.head_bits == 0) return {};
   for (size_t i = 0; i < model_.linears.size(); ++i) {
-    if (model_.program.linears[i].in_layer) continue;
+    if (model_.program.linears[i].in_layer || model_.program.linears[i].keep) continue;
     Linear& linear = model_.linears[i];
     const Mat<float> w = Reconstruct(linear.w);
     const IntegerGrid grid{recipe_.head_bits, recipe_.head_group, false};
@@ -246,17 +246,21 @@ Result<Preflight> Estimate(const Context& context, const Model& model, const Cal
                            const Recipe& recipe, const CompressRequest& request) {
   Preflight p;
   const Program& program = model.program;
-  int64_t widest_site = 0, stored = 0, row_values = 0;
+  int64_t widest_site = 0, stored = 0, row_values = 0, moment_bytes = 0;
   for (int b = 1; b <= LayerBlocks(model); ++b) {
-    int64_t values = 0;
-    for (const auto& value : program.blocks[static_cast<size_t>(b)].values) values += value.width;
-    row_values = std::max(row_values, values);
-    for (const auto& op : program.blocks[static_cast<size_t>(b)].ops)
-      p.macs += OpMacs(program, op, set.tokens(), set.length());
+    const Block& block = program.blocks[static_cast<size_t>(b)];
+    double values = 0;
+    for (size_t v = 0; v < block.values.size(); ++v) {
+      values += static_cast<double>(block.values[v].width) * block.RowShare(static_cast<ValueId>(v));
+    }
+    row_values = std::max(row_values, static_cast<int64_t>(values));
+    for (const auto& op : block.ops) p.macs += OpMacs(program, block, op, set.tokens(), set.length());
+    int64_t moments = 0;
     for (const auto& site : BlockSites(program, b)) {
       const auto n = program.linears[static_cast<size_t>(site.linears.front())].in;
       widest_site = std::max(widest_site, n);
-      p.macs += static_cast<double>(set.tokens()) * static_cast<double>(n * n) / 2 +
+      moments += 2 * 4 * n * n;
+      p.macs += ExpectedRows(block, site, set.tokens()) * static_cast<double>(n * n) / 2 +
                 static_cast<double>(n * n * n) / 6;
       for (LinearId id : site.linears) {
         const auto& slot = program.linears[static_cast<size_t>(id)];
@@ -267,13 +271,14 @@ Result<Preflight> Estimate(const Context& context, const Model& model, const Cal
         stored += static_cast<int64_t>(bits * static_cast<double>(slot.out * slot.in) / 8);
       }
     }
+    moment_bytes = std::max(moment_bytes, std::min(moments, BlockDriver::kMomentBytes));
   }
   p.rate = MeasureGemmRate(context);
   p.seconds = p.macs / p.rate;
   const int64_t states = set.tokens() * WidestCut(program) * StateStore::BytesPerValue(TypeOf(recipe));
   const int64_t layer_weights = program.LinearWeights() / LayerBlocks(model);
   p.memory_bytes = std::min(states, request.state_memory) + set.ChunkRows(0) * row_values * 4 +
-                   widest_site * widest_site * 4 * 5 + layer_weights * 4 + stored;
+                   widest_site * widest_site * 4 * 3 + moment_bytes + layer_weights * 4 + stored;
   p.output_bytes = stored + (program.Parameters() - program.LinearWeights()) * 2;
   return p;
 }
