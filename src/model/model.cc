@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <string_view>
 
 #include "base/file.h"
 #include "layer/artifact.h"
@@ -17,9 +18,33 @@ namespace {
 
 constexpr int64_t kMaxConfigBytes = int64_t{64} << 20;
 
+// JSON has no infinity, but configs written by Python have: outside of strings the words become
+// {"__float__": "Infinity"}, as newer libraries write it.
+std::string QuoteBareFloats(const std::string& text) {
+  std::string out;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (in_string && text[i] == '\\') {
+      out.append(text, i, 2);
+      ++i;
+      continue;
+    }
+    if (text[i] == '"') in_string = !in_string;
+    bool word = false;
+    for (const std::string_view name : {"-Infinity", "Infinity", "NaN"}) {
+      if (in_string || word || text.compare(i, name.size(), name) != 0) continue;
+      out += fmt::format(R"({{"__float__":"{}"}})", name);
+      i += name.size() - 1;
+      word = true;
+    }
+    if (!word) out += text[i];
+  }
+  return out;
+}
+
 Result<Json> ReadJsonFile(const std::string& path) {
   PLANISH_TRY(const std::string text, ReadTextFile(path, kMaxConfigBytes));
-  auto json = ParseJson(text);
+  auto json = ParseJson(QuoteBareFloats(text));
   if (!json.ok()) return json.error().At(path);
   return json;
 }

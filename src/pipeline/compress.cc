@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <map>
 
 #include "base/file.h"
 #include "pipeline/artifact_writer.h"
@@ -88,7 +89,7 @@ class Run {
   Status Restore(CompressResult& result);
   Status SolveBlock(int block, CompressResult& result);
   Status SolveFromStatistics(int block, CompressResult& result);
-  Status FinishBlock(int block, const std::vector<StoredLinear>& stored, CompressResult& result);
+  Status FinishBlock(int block, std::vector<StoredLinear> stored, CompressResult& result);
   void Install();
   Status Solve(const Site& site, const Moments& moments, std::vector<StoredLinear>& stored);
 
@@ -173,7 +174,7 @@ Status Run::SolveFromStatistics(int block, CompressResult& result) {
     }
     PLANISH_RETURN_IF_ERROR(Solve(site, moments->second, stored));
   }
-  return FinishBlock(block, stored, result);
+  return FinishBlock(block, std::move(stored), result);
 }
 
 Status Run::SolveBlock(int block, CompressResult& result) {
@@ -187,11 +188,15 @@ Status Run::SolveBlock(int block, CompressResult& result) {
   };
   PLANISH_RETURN_IF_ERROR(sequential ? driver_.Sequential(context_, block, solve)
                                      : driver_.Independent(context_, block, solve));
-  return FinishBlock(block, stored, result);
+  return FinishBlock(block, std::move(stored), result);
 }
 
-Status Run::FinishBlock(int block, const std::vector<StoredLinear>& stored, CompressResult& result) {
+// In the program's order, whatever the order of the passes.
+Status Run::FinishBlock(int block, std::vector<StoredLinear> stored, CompressResult& result) {
   Install();
+  std::map<std::string, size_t> place;
+  for (size_t i = 0; i < model_.linears.size(); ++i) place[model_.linears[i].name] = i;
+  std::ranges::sort(stored, {}, [&](const StoredLinear& s) { return place.at(s.name); });
   PLANISH_RETURN_IF_ERROR(folder_.FinishBlock(block, stored, store_));
   for (const auto& s : stored) result.layers.push_back(s.report);
   return {};
