@@ -73,6 +73,8 @@ TEST_P(EveryKind, CompressesAndLoadsBack) {
   const Mat<float> original = OnePass(run.context, *model, ids);
   const Recipe recipe = EightBits();
   for (const auto mode : {Recipe::Mode::kSequential, Recipe::Mode::kIndependent}) {
+    if (mode == Recipe::Mode::kIndependent && !std::string(GetParam()).starts_with("tiny/"))
+      continue;  // slow
     SCOPED_TRACE(mode == Recipe::Mode::kSequential ? "sequential" : "independent");
     Recipe own = recipe;
     own.mode = mode;
@@ -128,7 +130,7 @@ class Experts : public testing::Test {
   Result<CompressResult> Run(const std::string& name, int threads, StopAt* stop,
                              Recipe::Mode mode = Recipe::Mode::kSequential,
                              const StatisticsFile* statistics = nullptr) {
-    auto model = LoadModel(ModelFolder("moe"));
+    auto model = LoadModel(ModelFolder(model_));
     if (!model.ok()) return model.error();
     TestContext run(BestIsa(), Profile::kFast, threads);
     if (stop != nullptr) {
@@ -138,17 +140,20 @@ class Experts : public testing::Test {
     Recipe recipe = EightBits();
     recipe.mode = mode;
     return Compress(
-        run.context, *model, RandomSet(*model, 4, 40), recipe,
+        run.context, *model, RandomSet(*model, 4, length_), recipe,
         {.output = folder_.path() + "/" + name, .state_memory = 1 << 20, .statistics = statistics});
   }
   std::string HashOf(const std::string& name) const { return Hash(folder_.path() + "/" + name); }
+  // 20 tokens to 3 of 8 experts: some have fewer than 8, an eighth of the width.
+  const char* model_ = "tiny/qwen2_moe";
+  int64_t length_ = 5;
   TemporaryFolder folder_;
 };
 
 TEST_F(Experts, InterruptedAnywhereTheyGoOnToTheSameBytes) {
   StopAt never(-1);
   ASSERT_TRUE(Run("whole", 2, &never).ok());
-  for (int stop = 3; stop < never.count(); stop += never.count() / 4) {
+  for (int stop = 3; stop < never.count(); stop += never.count() / 9) {
     const std::string name = fmt::format("stop{}", stop);
     StopAt at(stop);
     ASSERT_FALSE(Run(name, 1, &at).ok());
@@ -160,6 +165,8 @@ TEST_F(Experts, InterruptedAnywhereTheyGoOnToTheSameBytes) {
 
 // 160 tokens to 2 of 8 experts: some get fewer than 32, an eighth of the width.
 TEST_F(Experts, ReportTokensAndFallback) {
+  model_ = "moe";
+  length_ = 40;
   StopAt notes(-1);
   const auto result = Run("report", 2, &notes);
   ASSERT_TRUE(result.ok()) << result.error().message;
@@ -184,10 +191,10 @@ TEST_F(Experts, ReportTokensAndFallback) {
 }
 
 TEST_F(Experts, StatisticsOfAFileGiveTheSameBytes) {
-  const auto model = LoadModel(ModelFolder("moe"));
+  const auto model = LoadModel(ModelFolder(model_));
   ASSERT_TRUE(model.ok());
   const TestContext run;
-  const auto set = RandomSet(*model, 4, 40);
+  const auto set = RandomSet(*model, 4, length_);
   const auto statistics = CalibrateModel(run.context, *model, set, folder_.path() + "/spill", 1 << 20);
   ASSERT_TRUE(statistics.ok()) << statistics.error().message;
   const std::string path = folder_.path() + "/statistics";
