@@ -2,7 +2,6 @@
 // every faster runtime is compared with.
 #pragma once
 
-#include <array>
 #include <functional>
 #include <vector>
 
@@ -33,18 +32,6 @@ class Executor {
   void Give(Mat<float> matrix);
 
  private:
-  Status RunOp(const Context& context, const Block& block, int index, const Batch& batch, Cache& cache,
-               Values& values);
-  void Embed(const Context& context, const EmbedOp& op, const Batch& batch, Mat<float>& out);
-  Status LookUpPositions(const PositionOp& op, const Batch& batch, Mat<float>& out);
-  void Rotate(const Context& context, const RopeOp& op, const Batch& batch, Mat<float>& x);
-  void NormalizeParts(const Context& context, const RmsNormOp& op, MatView<const float> x, Mat<float>& y);
-  void NormalizeLayer(const Context& context, const LayerNormOp& op, MatView<const float> x, Mat<float>& y);
-  Status Convolve(const Context& context, const ConvOp& op, const Batch& batch, Cache& cache,
-                  MatView<const float> x, Mat<float>& y);
-  // inputs: x, B, C, dt.
-  Status Scan(const Context& context, const ScanOp& op, const Batch& batch, Cache& cache,
-              const std::array<MatView<const float>, 4>& inputs, Mat<float>& y);
   const Model& model_;
   std::vector<Mat<float>> free_;
 };

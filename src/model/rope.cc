@@ -158,6 +158,12 @@ Status ScaleLong(const Json& scaling, int64_t original, int64_t max_positions, R
 
 Status ScaleDynamic(const Json& scaling, int64_t max_positions, double theta, RopeTable& rope) {
   PLANISH_TRY(rope.factor, Factor(scaling));
+  // Far above any model, and the stretched base stays a number.
+  if (rope.factor > 1e6 || theta > 1e200) {
+    return InputError(
+        fmt::format("dynamic rope: expected a factor up to 1e6 and a rope_theta up to 1e200, found {} and {}",
+                    rope.factor, theta));
+  }
   if (rope.inv_freq.size() < 2) return InputError("dynamic rope: needs at least two rotated pairs");
   rope.theta = theta;
   rope.longer_than = max_positions;
@@ -255,6 +261,12 @@ std::vector<double> RopeFrequencies(const RopeTable& rope, int64_t length) {
   const double d = 2.0 * static_cast<double>(rope.inv_freq.size());
   return Powers(rope.theta * FixedPow(rope.factor * ratio - (rope.factor - 1), d / (d - 2)),
                 rope.inv_freq.size());
+}
+
+bool RotatesAnewAt(const Program& program, int64_t length) {
+  return std::ranges::any_of(program.ropes, [&](const RopeTable& rope) {
+    return !rope.long_inv_freq.empty() && length == rope.longer_than + 1;
+  });
 }
 
 double YarnScale(double factor, double mscale) {

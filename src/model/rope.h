@@ -6,8 +6,9 @@
 // The last two depend on the length of the sequence: its last position in the forward pass, plus one. A
 // forward pass over a whole sequence is the definition. With a cache, keys keep the rotation of the pass that
 // made them, so a sequence that grows over `longer_than` tokens attends to keys of the short frequencies with
-// queries of the long ones, as in the programs these kinds come from; whoever wants the definition runs the
-// sequence again.
+// queries of the long ones; whoever wants the definition runs the sequence again. RotatesAnewAt says where
+// longrope needs it; dynamic would at every token, and is left with the keys it has, as in the programs it
+// comes from.
 #pragma once
 
 #include <string>
@@ -31,6 +32,9 @@ Result<RopeTable> ReadRope(const Json& config, int64_t head_dim, const RopeDefau
 
 // Frequencies for a sequence of `length` tokens, [inv_freq.size()].
 std::vector<double> RopeFrequencies(const RopeTable& rope, int64_t length);
+
+// True when a sequence that grows to `length` tokens goes over to longrope's other frequencies.
+bool RotatesAnewAt(const Program& program, int64_t length);
 
 // 0.1 mscale ln(factor) + 1 for factors above 1: what yarn multiplies attention by.
 double YarnScale(double factor, double mscale);

@@ -140,6 +140,8 @@ TEST(Rope, RefusesByName) {
   for (const auto& [text, expected] : std::vector<std::pair<std::string, std::string>>{
            {R"({"rope_scaling":{"rope_type":"ntk","factor":2}})", "'ntk' is not supported"},
            {R"({"rope_scaling":{"rope_type":"dynamic","factor":0.5}})", "rope factor: expected at least 1"},
+           {R"({"rope_scaling":{"rope_type":"dynamic","factor":1e300}})",
+            "dynamic rope: expected a factor up to"},
            {R"({"rope_scaling":{"rope_type":"dynamic","factor":2},"partial_rotary_factor":0.03125})",
             "dynamic rope: needs at least two rotated pairs"},
            {R"({"rope_scaling":{"rope_type":"longrope","long_factor":[1,1]}})",

@@ -19,14 +19,16 @@ struct Latent {
   bool bias = false;
 };
 
+constexpr int64_t kMaxRank = int64_t{1} << 20;
+
 Result<Latent> ReadLatent(const Json& config, DecoderSpec& spec) {
   Latent latent;
   if (config.contains("q_lora_rank") && !config["q_lora_rank"].is_null()) {
-    PLANISH_TRY(latent.q_rank, ReadSize(config, "q_lora_rank", 1536));
+    PLANISH_TRY(latent.q_rank, ReadSize(config, "q_lora_rank", 1536, kMaxRank));
   } else if (!config.contains("q_lora_rank")) {
     latent.q_rank = 1536;
   }
-  PLANISH_TRY(latent.kv_rank, ReadSize(config, "kv_lora_rank", 512));
+  PLANISH_TRY(latent.kv_rank, ReadSize(config, "kv_lora_rank", 512, kMaxRank));
   PLANISH_TRY(latent.nope, ReadSize(config, "qk_nope_head_dim", 128, 4096));
   PLANISH_TRY(latent.rope, ReadSize(config, "qk_rope_head_dim", 64, 4096));
   PLANISH_TRY(latent.value, ReadSize(config, "v_head_dim", 128, 4096));

@@ -6,7 +6,9 @@ namespace planish {
 namespace {
 
 // Published models have some 25,000; each makes three linears and a handful of operations.
-constexpr int64_t kMaxListedExperts = int64_t{1} << 17;
+constexpr int64_t kMaxListedExperts = int64_t{1} << 16;
+// Of all experts together: with everything else the counts of a program stay inside int64.
+constexpr double kMaxExpertWeights = 0x1p59;
 
 }  // namespace
 
@@ -23,6 +25,12 @@ Status CheckExperts(const DecoderSpec& spec, const ExpertsSpec& experts) {
   }
   if (spec.layers * route.experts > kMaxListedExperts) {
     return InputError(fmt::format("{} layers of {} experts are too many", spec.layers, route.experts));
+  }
+  if (3.0 * static_cast<double>(spec.layers * route.experts) *
+          static_cast<double>(spec.hidden * experts.inter) >
+      kMaxExpertWeights) {
+    return InputError(fmt::format("{} layers of {} experts [{}, {}] are too large", spec.layers,
+                                  route.experts, experts.inter, spec.hidden));
   }
   return {};
 }

@@ -38,7 +38,8 @@ Result<Mixer> ReadMixer(const Json& config, const DecoderSpec& spec) {
   PLANISH_TRY(mixer.kernel, ReadSize(config, "conv_kernel", 4, 64));
   PLANISH_TRY(mixer.bias, JsonBool(config, "use_bias", false));
   PLANISH_TRY(mixer.conv_bias, JsonBool(config, "use_conv_bias", true));
-  if (scan.heads * scan.head_dim != expand * spec.hidden || scan.heads % scan.groups != 0) {
+  const int64_t inner = scan.heads * scan.head_dim;
+  if (inner != expand * spec.hidden || inner > kMaxDimension || scan.heads % scan.groups != 0) {
     return InputError(fmt::format(
         "num_heads {} of head_dim {} in n_groups {}: expected expand * hidden_size = {} in whole groups",
         scan.heads, scan.head_dim, scan.groups, expand * spec.hidden));
