@@ -400,6 +400,51 @@ TEST_F(CliTest, InspectCountsTheModel) {
   EXPECT_THAT(table.out, HasSubstr("model.layers.5.mlp.down_proj.weight"));
 }
 
+// Families through the program, against what another implementation computes.
+TEST_F(CliTest, LogitsOfFamilies) {
+  for (const char* name : {"mixtral", "deepseek_v2", "mamba2", "falcon", "phi3_longrope"}) {
+    const std::string model = std::string(PLANISH_SHARED_DIR "/models/tiny/") + name;
+    const auto golden = ParseJson(ReadAll(model + "/golden.json"));
+    ASSERT_TRUE(golden.ok()) << golden.error().message;
+    std::string ids;
+    for (const Json& id : (*golden)["input_ids"][0]) ids += std::to_string(id.get<int>()) + ",";
+    const Json json = RunJson({"logits", model, "--ids", ids});
+    ASSERT_EQ(json["logits"].size(), 1u);
+    const Json& expected = (*golden)["logits_last"][0];
+    ASSERT_EQ(json["logits"][0].size(), expected.size());
+    const double tolerance = 1e-4 * (*golden)["logits_absmax"][0].get<double>();
+    for (size_t j = 0; j < expected.size(); ++j) {
+      EXPECT_NEAR(json["logits"][0][j].get<double>(), expected[j].get<double>(), tolerance)
+          << name << " " << j;
+    }
+  }
+}
+
+TEST_F(CliTest, InspectJoinsExperts) {
+  const std::string model = PLANISH_SHARED_DIR "/models/tiny/deepseek_v2";
+  const Outcome joined = Run({"inspect", model}), each = Run({"inspect", model, "--experts"});
+  EXPECT_EQ(joined.status, 0) << joined.err;
+  EXPECT_THAT(joined.out, HasSubstr("8 experts in 2 layers, 3 a token"));
+  EXPECT_THAT(joined.out, HasSubstr("model.layers.2.mlp.experts.*.up_proj.weight"));
+  EXPECT_THAT(joined.out, HasSubstr("8 x [16, 64]"));
+  EXPECT_THAT(joined.out, Not(HasSubstr("experts.7.")));
+  EXPECT_THAT(each.out, HasSubstr("model.layers.2.mlp.experts.7.up_proj.weight"));
+}
+
+// A compressed model with experts: auto takes the plain runtime, packed says why not.
+TEST_F(CliTest, ExpertsRunOnThePlainRuntime) {
+  const std::string model = PLANISH_SHARED_DIR "/models/moe";
+  ASSERT_EQ(Run({"compress", model, "-o", "small", "--calibration", kSample, "--windows", "2", "--context",
+                 "64", "--method", "rtn", "-q"})
+                .status,
+            0);
+  const Outcome generated = Run({"generate", "small", "--prompt", "The", "--tokens", "4", "-q"});
+  EXPECT_EQ(generated.status, 0) << generated.err;
+  const Outcome refused = Run({"generate", "small", "--prompt", "The", "--runtime", "packed"});
+  EXPECT_EQ(refused.status, 2);
+  EXPECT_THAT(refused.err, HasSubstr("the packed runtime has no experts, which qwen3_moe needs"));
+}
+
 TEST_F(CliTest, CompletionScriptsNameEveryVerb) {
   for (const char* shell : {"bash", "zsh", "fish"}) {
     const Outcome outcome = Run({"completion", shell});

@@ -12,7 +12,7 @@ namespace planish::app {
 void AddRuntimeOptions(CLI::App& verb, RuntimeOptions& options) {
   verb.add_option("--runtime", options.runtime,
                   "plain: fp32 over the weights as stored; packed: straight from codes; auto: packed if the "
-                  "model has codes")
+                  "model has codes and no part that only the plain one runs")
       ->check(CLI::IsMember({"auto", "plain", "packed"}))
       ->capture_default_str();
   AddEngineOptions(verb, options);
@@ -90,7 +90,8 @@ Result<EngineOptions> ReadEngineOptions(const RuntimeOptions& options, int slots
 Result<std::unique_ptr<Runner>> MakeRunner(const Context& context, const Model& model,
                                            const RuntimeOptions& options, int slots, int64_t capacity) {
   const bool packed = options.runtime == "packed" || !options.pack.empty() ||
-                      (options.runtime == "auto" && context.profile == Profile::kFast && HasCodes(model));
+                      (options.runtime == "auto" && context.profile == Profile::kFast && HasCodes(model) &&
+                       Engine::Supports(model.program).ok());
   if (!packed) {
     if (options.cache != "bf16" || options.inputs != "int8") {
       return InputError("--cache and --inputs belong to the packed runtime; add --runtime packed");
@@ -101,6 +102,7 @@ Result<std::unique_ptr<Runner>> MakeRunner(const Context& context, const Model& 
   if (context.profile == Profile::kStrict) {
     return InputError("--strict needs --runtime plain: the packed runtime's attention differs between CPUs");
   }
+  PLANISH_RETURN_IF_ERROR(Engine::Supports(model.program));
   PLANISH_TRY(auto weights, LoadPacked(context, model, options));
   PLANISH_TRY(const EngineOptions engine_options, ReadEngineOptions(options, slots, capacity));
   PLANISH_TRY(auto engine, Engine::Create(context, model, std::move(weights), engine_options));

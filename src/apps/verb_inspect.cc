@@ -1,7 +1,9 @@
 // planish inspect: what is in a model folder: tensors, parts, bytes, outliers.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "apps/app.h"
 #include "evaluate/outliers.h"
@@ -13,14 +15,72 @@ namespace {
 struct InspectFlags {
   RunOptions run;
   std::string model;
-  bool fast = false;
+  bool fast = false, experts = false;
 };
 
 struct Row {
   std::string name, type, shape;
   int64_t bytes = 0;
   std::optional<OutlierStats> stats;
+  std::string bank = {};  // of an expert: the name with * for its number; empty: no expert
 };
+
+// "model.layers.0.mlp.experts.*.up_proj.weight": the last number of the name that is the expert's.
+std::string BankName(const std::string& name, int expert) {
+  const std::string number = fmt::format(".{}.", expert);
+  const size_t at = name.rfind(number);
+  return at == std::string::npos ? name : name.substr(0, at) + ".*." + name.substr(at + number.size());
+}
+
+// One row for all experts of a layer that have the same part: their bytes together, the largest of the
+// statistics, rms over all of them.
+std::vector<Row> JoinExperts(const std::vector<Row>& rows) {
+  std::vector<Row> joined;
+  std::map<std::string, size_t> places;
+  std::map<std::string, int> counts;
+  for (const Row& row : rows) {
+    const auto known = row.bank.empty() ? places.end() : places.find(row.bank);
+    if (known == places.end()) {
+      if (!row.bank.empty()) places[row.bank] = joined.size();
+      joined.push_back(row);
+      if (!row.bank.empty()) joined.back().name = row.bank;
+      counts[row.bank] = 1;
+      continue;
+    }
+    Row& bank = joined[known->second];
+    const double count = counts[row.bank]++;
+    if (bank.type != row.type) bank.type = "mixed";
+    bank.bytes += row.bytes;
+    if (!row.stats || !bank.stats) continue;
+    OutlierStats& all = *bank.stats;
+    all.rms = std::sqrt((all.rms * all.rms * count + row.stats->rms * row.stats->rms) / (count + 1));
+    all.absmax = std::max(all.absmax, row.stats->absmax);
+    all.kurtosis = std::max(all.kurtosis, row.stats->kurtosis);
+    all.top_energy = std::max(all.top_energy, row.stats->top_energy);
+  }
+  for (Row& row : joined) {
+    if (!row.bank.empty()) row.shape = fmt::format("{} x {}", counts[row.bank], row.shape);
+  }
+  return joined;
+}
+
+// "8 experts in 4 layers, 2 a token", or empty.
+std::string ExpertsText(const Program& program) {
+  int layers = 0;
+  const RouteShape* shape = nullptr;
+  for (const Block& block : program.blocks) {
+    for (const Op& op : block.ops) {
+      const auto* route = std::get_if<RouteOp>(&op.body);
+      if (route == nullptr) continue;
+      ++layers;
+      shape = &route->shape;
+    }
+  }
+  if (shape == nullptr) return "";
+  return fmt::format("{} experts in {} layers, {} a token; {} multiply-adds a token in all linears\n",
+                     shape->experts, layers, shape->chosen,
+                     FormatCount(static_cast<double>(program.LinearMacsPerToken())));
+}
 
 std::string ShapeText(const std::vector<int64_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
@@ -35,6 +95,8 @@ Result<std::vector<Row>> Collect(const Context& context, const InspectFlags& fla
             ShapeText({linear.w.rows, linear.w.cols}),
             StoredBytes(linear.w),
             {}};
+    const int expert = model.program.linears[i].expert;
+    if (expert >= 0) row.bank = BankName(linear.name, expert);
     if (!flags.fast) row.stats = MeasureOutliers(context, linear.w);
     rows.push_back(std::move(row));
     if (context.progress) {
@@ -84,8 +146,8 @@ void PrintTable(const Model& model, const std::vector<Row>& rows) {
              model.program.family, model.program.blocks.size() - 2, model.program.hidden, model.program.vocab,
              FormatCount(static_cast<double>(model.program.Parameters())),
              FormatBytes(static_cast<double>(model.Bytes())));
-  fmt::print("{:.3f} bits per weight, {:.3f} in the layers' linears\n", model.BitsPerWeight(),
-             model.LinearBitsPerWeight());
+  fmt::print("{:.3f} bits per weight, {:.3f} in the layers' linears\n{}", model.BitsPerWeight(),
+             model.LinearBitsPerWeight(), ExpertsText(model.program));
   fmt::print("{:<52} {:<20} {:<14} {:>10} {:>9} {:>9} {:>8} {:>9}\n", "tensor", "type", "shape", "bytes",
              "absmax", "rms", "kurtosis", "top 0.1%");
   for (const auto& row : rows) {
@@ -106,7 +168,7 @@ Status RunInspect(const InspectFlags& flags) {
   if (flags.run.json) {
     PrintJson(ToJson(model, rows));
   } else {
-    PrintTable(model, rows);
+    PrintTable(model, flags.experts ? rows : JoinExperts(rows));
   }
   return flags.fast ? Status() : CheckFinite(run->context(), model);
 }
@@ -118,6 +180,8 @@ void AddInspectVerb(CLI::App& app) {
   CLI::App* verb = app.add_subcommand("inspect", "Tensors, parts, bytes and outliers of a model");
   verb->add_option("MODEL", flags->model, "The model")->required();
   verb->add_flag("--fast", flags->fast, "Do not read the weights: no outlier statistics");
+  verb->add_flag("--experts", flags->experts,
+                 "A row for every expert, not one for all of a layer (JSON always has all)");
   AddRunOptions(*verb, flags->run);
   verb->footer("Examples:\n  planish inspect demo\n  planish inspect model/ --json --fast");
   AddVerb(*verb, [flags] { return RunInspect(*flags); });

@@ -276,6 +276,7 @@ TEST_F(StatisticsFileTest, MalformedFilesAreNamed) {
       {{kSquare, kMean, kAbsmax}, with("count:a", "3.5"), "found '3.5'"},
       {{kSquare, kMean, kAbsmax}, with("count:a", "-1"), "found '-1'"},
       {{kSquare, kMean, kAbsmax}, with("count:a", "9223372036854775808"), "found '9223372036854775808'"},
+      {{kSquare, kMean, kAbsmax}, with("seen:a", "x"), "count of 'a': expected a number, found 'x'"},
       {{kSquare, kMean, kAbsmax}, with("count:b", "1"), "tensor 'b.square_sum' [n, n] is missing"},
       {{kMean, kAbsmax}, kMetadata, "tensor 'a.square_sum' [n, n] is missing"},
       {{kSquare, kAbsmax}, kMetadata, "tensor 'a.mean_sum' is missing"},

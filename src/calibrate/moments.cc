@@ -43,13 +43,23 @@ Result<std::vector<T>> ReadValues(const SafetensorsFile& file, const std::string
   return values;
 }
 
+Result<int64_t> ReadCount(const SafetensorsFile& file, const std::string& site, const std::string& text) {
+  int64_t count = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
+  if (error != std::errc() || end != text.data() + text.size() || count < 0) {
+    return InputError(
+        fmt::format("{}: count of '{}': expected a number, found '{}'", file.path(), site, text));
+  }
+  return count;
+}
+
 Result<Moments> ReadSite(const SafetensorsFile& file, const std::string& site,
                          const std::string& count_text) {
-  int64_t count = 0;
-  const auto [end, error] = std::from_chars(count_text.data(), count_text.data() + count_text.size(), count);
-  if (error != std::errc() || end != count_text.data() + count_text.size() || count < 0) {
-    return InputError(
-        fmt::format("{}: count of '{}': expected a number, found '{}'", file.path(), site, count_text));
+  PLANISH_TRY(const int64_t count, ReadCount(file, site, count_text));
+  int64_t seen = -1;
+  const auto fallback = file.metadata().find("seen:" + site);
+  if (fallback != file.metadata().end()) {
+    PLANISH_TRY(seen, ReadCount(file, site, fallback->second));
   }
   const TensorInfo* info = file.Find(site + ".square_sum");
   if (info == nullptr || info->shape.size() != 2) {
@@ -61,7 +71,7 @@ Result<Moments> ReadSite(const SafetensorsFile& file, const std::string& site,
   PLANISH_TRY(auto absmax, ReadValues<float>(file, site + ".absmax", DType::kF32, {n}));
   Mat<float> sum(n, n);
   if (n > 0) std::memcpy(sum.data(), square.data(), square.size() * sizeof(float));
-  return Moments::FromParts(count, std::move(sum), std::move(mean), std::move(absmax));
+  return Moments::FromParts(count, std::move(sum), std::move(mean), std::move(absmax), seen);
 }
 
 Result<StatisticsFile> Read(const SafetensorsFile& file) {
@@ -119,6 +129,46 @@ Status Moments::Add(const Context& context, MatView<const float> x) {
   return {};
 }
 
+Status Moments::AddWeighted(const Context& context, MatView<const float> x, std::span<const float> weights) {
+  PLANISH_CHECK(static_cast<int64_t>(weights.size()) == x.rows);
+  // Rows times the root of their weight have the weighted square; mean and range are taken from the rows.
+  Mat<float> scaled(x.rows, x.cols);
+  for (int64_t i = 0; i < x.rows; ++i) {
+    const float root = std::sqrt(weights[static_cast<size_t>(i)]);
+    for (int64_t j = 0; j < x.cols; ++j) scaled(i, j) = root * x(i, j);
+  }
+  const std::vector<double> mean_before = mean_sum_;
+  const std::vector<float> absmax_before = absmax_;
+  PLANISH_RETURN_IF_ERROR(Add(context, scaled));
+  mean_sum_ = mean_before;
+  absmax_ = absmax_before;
+  for (int64_t i = 0; i < x.rows; ++i) {
+    const float weight = weights[static_cast<size_t>(i)];
+    if (weight == 0) continue;
+    weight_ += static_cast<double>(weight);
+    for (int64_t j = 0; j < x.cols; ++j) {
+      const auto at = static_cast<size_t>(j);
+      mean_sum_[at] += static_cast<double>(weight) * static_cast<double>(x(i, j));
+      absmax_[at] = std::max(absmax_[at], std::abs(x(i, j)));
+    }
+  }
+  return {};
+}
+
+void Moments::FinishWeighted(int64_t seen) {
+  seen_ = seen;
+  if (weight_ == 0) {  // the router gave this expert nothing at all
+    *this = Moments(width());
+    seen_ = seen;
+    return;
+  }
+  const double scale = static_cast<double>(count_) / weight_;
+  for (int64_t i = 0; i < width() * width(); ++i) {
+    sum_.data()[i] = static_cast<float>(static_cast<double>(sum_.data()[i]) * scale);
+  }
+  for (double& sum : mean_sum_) sum *= scale;
+}
+
 Mat<float> Moments::MeanSquare() const {
   PLANISH_CHECK(count_ > 0);
   Mat<float> h(width(), width());
@@ -145,10 +195,11 @@ std::vector<int32_t> Moments::DeadChannels() const {
 }
 
 Moments Moments::FromParts(int64_t count, Mat<float> square_sum, std::vector<double> mean_sum,
-                           std::vector<float> absmax) {
+                           std::vector<float> absmax, int64_t seen) {
   PLANISH_CHECK(square_sum.rows() == square_sum.cols());
   Moments m;
   m.count_ = count;
+  m.seen_ = seen;
   m.sum_ = std::move(square_sum);
   m.mean_sum_ = std::move(mean_sum);
   m.absmax_ = std::move(absmax);
@@ -170,6 +221,7 @@ Status SaveStatistics(const std::string& path, const StatisticsFile& statistics)
     data[site + ".mean_sum"] = BytesOf(m.mean_sum().data(), n);
     data[site + ".absmax"] = BytesOf(m.absmax().data(), n);
     metadata["count:" + site] = std::to_string(m.count());
+    if (m.is_fallback()) metadata["seen:" + site] = std::to_string(m.seen());
   }
   PLANISH_TRY(auto writer, SafetensorsWriter::Create(path, specs, metadata));
   const auto order = writer.order();

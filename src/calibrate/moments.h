@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -19,9 +20,17 @@ class Moments {
 
   // Adds a chunk x [tokens, width]. Error: a NaN or infinity, with token and channel.
   Status Add(const Context& context, MatView<const float> x);
+  // The same with a weight >= 0 a token; FinishWeighted ends it.
+  Status AddWeighted(const Context& context, MatView<const float> x, std::span<const float> weights);
+  // Scales weighted sums so that means are means over the weights, and remembers that only `seen` tokens
+  // really reached the site: these are the fallback for an expert that hardly any token was routed to.
+  void FinishWeighted(int64_t seen);
 
   int64_t width() const { return sum_.rows(); }
   int64_t count() const { return count_; }
+  // Tokens that reached the site; count() unless the moments are a fallback.
+  int64_t seen() const { return seen_ >= 0 ? seen_ : count_; }
+  bool is_fallback() const { return seen_ >= 0; }
   // H = E[x x^T] [width, width]; the true mean over all tokens. count() > 0.
   Mat<float> MeanSquare() const;
   std::vector<float> Mean() const;
@@ -31,12 +40,14 @@ class Moments {
 
   // From stored values; sizes must agree.
   static Moments FromParts(int64_t count, Mat<float> square_sum, std::vector<double> mean_sum,
-                           std::vector<float> absmax);
+                           std::vector<float> absmax, int64_t seen = -1);
   MatView<const float> square_sum() const { return sum_; }
   const std::vector<double>& mean_sum() const { return mean_sum_; }
 
  private:
   int64_t count_ = 0;
+  double weight_ = 0;
+  int64_t seen_ = -1;  // -1: as many as counted
   Mat<float> sum_, chunk_;
   std::vector<double> mean_sum_;
   std::vector<float> absmax_;

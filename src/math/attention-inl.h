@@ -91,14 +91,14 @@ void PackKeys(const AttentionJob& job, int64_t kv_head, int64_t tile, float* pac
 }
 
 void PackValues(const AttentionJob& job, int64_t kv_head, int64_t tile, float* packed) {
-  const int64_t count = KeysInTile(job, tile), padded = PaddedHeadDim(job.head_dim);
-  const float* from = job.v + tile * kKeyTile * job.v_stride + kv_head * job.head_dim;
+  const int64_t count = KeysInTile(job, tile), padded = PaddedHeadDim(job.value_dim);
+  const float* from = job.v + tile * kKeyTile * job.v_stride + kv_head * job.value_dim;
   for (int64_t key = 0; key < kKeyTile; ++key, packed += padded) {
     if (key >= count) {
       for (int64_t d = 0; d < padded; d += kLanes) Store(Set(0.0f), packed + d);
       continue;
     }
-    ForVectors(job.head_dim, [=](int64_t i, int64_t tail) {
+    ForVectors(job.value_dim, [=](int64_t i, int64_t tail) {
       Store(LoadPart(from + key * job.v_stride + i, tail), packed + i);
     });
   }
@@ -171,8 +171,8 @@ inline void FinishRows(const AttentionJob& job, const AttentionTile& tile, const
     const F16x inv = Set(1.0f / JoinSum(Load(state.sums + r * kLanes)));
     const float* from = state.out + r * state.padded;
     float* to = job.out + (tile.query + r % tile.queries) * job.out_stride +
-                (tile.head + r / tile.queries) * job.head_dim;
-    ForVectors(job.head_dim,
+                (tile.head + r / tile.queries) * job.value_dim;
+    ForVectors(job.value_dim,
                [=](int64_t i, int64_t tail) { StorePart(Mul(Load(from + i), inv), to + i, tail); });
   }
 }
@@ -180,7 +180,7 @@ inline void FinishRows(const AttentionJob& job, const AttentionTile& tile, const
 void Attend(const AttentionJob& job, const AttentionTile& tile, float* scratch) {
   AttendState state;
   state.rows = tile.heads * tile.queries;
-  state.padded = PaddedHeadDim(job.head_dim);
+  state.padded = PaddedHeadDim(job.value_dim);
   state.out = scratch;
   state.scores = state.out + kRowTile * state.padded;
   state.sums = state.scores + kRowTile * kKeyTile;
@@ -206,8 +206,8 @@ void Attend(const AttentionJob& job, const AttentionTile& tile, float* scratch) 
       v = job.packed_v + (kv_head * tiles + t) * kKeyTile * state.padded;
     } else {
       PackKeys(job, kv_head, t, state.k);
-      if (state.padded == job.head_dim) {
-        v = job.v + begin * job.v_stride + kv_head * job.head_dim;
+      if (state.padded == job.value_dim) {
+        v = job.v + begin * job.v_stride + kv_head * job.value_dim;
         v_stride = job.v_stride;
       } else {
         PackValues(job, kv_head, t, state.v);

@@ -76,6 +76,13 @@ struct Gelu {
     return {Mul(x, n.cdf), Fma(Mul(x, Set(0.398942280401f)), n.bell, n.cdf)};
   }
 };
+struct SigmoidFunction {
+  static PLANISH_INLINE F16x Value(F16x x) { return Sigmoid(x); }
+  static PLANISH_INLINE ValueAndSlope Both(F16x x) {
+    const F16x s = Sigmoid(x);
+    return {s, Mul(s, Sub(Set(1.0f), s))};
+  }
+};
 struct Relu {
   static PLANISH_INLINE F16x Value(F16x x) { return SelectLess(x, Set(0.0f), Set(0.0f), x); }
   static PLANISH_INLINE ValueAndSlope Both(F16x x) {
@@ -315,6 +322,48 @@ inline double Log(double x) {
   return 2.0 * s * p + exponent * 0.693147180559945309417;
 }
 
+// ---- state-space layers ----
+
+// Bound: the state is read and written once a token, from the first or second cache: 8 bytes an element for
+// 2 fused multiply-adds and a product.
+void ScanToken(float* state, const float* x0, float dt, const float* b, const float* c, float decay, float d,
+               int64_t state_size, float* y, int64_t n) {
+  const F16x keep = Set(decay), step = Set(dt), skip = Set(d);
+  ForVectors(n, [=](int64_t i, int64_t tail) {
+    const F16x x = LoadPart(x0 + i, tail), scaled = Mul(step, x);
+    F16x sum = Set(0.0f);
+    for (int64_t s = 0; s < state_size; ++s) {
+      float* at = state + s * n + i;
+      const F16x next = Fma(Set(b[s]), scaled, Mul(keep, LoadPart(at, tail)));
+      StorePart(next, at, tail);
+      sum = Fma(Set(c[s]), next, sum);
+    }
+    StorePart(Fma(skip, x, sum), y + i, tail);
+  });
+}
+void ConvRow(const float* const* rows, const float* taps, const float* bias, int64_t kernel, float* y,
+             int64_t n) {
+  ForVectors(n, [=](int64_t i, int64_t tail) {
+    F16x sum = bias == nullptr ? Set(0.0f) : LoadPart(bias + i, tail);
+    for (int64_t k = 0; k < kernel; ++k) {
+      sum = Fma(LoadPart(taps + k * n + i, tail), LoadPart(rows[k] + i, tail), sum);
+    }
+    StorePart(sum, y + i, tail);
+  });
+}
+// max(x, 0) + ln(1 + exp(-|x|)).
+void SoftplusRow(const float* x, float* y, int64_t n) {
+  ForVectors(n, [=](int64_t i, int64_t tail) {
+    StorePart(ExpF(Sub(Set(0.0f), Abs(LoadPart(x + i, tail)))), y + i, tail);
+  });
+  for (int64_t i = 0; i < n; ++i) {
+    const double e = static_cast<double>(y[i]);
+    // Below 1e-5 the series is exact to 1e-10 where 1 + e would lose the digits of e.
+    const double log = e < 1e-5 ? e - 0.5 * e * e : Log(1.0 + e);
+    y[i] = static_cast<float>((x[i] > 0 ? static_cast<double>(x[i]) : 0.0) + log);
+  }
+}
+
 // Three passes, of which the last two find the row in cache; bound by about 20 instructions per vector of
 // the exponential. Sums of 256 columns are float, lane by lane; they are added in double.
 void LogSoftmaxRow(float* x, int64_t n) {
@@ -349,11 +398,13 @@ namespace {
 constexpr NnKernels kKernels = {
     ExpRow,
     TanhRow,
-    {ActivateRow<Silu>, ActivateRow<GeluTanh>, ActivateRow<Gelu>, ActivateRow<Relu>},
+    {ActivateRow<Silu>, ActivateRow<GeluTanh>, ActivateRow<Gelu>, ActivateRow<Relu>,
+     ActivateRow<SigmoidFunction>},
     {ActivateBackwardRow<Silu>, ActivateBackwardRow<GeluTanh>, ActivateBackwardRow<Gelu>,
-     ActivateBackwardRow<Relu>},
-    {GatedRow<Silu>, GatedRow<GeluTanh>, GatedRow<Gelu>, GatedRow<Relu>},
-    {GatedBackwardRow<Silu>, GatedBackwardRow<GeluTanh>, GatedBackwardRow<Gelu>, GatedBackwardRow<Relu>},
+     ActivateBackwardRow<Relu>, ActivateBackwardRow<SigmoidFunction>},
+    {GatedRow<Silu>, GatedRow<GeluTanh>, GatedRow<Gelu>, GatedRow<Relu>, GatedRow<SigmoidFunction>},
+    {GatedBackwardRow<Silu>, GatedBackwardRow<GeluTanh>, GatedBackwardRow<Gelu>, GatedBackwardRow<Relu>,
+     GatedBackwardRow<SigmoidFunction>},
     AddScaledRow,
     RmsNormRow,
     LayerNormRow,
@@ -365,6 +416,9 @@ constexpr NnKernels kKernels = {
     LogSoftmaxRow,
     PackKeys,
     PackValues,
+    ScanToken,
+    ConvRow,
+    SoftplusRow,
     Attend,
 };
 

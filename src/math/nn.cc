@@ -133,6 +133,37 @@ void AddScaled(const Context& context, float scale, MatView<const float> x, MatV
   });
 }
 
+void Scale(const Context& context, float factor, MatView<float> x) {
+  ForRowBlocks(context, x.rows, x.cols, [&](int64_t first, int64_t count) {
+    for (int64_t i = first; i < first + count; ++i) {
+      for (int64_t j = 0; j < x.cols; ++j) x(i, j) *= factor;
+    }
+  });
+}
+
+void ScaleRows(const Context& context, MatView<const float> scales, MatView<float> x) {
+  PLANISH_CHECK(scales.rows == x.rows && scales.cols == 1) << scales.rows << " x " << scales.cols;
+  ForRowBlocks(context, x.rows, x.cols, [&](int64_t first, int64_t count) {
+    for (int64_t i = first; i < first + count; ++i) {
+      for (int64_t j = 0; j < x.cols; ++j) x(i, j) *= scales(i, 0);
+    }
+  });
+}
+
+void SoftCap(const Context& context, float cap, MatView<float> x) {
+  PLANISH_CHECK(cap > 0) << cap;
+  const NnKernels& kernels = KernelsFor(context);
+  const float inv = 1.0f / cap;
+  ForRowBlocks(context, x.rows, x.cols, [&](int64_t first, int64_t count) {
+    for (int64_t i = first; i < first + count; ++i) {
+      float* row = x.row(i);
+      for (int64_t j = 0; j < x.cols; ++j) row[j] *= inv;
+      kernels.tanh(row, row, x.cols);
+      for (int64_t j = 0; j < x.cols; ++j) row[j] *= cap;
+    }
+  });
+}
+
 void AddBias(const Context& context, std::span<const float> bias, MatView<float> y) {
   PLANISH_CHECK(static_cast<int64_t>(bias.size()) == y.cols) << bias.size() << " and " << y.cols;
   const NnKernels& kernels = KernelsFor(context);
@@ -185,9 +216,11 @@ void LayerNormBackward(const Context& context, MatView<const float> x, std::span
 }
 
 void Rope(const Context& context, MatView<float> x, int64_t head_dim, std::span<const int32_t> positions,
-          std::span<const double> inv_freq, float attention_factor, RopePairing pairing, bool inverse) {
+          std::span<const double> inv_freq, float attention_factor, RopePairing pairing, bool inverse,
+          int64_t offset) {
   const int64_t n = static_cast<int64_t>(inv_freq.size()), heads = Groups(x.cols, head_dim);
-  PLANISH_CHECK(2 * n <= head_dim) << n << " frequencies for heads of " << head_dim;
+  PLANISH_CHECK(offset >= 0 && offset + 2 * n <= head_dim)
+      << n << " frequencies at " << offset << " of heads of " << head_dim;
   PLANISH_CHECK(static_cast<int64_t>(positions.size()) == x.rows) << positions.size() << " and " << x.rows;
   const NnKernels& kernels = KernelsFor(context);
   ForRowBlocks(context, x.rows, x.cols, [&](int64_t first, int64_t count) {
@@ -198,8 +231,8 @@ void Rope(const Context& context, MatView<float> x, int64_t head_dim, std::span<
       if (i == first || position != positions[static_cast<size_t>(i - 1)]) {
         kernels.rope_table(position, inv_freq.data(), n, attention_factor, cosines, sines);
       }
-      kernels.rope_row(x.row(i), heads, head_dim, cosines, sines, n, pairing == RopePairing::kAdjacent,
-                       inverse ? -1.0f : 1.0f);
+      kernels.rope_row(x.row(i) + offset, heads, head_dim, cosines, sines, n,
+                       pairing == RopePairing::kAdjacent, inverse ? -1.0f : 1.0f);
     }
   });
 }

@@ -18,11 +18,13 @@ void CheckShapes(const AttentionShape& shape, MatView<const float> q, MatView<co
   PLANISH_CHECK(shape.heads > 0 && shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0)
       << shape.heads << " heads, " << shape.kv_heads << " kv heads";
   PLANISH_CHECK(shape.head_dim > 0 && shape.window >= 0 && shape.softcap >= 0);
-  PLANISH_CHECK(q.cols == shape.heads * shape.head_dim && out.cols == q.cols && out.rows == q.rows)
+  PLANISH_CHECK(q.cols == shape.heads * shape.head_dim && out.cols == shape.heads * shape.ValueDim() &&
+                out.rows == q.rows)
       << "q " << q.rows << " x " << q.cols << ", out " << out.rows << " x " << out.cols;
   PLANISH_CHECK(first_position >= 0 && k.rows == first_position + q.rows && v.rows == k.rows)
       << k.rows << " keys, " << v.rows << " values, positions to " << first_position + q.rows;
-  PLANISH_CHECK(k.cols == shape.kv_heads * shape.head_dim && v.cols == k.cols) << k.cols << ", " << v.cols;
+  PLANISH_CHECK(k.cols == shape.kv_heads * shape.head_dim && v.cols == shape.kv_heads * shape.ValueDim())
+      << k.cols << ", " << v.cols;
 }
 
 }  // namespace
@@ -37,6 +39,7 @@ void CausalAttention(const Context& context, const AttentionShape& shape, MatVie
   job.keys = k.rows;
   job.first_position = first_position;
   job.head_dim = shape.head_dim;
+  job.value_dim = shape.ValueDim();
   job.group = shape.heads / shape.kv_heads;
   job.window = shape.window;
   job.scale = shape.scale;
@@ -46,7 +49,7 @@ void CausalAttention(const Context& context, const AttentionShape& shape, MatVie
   Array<float> packed_k, packed_v;
   int64_t heads_per_tile = 1;
   if (q.rows >= kPackOnceQueries) {
-    const int64_t k_size = kKeyTile * shape.head_dim, v_size = kKeyTile * PaddedHeadDim(shape.head_dim);
+    const int64_t k_size = kKeyTile * shape.head_dim, v_size = kKeyTile * PaddedHeadDim(job.value_dim);
     packed_k.Resize(shape.kv_heads * key_tiles * k_size);
     packed_v.Resize(shape.kv_heads * key_tiles * v_size);
     // Keys before the first query's window are read by nobody.
@@ -68,7 +71,7 @@ void CausalAttention(const Context& context, const AttentionShape& shape, MatVie
 
   const int64_t queries_per_tile = kRowTile / heads_per_tile;
   const int64_t query_tiles = (q.rows + queries_per_tile - 1) / queries_per_tile;
-  const int64_t scratch_size = AttentionScratchFloats(shape.head_dim);
+  const int64_t scratch_size = AttentionScratchFloats(shape.head_dim, job.value_dim);
   std::vector<Array<float>> scratch(static_cast<size_t>(context.pool->NumThreads()));
   context.pool->ParallelFor(shape.heads / heads_per_tile * query_tiles, [&](int64_t i, int worker) {
     Array<float>& memory = scratch[static_cast<size_t>(worker)];
@@ -170,7 +173,8 @@ void CausalAttentionBackward(const Context& context, const AttentionShape& shape
                              MatView<const float> d_out, MatView<float> d_q, MatView<float> d_k,
                              MatView<float> d_v) {
   CheckShapes(shape, q, k, v, first_position, d_out);
-  CheckShapes(shape, q, k, v, first_position, d_q);
+  PLANISH_CHECK(shape.ValueDim() == shape.head_dim) << "values as wide as keys only";
+  PLANISH_CHECK(d_q.rows == q.rows && d_q.cols == q.cols);
   PLANISH_CHECK(d_k.rows == k.rows && d_k.cols == k.cols && d_v.rows == v.rows && d_v.cols == v.cols);
   const NnKernels& kernels = KernelsFor(context);
   const int64_t dim = shape.head_dim, group = shape.heads / shape.kv_heads;

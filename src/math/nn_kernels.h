@@ -21,10 +21,10 @@ struct AttentionJob {
   const float *q, *k, *v;
   float* out;
   int64_t q_stride, k_stride, v_stride, out_stride;
-  int64_t keys, first_position, head_dim, group, window;  // group: query heads per kv head
+  int64_t keys, first_position, head_dim, value_dim, group, window;  // group: query heads per kv head
   float scale, softcap;
   // Packed tiles [kv_heads][tiles], or null: then `attend` packs tile by tile into its scratch.
-  //   k: [head_dim][kKeyTile], transposed; v: [kKeyTile][PaddedHeadDim]; missing keys and dims are zero.
+  //   k: [head_dim][kKeyTile], transposed; v: [kKeyTile][padded value_dim]; missing keys and dims are zero.
   const float *packed_k, *packed_v;
 };
 
@@ -34,8 +34,8 @@ struct AttentionTile {
   int64_t head, heads, query, queries;
 };
 
-static constexpr int64_t AttentionScratchFloats(int64_t head_dim) {
-  const int64_t padded = PaddedHeadDim(head_dim);
+static constexpr int64_t AttentionScratchFloats(int64_t head_dim, int64_t value_dim) {
+  const int64_t padded = PaddedHeadDim(value_dim);
   return kRowTile * (head_dim + padded + kKeyTile + 16 + 1) + kKeyTile * (head_dim + padded);
 }
 
@@ -47,10 +47,10 @@ struct NnKernels {
   void (*exp)(const float* x, float* y, int64_t n);
   void (*tanh)(const float* x, float* y, int64_t n);
   // Indexed by Activation.
-  void (*activate[4])(const float* x, float* y, int64_t n);
-  void (*activate_backward[4])(const float* x, const float* d_y, float* d_x, int64_t n);
-  void (*gated[4])(const float* gate, const float* up, float* y, int64_t n);
-  void (*gated_backward[4])(const float* gate, const float* up, const float* d_y, float* d_gate, float* d_up,
+  void (*activate[5])(const float* x, float* y, int64_t n);
+  void (*activate_backward[5])(const float* x, const float* d_y, float* d_x, int64_t n);
+  void (*gated[5])(const float* gate, const float* up, float* y, int64_t n);
+  void (*gated_backward[5])(const float* gate, const float* up, const float* d_y, float* d_gate, float* d_up,
                             int64_t n);
   void (*add_scaled)(float scale, const float* x, float* y, int64_t n);  // y += scale x
   void (*rms_norm)(const float* x, const float* weight, float eps, float* y, int64_t n);
@@ -73,6 +73,16 @@ struct NnKernels {
   void (*log_softmax)(float* x, int64_t n);
   void (*pack_keys)(const AttentionJob& job, int64_t kv_head, int64_t tile, float* packed);
   void (*pack_values)(const AttentionJob& job, int64_t kv_head, int64_t tile, float* packed);
+  // One token of one head of a scan (math/scan.h): state [state_size, n] <- decay * state + b[s] * x[i],
+  // y[i] = sum over s, ascending, of c[s] * state[s, i], plus d * x0[i]; x = dt * x0.
+  void (*scan_token)(float* state, const float* x0, float dt, const float* b, const float* c, float decay,
+                     float d, int64_t state_size, float* y, int64_t n);
+  // y[i] = bias[i] + sum over k, ascending, of taps[k * n + i] * rows[k][i], for n channels; bias may be
+  // null.
+  void (*conv_row)(const float* const* rows, const float* taps, const float* bias, int64_t kernel, float* y,
+                   int64_t n);
+  // y = ln(1 + exp(x)), in the order of a plain loop.
+  void (*softplus)(const float* x, float* y, int64_t n);
   void (*attend)(const AttentionJob& job, const AttentionTile& tile, float* scratch);
 };
 

@@ -20,6 +20,20 @@ Batch Batch::Of(std::span<const int32_t> ids, int32_t slot, int64_t first_positi
   return batch;
 }
 
+Result<std::span<float>> Cache::AdvanceState(int index, const Batch::Run& run, int64_t size) {
+  State& state = states_[{index, run.slot}];
+  if (run.first_position == 0) {
+    state.values.assign(static_cast<size_t>(size), 0.0f);
+  } else if (state.position != run.first_position || static_cast<int64_t>(state.values.size()) != size) {
+    return InputError(fmt::format(
+        "the run starts at position {}, but the state of the sequence is at {}: a state-space model "
+        "goes on where it stopped, or starts again at 0",
+        run.first_position, state.position));
+  }
+  state.position = run.first_position + run.rows;
+  return std::span<float>(state.values);
+}
+
 DenseCache::DenseCache(int layers, int slots, int64_t capacity)
     : layers_(layers), slots_(slots), capacity_(capacity), stores_(static_cast<size_t>(layers * slots)) {}
 

@@ -1,8 +1,12 @@
-// Keys and values of past tokens, behind two calls. Attention never sees their storage, so packed,
-// paged, latent or shared caches are other kinds of Cache.
+// What a model remembers of past tokens. Keys and values lie behind two calls: attention never sees their
+// storage, so packed, paged, latent or shared caches are other kinds of Cache. State-space layers keep a
+// state of fixed size instead, which every kind of cache holds alike.
 #pragma once
 
+#include <map>
 #include <memory>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "base/context.h"
@@ -37,6 +41,18 @@ class Cache {
   // Attends the batch's queries to everything stored up to their positions.
   virtual Status Attend(const Context& context, int layer, const AttentionShape& shape, const Batch& batch,
                         MatView<const float> q, MatView<float> out) = 0;
+
+  // The state of `size` floats that operation number `index` keeps for the run's sequence, for the caller to
+  // advance over all of the run's rows: zeros when the run starts at position 0. Error: the run does not
+  // start where the state is, for a state cannot go back.
+  Result<std::span<float>> AdvanceState(int index, const Batch::Run& run, int64_t size);
+
+ private:
+  struct State {
+    std::vector<float> values;
+    int64_t position = 0;  // tokens it has seen
+  };
+  std::map<std::pair<int, int>, State> states_;  // by operation and slot
 };
 
 // fp32 keys and values in one array a layer and slot: the definition. Positions are overwritten

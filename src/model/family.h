@@ -14,9 +14,12 @@ struct Family {
   const char* model_type;  // of config.json
   const char* summary;     // what sets it apart, for listings and for "the nearest is ..." messages
   Result<Program> (*build)(const Json& config);
+  const char* also = nullptr;  // another model_type of the same family
 };
 
 std::span<const Family* const> AllFamilies();
+// The family of a model_type, or null.
+const Family* FindFamily(const std::string& model_type);
 // The program of a config.json. Unknown families: an error naming the nearest known one.
 Result<Program> BuildProgram(const Json& config);
 

@@ -2,9 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 
-#include "base/overloaded.h"
+#include "model/rope.h"
 
 namespace planish {
 namespace {
@@ -16,6 +17,230 @@ Status NonFiniteError(const Context& context, const Model& model, const Block& b
                   "activations overflow",
                   model.path, block.name, row));
 }
+
+void SliceColumns(MatView<const float> x, const SliceOp& op, MatView<float> y) {
+  for (int64_t i = 0; i < x.rows; ++i) {
+    float* to = y.row(i);
+    for (int64_t at = op.offset; at < x.cols; at += op.period, to += op.width) {
+      std::copy_n(x.row(i) + at, op.width, to);
+    }
+  }
+}
+
+void JoinHeads(std::span<const MatView<const float>> parts, const JoinOp& op, MatView<float> y) {
+  for (int64_t i = 0; i < y.rows; ++i) {
+    float* to = y.row(i);
+    for (int64_t head = 0; head < op.heads; ++head) {
+      for (size_t p = 0; p < parts.size(); ++p) {
+        const int64_t width = op.widths[p], from = parts[p].cols == width ? 0 : head * width;
+        std::copy_n(parts[p].row(i) + from, width, to);
+        to += width;
+      }
+    }
+  }
+}
+
+// One operation at work: a function for each kind. Values gathered for an expert have fewer rows than the
+// batch, and so has what comes from them.
+class OpRunner {
+ public:
+  OpRunner(const Context& context, const Model& model, Executor& executor, const Block& block, int index,
+           const Batch& batch, Cache& cache, Values& values)
+      : context_(context),
+        model_(model),
+        executor_(executor),
+        block_(block),
+        op_(block.ops[static_cast<size_t>(index)]),
+        index_(index),
+        batch_(batch),
+        cache_(cache),
+        values_(values) {}
+
+  Status operator()(const EmbedOp& op) {
+    const Matrix& table = model_.linears[static_cast<size_t>(op.table)].w;
+    Mat<float>& y = Fresh();
+    context_.pool->ParallelFor(batch_.rows(), [&](int64_t i) {
+      ReadRows(table, batch_.ids[static_cast<size_t>(i)], 1, 0, table.cols, y.row(i), table.cols);
+    });
+    return {};
+  }
+  Status operator()(const PositionOp& op) {
+    const auto table = Vector(op.table);
+    Mat<float>& y = Fresh();
+    for (int64_t i = 0; i < batch_.rows(); ++i) {
+      const int64_t position = batch_.positions[static_cast<size_t>(i)], row = position + op.offset;
+      if (row >= op.rows) {
+        return InputError(fmt::format("{}: position {} is past the {} the model has learned", model_.path,
+                                      position, op.rows - op.offset));
+      }
+      std::copy_n(table.data() + row * y.cols(), y.cols(), y.row(i));
+    }
+    return {};
+  }
+  Status operator()(const LinearOp& op) {
+    Apply(context_, model_.linears[static_cast<size_t>(op.linear)], In(0), Fresh());
+    return {};
+  }
+  Status operator()(const RmsNormOp& op) {
+    const auto weight = Vector(op.weight);
+    const int64_t width = In(0).cols() / op.parts;
+    const size_t own = weight.size() / static_cast<size_t>(op.parts);
+    Mat<float>& y = Fresh();
+    for (int64_t p = 0; p < op.parts; ++p) {
+      RmsNorm(context_, View(0).Cols(p * width, width), weight.subspan(static_cast<size_t>(p) * own, own),
+              op.eps, y.view().Cols(p * width, width));
+    }
+    return {};
+  }
+  Status operator()(const LayerNormOp& op) {
+    const auto weight = Vector(op.weight), bias = Vector(op.bias);
+    const int64_t width = In(0).cols() / op.groups;
+    Mat<float>& y = Fresh();
+    for (int64_t g = 0; g < op.groups; ++g) {
+      const auto at = static_cast<size_t>(g * width), count = static_cast<size_t>(width);
+      LayerNorm(context_, View(0).Cols(g * width, width), weight.subspan(at, count),
+                bias.empty() ? bias : bias.subspan(at, count), op.eps, y.view().Cols(g * width, width));
+    }
+    return {};
+  }
+  Status operator()(const SliceOp& op) {
+    SliceColumns(In(0), op, Fresh());
+    return {};
+  }
+  Status operator()(const JoinOp& op) {
+    JoinHeads(Views(0), op, Fresh());
+    return {};
+  }
+  Status operator()(const RopeOp& op) {
+    const RopeTable& rope = model_.program.ropes[static_cast<size_t>(op.rope)];
+    Mat<float>& x = InPlace();
+    if (rope.longer_than == 0) {
+      Rope(context_, x, op.head_dim, batch_.positions, rope.inv_freq, rope.attention_factor, rope.pairing,
+           /*inverse=*/false, op.offset);
+      return {};
+    }
+    for (const auto& run : batch_.runs) {
+      const auto positions = std::span(batch_.positions)
+                                 .subspan(static_cast<size_t>(run.first_row), static_cast<size_t>(run.rows));
+      Rope(context_, x.view().Rows(run.first_row, run.rows), op.head_dim, positions,
+           RopeFrequencies(rope, run.first_position + run.rows), rope.attention_factor, rope.pairing,
+           /*inverse=*/false, op.offset);
+    }
+    return {};
+  }
+  Status operator()(const AttentionOp& op) {
+    PLANISH_RETURN_IF_ERROR(cache_.Append(context_, op.cache_layer, batch_, In(1), In(2)));
+    return cache_.Attend(context_, op.cache_layer, op.shape, batch_, In(0), FreshRows(In(0).rows()));
+  }
+  Status operator()(const ActivationOp& op) {
+    Activate(context_, op.activation, In(0), Fresh());
+    return {};
+  }
+  Status operator()(const GateOp& op) {
+    GatedActivate(context_, op.activation, In(0), In(1), Fresh());
+    return {};
+  }
+  Status operator()(const AddOp& op) {
+    AddScaled(context_, op.scale, In(1), InPlace());
+    return {};
+  }
+  Status operator()(const ScaleOp& op) {
+    Scale(context_, op.factor, InPlace());
+    return {};
+  }
+  Status operator()(const RowScaleOp&) {
+    ScaleRows(context_, In(1), InPlace());
+    return {};
+  }
+  Status operator()(const SoftCapOp& op) {
+    SoftCap(context_, op.cap, InPlace());
+    return {};
+  }
+  Status operator()(const RouteOp& op) {
+    Route(context_, op.shape, In(0), Fresh());
+    return {};
+  }
+  Status operator()(const GatherOp& op) {
+    const auto rows = RowsOfExpert(In(1), op.expert);
+    GatherRows(context_, In(0), rows, FreshRows(static_cast<int64_t>(rows.size())));
+    return {};
+  }
+  Status operator()(const CombineOp&) {
+    CombineExperts(context_, In(0), Views(1), Fresh());
+    return {};
+  }
+  Status operator()(const ConvOp& op) {
+    const auto weight = Vector(op.weight), bias = Vector(op.bias);
+    Mat<float>& y = Fresh();
+    for (const auto& run : batch_.runs) {
+      PLANISH_TRY(const auto state, cache_.AdvanceState(op.state, run, (op.kernel - 1) * y.cols()));
+      CausalConvolution(context_, View(0).Rows(run.first_row, run.rows), weight, bias, op.kernel, state,
+                        y.view().Rows(run.first_row, run.rows));
+    }
+    return {};
+  }
+  Status operator()(const ScanOp& op) {
+    const ScanWeights weights{Vector(op.a_log), Vector(op.d), Vector(op.dt_bias)};
+    Mat<float>& y = Fresh();
+    for (const auto& run : batch_.runs) {
+      PLANISH_TRY(const auto state, cache_.AdvanceState(op.state, run, op.shape.StateSize()));
+      const auto rows = [&](size_t input) { return View(input).Rows(run.first_row, run.rows); };
+      SelectiveScan(context_, op.shape, weights, rows(0), rows(1), rows(2), rows(3), state,
+                    y.view().Rows(run.first_row, run.rows));
+    }
+    return {};
+  }
+
+  // Puts the output among the values and drops those that nobody reads any more.
+  void Finish() {
+    for (size_t i = 0; i < op_.inputs.size(); ++i) {
+      if (!IsLastUse(i)) continue;
+      executor_.Give(std::move(In(i)));
+      In(i) = {};
+    }
+    values_[static_cast<size_t>(op_.output)] = std::move(out_);
+  }
+
+ private:
+  Mat<float>& In(size_t i) { return values_[static_cast<size_t>(op_.inputs[i])]; }
+  MatView<const float> View(size_t i) { return In(i).view(); }
+  std::vector<MatView<const float>> Views(size_t first) {
+    std::vector<MatView<const float>> views;
+    for (size_t i = first; i < op_.inputs.size(); ++i) views.push_back(View(i));
+    return views;
+  }
+  bool IsLastUse(size_t i) const { return block_.LastUse(op_.inputs[i]) == index_; }
+  std::span<const float> Vector(VectorId id) const {
+    if (id < 0) return {};
+    return model_.vectors[static_cast<size_t>(id)];
+  }
+  Mat<float>& FreshRows(int64_t rows) {
+    out_ = executor_.Take(rows, block_.values[static_cast<size_t>(op_.output)].width);
+    return out_;
+  }
+  Mat<float>& Fresh() { return FreshRows(op_.inputs.empty() ? batch_.rows() : In(0).rows()); }
+  // Input 0 to work in place on: its own memory when nobody reads it later, else a copy.
+  Mat<float>& InPlace() {
+    if (IsLastUse(0)) {
+      out_ = std::move(In(0));
+    } else {
+      const auto bytes = static_cast<size_t>(In(0).rows() * In(0).cols()) * sizeof(float);
+      std::memcpy(Fresh().data(), In(0).data(), bytes);
+    }
+    return out_;
+  }
+
+  const Context& context_;
+  const Model& model_;
+  Executor& executor_;
+  const Block& block_;
+  const Op& op_;
+  int index_;
+  const Batch& batch_;
+  Cache& cache_;
+  Values& values_;
+  Mat<float> out_;
+};
 
 }  // namespace
 
@@ -33,6 +258,11 @@ Status CheckTokenIds(const Model& model, const Batch& batch) {
 
 Mat<float> Executor::Take(int64_t rows, int64_t cols) {
   // The smallest free matrix that is large enough, else the largest, so memory settles quickly.
+  Mat<float> matrix;
+  if (rows == 0) {  // of an expert without tokens
+    matrix.Resize(0, cols);
+    return matrix;
+  }
   int best = -1;
   const auto size = [&](int i) { return free_[static_cast<size_t>(i)].capacity(); };
   for (int i = 0; i < static_cast<int>(free_.size()); ++i) {
@@ -43,7 +273,6 @@ Mat<float> Executor::Take(int64_t rows, int64_t cols) {
       best = i;
     }
   }
-  Mat<float> matrix;
   if (best >= 0) {
     matrix = std::move(free_[static_cast<size_t>(best)]);
     free_.erase(free_.begin() + best);
@@ -56,80 +285,13 @@ void Executor::Give(Mat<float> matrix) {
   if (matrix.capacity() > 0) free_.push_back(std::move(matrix));
 }
 
-void Executor::Embed(const Context& context, const EmbedOp& op, const Batch& batch, Mat<float>& out) {
-  const Matrix& table = model_.linears[static_cast<size_t>(op.table)].w;
-  context.pool->ParallelFor(batch.rows(), [&](int64_t i) {
-    ReadRows(table, batch.ids[static_cast<size_t>(i)], 1, 0, table.cols, out.row(i), table.cols);
-  });
-}
-
-Status Executor::RunOp(const Context& context, const Block& block, int index, const Batch& batch,
-                       Cache& cache, Values& values) {
-  const Op& op = block.ops[static_cast<size_t>(index)];
-  const auto in = [&](size_t i) -> Mat<float>& { return values[static_cast<size_t>(op.inputs[i])]; };
-  const auto last_use = [&](size_t i) { return block.LastUse(op.inputs[i]) == index; };
-  const int64_t rows = batch.rows();
-  // A copy of input 0 to work in place on: its own memory when nobody reads it later.
-  const auto in_place = [&] {
-    if (last_use(0)) return std::move(in(0));
-    Mat<float> copy = Take(rows, in(0).cols());
-    std::memcpy(copy.data(), in(0).data(), static_cast<size_t>(rows * in(0).cols()) * 4);
-    return copy;
-  };
-  Mat<float> out;
-  const auto fresh = [&]() -> Mat<float>& {
-    out = Take(rows, block.values[static_cast<size_t>(op.output)].width);
-    return out;
-  };
-  const Status done = std::visit(
-      Overloaded{[&](const EmbedOp& o) -> Status {
-                   Embed(context, o, batch, fresh());
-                   return {};
-                 },
-                 [&](const RmsNormOp& o) -> Status {
-                   RmsNorm(context, in(0), model_.vectors[static_cast<size_t>(o.weight)], o.eps, fresh());
-                   return {};
-                 },
-                 [&](const LinearOp& o) -> Status {
-                   Apply(context, model_.linears[static_cast<size_t>(o.linear)], in(0), fresh());
-                   return {};
-                 },
-                 [&](const RopeOp& o) -> Status {
-                   const RopeTable& r = model_.program.ropes[static_cast<size_t>(o.rope)];
-                   out = in_place();
-                   Rope(context, out, r.head_dim, batch.positions, r.inv_freq, r.attention_factor, r.pairing);
-                   return {};
-                 },
-                 [&](const AttentionOp& o) -> Status {
-                   PLANISH_RETURN_IF_ERROR(cache.Append(context, o.cache_layer, batch, in(1), in(2)));
-                   return cache.Attend(context, o.cache_layer, o.shape, batch, in(0), fresh());
-                 },
-                 [&](const GateOp& o) -> Status {
-                   GatedActivate(context, o.activation, in(0), in(1), fresh());
-                   return {};
-                 },
-                 [&](const AddOp&) -> Status {
-                   out = in_place();
-                   AddScaled(context, 1.0f, in(1), out);
-                   return {};
-                 }},
-      op.body);
-  PLANISH_RETURN_IF_ERROR(done);
-  for (size_t i = 0; i < op.inputs.size(); ++i) {
-    if (last_use(i)) {
-      Give(std::move(in(i)));
-      in(i) = {};
-    }
-  }
-  values[static_cast<size_t>(op.output)] = std::move(out);
-  return {};
-}
-
 Status Executor::RunOps(const Context& context, const Block& block, int first, int last, const Batch& batch,
                         Cache& cache, Values& values) {
   values.resize(block.values.size());
   for (int i = first; i < last; ++i) {
-    PLANISH_RETURN_IF_ERROR(RunOp(context, block, i, batch, cache, values));
+    OpRunner runner(context, model_, *this, block, i, batch, cache, values);
+    PLANISH_RETURN_IF_ERROR(std::visit(runner, block.ops[static_cast<size_t>(i)].body));
+    runner.Finish();
   }
   return {};
 }

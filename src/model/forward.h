@@ -20,7 +20,8 @@ class Executor {
   explicit Executor(const Model& model) : model_(model) {}
 
   // Runs operations [first, last) of the block on `batch`. `values` must hold what they read; a value
-  // is dropped after its last use in the block. Errors: the cache is full.
+  // is dropped after its last use in the block. Errors: the cache is full, a position past the learned ones,
+  // a state-space sequence that does not go on where it stopped.
   Status RunOps(const Context& context, const Block& block, int first, int last, const Batch& batch,
                 Cache& cache, Values& values);
   // The whole block: hidden [rows, hidden] in and out (ids in for the embedding block).
@@ -31,9 +32,6 @@ class Executor {
   void Give(Mat<float> matrix);
 
  private:
-  Status RunOp(const Context& context, const Block& block, int index, const Batch& batch, Cache& cache,
-               Values& values);
-  void Embed(const Context& context, const EmbedOp& op, const Batch& batch, Mat<float>& out);
   const Model& model_;
   std::vector<Mat<float>> free_;
 };

@@ -174,7 +174,8 @@ TEST_P(GoldenTest, Sequences) { ExpectSequences(GetParam(), 1); }
 TEST_P(GoldenTest, GreedyContinuations) { ExpectGreedy(GetParam()); }
 TEST_P(GoldenTest, SlowEverySequenceByStep) { ExpectSequences(GetParam(), 4); }
 
-INSTANTIATE_TEST_SUITE_P(Models, GoldenTest, testing::Values("demo", "mistral", "qwen2", "qwen3"),
+INSTANTIATE_TEST_SUITE_P(Models, GoldenTest,
+                         testing::Values("demo", "mistral", "qwen2", "qwen3", "gemma3", "opt", "gpt2", "moe"),
                          [](const auto& tested) { return std::string(tested.param); });
 
 TEST(GoldenOfRef, Tokenizes) { ExpectTokenIds("ref"); }

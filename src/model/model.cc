@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
+#include <string_view>
 
 #include "base/file.h"
 #include "layer/artifact.h"
@@ -15,28 +18,95 @@ namespace {
 
 constexpr int64_t kMaxConfigBytes = int64_t{64} << 20;
 
+// JSON has no infinity, but configs written by Python have: outside of strings the words become
+// {"__float__": "Infinity"}, as newer libraries write it.
+std::string QuoteBareFloats(const std::string& text) {
+  std::string out;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (in_string && text[i] == '\\') {
+      out.append(text, i, 2);
+      ++i;
+      continue;
+    }
+    if (text[i] == '"') in_string = !in_string;
+    bool word = false;
+    for (const std::string_view name : {"-Infinity", "Infinity", "NaN"}) {
+      if (in_string || word || text.compare(i, name.size(), name) != 0) continue;
+      out += fmt::format(R"({{"__float__":"{}"}})", name);
+      i += name.size() - 1;
+      word = true;
+    }
+    if (!word) out += text[i];
+  }
+  return out;
+}
+
 Result<Json> ReadJsonFile(const std::string& path) {
   PLANISH_TRY(const std::string text, ReadTextFile(path, kMaxConfigBytes));
-  auto json = ParseJson(text);
+  auto json = ParseJson(QuoteBareFloats(text));
   if (!json.ok()) return json.error().At(path);
   return json;
 }
 
-Result<std::vector<float>> ReadVector(const std::string& name, int64_t size, const Checkpoint& checkpoint) {
+Result<std::vector<float>> ReadVector(const VectorSlot& slot, const Checkpoint& checkpoint) {
+  const std::string& name = slot.name;
   PLANISH_TRY(const TensorView view, checkpoint.Get(name));
-  if (!IsComputable(view.type) || view.shape != std::vector<int64_t>{size}) {
+  const auto shape = slot.shape.empty() ? std::vector<int64_t>{slot.size} : slot.shape;
+  if (!IsComputable(view.type) || view.shape != shape) {
     return InputError(fmt::format("tensor '{}': expected {} values of BF16, F16 or F32, found {} [{}]", name,
-                                  size, DTypeName(view.type), fmt::join(view.shape, ", ")));
+                                  shape.size() == 1 ? std::to_string(slot.size) : ShapeText(shape),
+                                  DTypeName(view.type), fmt::join(view.shape, ", ")));
   }
-  std::vector<float> values(static_cast<size_t>(size));
-  for (int64_t i = 0; i < size; ++i) {
+  std::vector<float> values(static_cast<size_t>(slot.size));
+  for (int64_t i = 0; i < slot.size; ++i) {
     values[static_cast<size_t>(i)] = LoadElement(view.data, view.type, i);
     if (!std::isfinite(values[static_cast<size_t>(i)])) {
       return InputError(
           fmt::format("tensor '{}': element {} is {}", name, i, values[static_cast<size_t>(i)]));
     }
+    values[static_cast<size_t>(i)] += slot.plus;
   }
   return values;
+}
+
+// The tensor [in, out] as a matrix [out, in] of its own.
+Result<Matrix> ReadTransposed(const LinearSlot& slot, const Checkpoint& checkpoint) {
+  PLANISH_TRY(const Matrix stored, ReadDenseTensor(slot.weight, slot.in, slot.out, checkpoint));
+  const auto& dense = std::get<Dense>(stored.body);
+  const auto size = static_cast<size_t>(DTypeBits(dense.type) / 8);
+  const auto out = static_cast<size_t>(slot.out), in = static_cast<size_t>(slot.in);
+  auto turned = std::make_shared<Buffer>(out * in * size);
+  constexpr size_t kTile = 64;  // rows and columns that stay in the first cache
+  for (size_t i0 = 0; i0 < in; i0 += kTile) {
+    for (size_t o0 = 0; o0 < out; o0 += kTile) {
+      for (size_t o = o0; o < std::min(out, o0 + kTile); ++o) {
+        for (size_t i = i0; i < std::min(in, i0 + kTile); ++i) {
+          std::memcpy(turned->data() + (o * in + i) * size, dense.data.bytes.data() + (i * out + o) * size,
+                      size);
+        }
+      }
+    }
+  }
+  const std::span<const std::byte> bytes = turned->bytes();
+  return DenseMatrix(slot.out, slot.in, dense.type, {bytes, std::move(turned)});
+}
+
+// Its rows of the tensor that holds all experts.
+Result<Matrix> ReadBank(const LinearSlot& slot, const Checkpoint& checkpoint) {
+  const auto& bank = slot.bank;
+  PLANISH_TRY(const TensorView view, checkpoint.Get(bank.tensor));
+  const std::vector<int64_t> shape = {bank.experts, bank.rows, slot.in};
+  if (!IsComputable(view.type) || view.shape != shape) {
+    return InputError(fmt::format("tensor '{}': expected BF16, F16 or F32 {}, found {} {}", bank.tensor,
+                                  ShapeText(shape), DTypeName(view.type), ShapeText(view.shape)));
+  }
+  const int64_t row_bytes = slot.in * DTypeBits(view.type) / 8;
+  const int64_t first = (slot.expert * bank.rows + bank.first_row) * row_bytes;
+  return DenseMatrix(
+      slot.out, slot.in, view.type,
+      {view.bytes().subspan(static_cast<size_t>(first), static_cast<size_t>(slot.out * row_bytes)),
+       checkpoint.owner()});
 }
 
 Result<Linear> BindLinear(const LinearSlot& slot, const Json& parts, const Checkpoint& checkpoint) {
@@ -45,11 +115,15 @@ Result<Linear> BindLinear(const LinearSlot& slot, const Json& parts, const Check
   const auto description = parts.find(slot.weight);
   if (description != parts.end()) {
     PLANISH_TRY(linear.w, ReadParts(*description, slot.weight, slot.out, slot.in, checkpoint));
+  } else if (!slot.bank.tensor.empty() && !checkpoint.Has(slot.weight) && checkpoint.Has(slot.bank.tensor)) {
+    PLANISH_TRY(linear.w, ReadBank(slot, checkpoint));
+  } else if (slot.transposed) {
+    PLANISH_TRY(linear.w, ReadTransposed(slot, checkpoint));
   } else {
     PLANISH_TRY(linear.w, ReadDenseTensor(slot.weight, slot.out, slot.in, checkpoint));
   }
   if (!slot.bias.empty()) {
-    PLANISH_TRY(linear.bias, ReadVector(slot.bias, slot.out, checkpoint));
+    PLANISH_TRY(linear.bias, ReadVector({slot.bias, slot.out, {}, 0}, checkpoint));
   }
   return linear;
 }
@@ -69,6 +143,26 @@ Result<Json> ReadPartsTable(const Json& config) {
     return InputError("quantization_config: field 'tensors' is missing");
   }
   return *tensors;
+}
+
+// Names of tensors as this checkpoint spells them: other prefixes are tried where a name is not there.
+void UseNamesOf(const Checkpoint& checkpoint, const Json& parts, Program& program) {
+  const auto spell = [&](std::string& name) {
+    if (name.empty() || checkpoint.Has(name) || parts.contains(name)) return;
+    for (const auto& [prefix, other] : program.prefixes) {
+      if (!name.starts_with(prefix)) continue;
+      const std::string spelled = other + name.substr(prefix.size());
+      if (!checkpoint.Has(spelled) && !parts.contains(spelled)) continue;
+      name = spelled;
+      return;
+    }
+  };
+  for (auto& slot : program.linears) {
+    spell(slot.weight);
+    spell(slot.bias);
+    spell(slot.bank.tensor);
+  }
+  for (auto& slot : program.vectors) spell(slot.name);
 }
 
 Status ReadGenerationConfig(const std::string& path, Program& program) {
@@ -102,13 +196,14 @@ Result<Model> Bind(const std::string& path) {
   auto parts = ReadPartsTable(model.config);
   if (!parts.ok()) return parts.error().At(config_path);
   PLANISH_TRY(model.checkpoint, Checkpoint::Open(path));
+  UseNamesOf(model.checkpoint, *parts, model.program);
   for (const auto& slot : model.program.linears) {
     auto linear = BindLinear(slot, *parts, model.checkpoint);
     if (!linear.ok()) return linear.error().At(path);
     model.linears.push_back(std::move(linear).value());
   }
   for (const auto& slot : model.program.vectors) {
-    auto vector = ReadVector(slot.name, slot.size, model.checkpoint);
+    auto vector = ReadVector(slot, model.checkpoint);
     if (!vector.ok()) return vector.error().At(path);
     model.vectors.push_back(std::move(vector).value());
   }
@@ -139,7 +234,7 @@ int64_t Model::Bytes() const { return checkpoint.file_bytes(); }
 double Model::LinearBitsPerWeight() const {
   int64_t bytes = 0;
   for (size_t i = 0; i < linears.size(); ++i)
-    bytes += program.linears[i].in_layer ? StoredBytes(linears[i].w) : 0;
+    bytes += program.linears[i].in_layer && !program.linears[i].keep ? StoredBytes(linears[i].w) : 0;
   return 8.0 * static_cast<double>(bytes) / static_cast<double>(program.LinearWeights());
 }
 

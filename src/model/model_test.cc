@@ -62,7 +62,7 @@ TEST(WrongConfig, TableOfMistakes) {
     const char* expected;
   };
   for (const Case& c : std::vector<Case>{
-           {"model_type", "mixtral", "the nearest is 'mistral'"},
+           {"model_type", "mistrall", "the nearest is 'mistral'"},
            {"model_type", 3, "expected a string"},
            {"hidden_size", -4, "'hidden_size': expected 1 to"},
            {"hidden_size", "8", "'hidden_size': expected an integer"},

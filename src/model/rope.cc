@@ -31,7 +31,7 @@ Result<RopeFields> ReadFields(const Json& config, const RopeDefaults& defaults,
   if (parameters != nullptr) fields.scaling = *parameters;
   PLANISH_TRY(const double top_theta, JsonNumber(config, "rope_theta", defaults.theta));
   PLANISH_TRY(fields.theta, JsonNumber(fields.scaling, "rope_theta", top_theta));
-  PLANISH_TRY(const double top_partial, JsonNumber(config, "partial_rotary_factor", 1.0));
+  PLANISH_TRY(const double top_partial, JsonNumber(config, "partial_rotary_factor", defaults.partial));
   PLANISH_TRY(fields.partial, JsonNumber(fields.scaling, "partial_rotary_factor", top_partial));
   // At 1 all dimensions turn alike and yarn divides by ln 1; below, the fast ones would be the slow ones.
   if (!(fields.theta > 1) || !std::isfinite(fields.theta)) {
@@ -97,8 +97,77 @@ double FixedPow(double base, double power) {
   return std::ldexp(sum, static_cast<int>(n));
 }
 
-double YarnScale(double factor, double mscale) {
-  return factor <= 1 ? 1 : 0.1 * mscale * FixedLog(factor) + 1;
+std::vector<double> Powers(double theta, size_t pairs) {
+  std::vector<double> inv_freq;
+  for (size_t i = 0; i < pairs; ++i) {
+    inv_freq.push_back(FixedPow(theta, -static_cast<double>(i) / static_cast<double>(pairs)));
+  }
+  return inv_freq;
+}
+
+Status CheckAttentionFactor(const char* kind, double factor) {
+  if (factor > 0 && factor <= kMaxAttentionFactor) return {};
+  return InputError(
+      fmt::format("{} rope: expected an attention factor (attention_factor, or from mscale and "
+                  "mscale_all_dim) above 0 "
+                  "and up to {}, found {}",
+                  kind, kMaxAttentionFactor, factor));
+}
+
+// A list of one positive factor a pair.
+Result<std::vector<double>> FactorList(const Json& scaling, const char* key, size_t pairs) {
+  const auto list = scaling.find(key);
+  if (list == scaling.end() || !list->is_array() || list->size() != pairs) {
+    return InputError(
+        fmt::format("longrope: {}: expected a list of {} numbers, one a rotated pair", key, pairs));
+  }
+  std::vector<double> factors;
+  for (const Json& entry : *list) {
+    const double value = entry.is_number() ? entry.get<double>() : 0;
+    if (!(value >= 1e-3) || !(value <= 1e9)) {
+      return InputError(fmt::format("longrope: {}[{}]: expected a number of 0.001 to 1e9, found {}", key,
+                                    factors.size(), Abbreviate(DumpJson(entry))));
+    }
+    factors.push_back(value);
+  }
+  return factors;
+}
+
+// LongRoPE (arXiv 2402.13753) as Phi-3 uses it: a factor of its own for every pair, one list for sequences of
+// up to the original length and one for longer ones.
+Status ScaleLong(const Json& scaling, int64_t original, int64_t max_positions, RopeTable& rope) {
+  PLANISH_TRY(const auto shorts, FactorList(scaling, "short_factor", rope.inv_freq.size()));
+  PLANISH_TRY(const auto longs, FactorList(scaling, "long_factor", rope.inv_freq.size()));
+  const double stretched = static_cast<double>(max_positions) / static_cast<double>(original);
+  PLANISH_TRY(const double factor, JsonNumber(scaling, "factor", stretched));
+  double attention = 1;
+  if (factor > 1 && original > 1) {
+    attention = std::sqrt(1 + FixedLog(factor) / FixedLog(static_cast<double>(original)));
+  }
+  PLANISH_TRY(attention, JsonNumber(scaling, "attention_factor", attention));
+  PLANISH_RETURN_IF_ERROR(CheckAttentionFactor("longrope", attention));
+  rope.attention_factor = static_cast<float>(attention);
+  rope.longer_than = original;
+  rope.long_inv_freq = rope.inv_freq;
+  for (size_t i = 0; i < shorts.size(); ++i) {
+    rope.inv_freq[i] /= shorts[i];
+    rope.long_inv_freq[i] /= longs[i];
+  }
+  return {};
+}
+
+Status ScaleDynamic(const Json& scaling, int64_t max_positions, double theta, RopeTable& rope) {
+  PLANISH_TRY(rope.factor, Factor(scaling));
+  // Far above any model, and the stretched base stays a number.
+  if (rope.factor > 1e6 || theta > 1e200) {
+    return InputError(
+        fmt::format("dynamic rope: expected a factor up to 1e6 and a rope_theta up to 1e200, found {} and {}",
+                    rope.factor, theta));
+  }
+  if (rope.inv_freq.size() < 2) return InputError("dynamic rope: needs at least two rotated pairs");
+  rope.theta = theta;
+  rope.longer_than = max_positions;
+  return {};
 }
 
 // YaRN (arXiv 2309.00071): interpolate dimensions that turn slowly, keep those that turn fast.
@@ -113,13 +182,7 @@ Status ScaleYarn(const Json& scaling, double original_positions, double theta, R
                           ? YarnScale(factor, mscale) / YarnScale(factor, mscale_all)
                           : YarnScale(factor, 1);
   PLANISH_TRY(const double attention_factor, JsonNumber(scaling, "attention_factor", both));
-  if (!(attention_factor > 0) || attention_factor > kMaxAttentionFactor) {
-    return InputError(
-        fmt::format("yarn rope: expected an attention factor (attention_factor, or from mscale and "
-                    "mscale_all_dim) above 0 "
-                    "and up to {}, found {}",
-                    kMaxAttentionFactor, attention_factor));
-  }
+  PLANISH_RETURN_IF_ERROR(CheckAttentionFactor("yarn", attention_factor));
   if (!(slow > 0) || !(fast > slow)) {
     return InputError(
         fmt::format("yarn rope: expected 0 < beta_slow < beta_fast, found {} and {}", slow, fast));
@@ -147,18 +210,18 @@ Result<RopeTable> ReadRope(const Json& config, int64_t head_dim, const RopeDefau
                            const std::string& layer_type) {
   PLANISH_TRY(const RopeFields fields, ReadFields(config, defaults, layer_type));
   RopeTable rope;
-  rope.head_dim = head_dim;
+  rope.pairing = defaults.pairing;
   const int64_t pairs = static_cast<int64_t>(fields.partial * static_cast<double>(head_dim)) / 2;
   if (pairs < 1) return InputError(fmt::format("rope: head_dim {} leaves no pair to rotate", head_dim));
-  for (int64_t i = 0; i < pairs; ++i) {
-    rope.inv_freq.push_back(FixedPow(fields.theta, -static_cast<double>(i) / static_cast<double>(pairs)));
-  }
+  rope.inv_freq = Powers(fields.theta, static_cast<size_t>(pairs));
   PLANISH_TRY(const std::string old_name, JsonString(fields.scaling, "type", "default"));
   PLANISH_TRY(const std::string type, JsonString(fields.scaling, "rope_type", old_name));
   PLANISH_TRY(const int64_t max_positions,
               JsonInt(config, "max_position_embeddings", defaults.max_positions));
+  // Phi-3 has it beside the other fields.
+  PLANISH_TRY(const int64_t top_original, JsonInt(config, "original_max_position_embeddings", max_positions));
   PLANISH_TRY(const int64_t original,
-              JsonInt(fields.scaling, "original_max_position_embeddings", max_positions));
+              JsonInt(fields.scaling, "original_max_position_embeddings", top_original));
   if (type == "default") return rope;
   if (original < 1) {
     return InputError(
@@ -177,8 +240,37 @@ Result<RopeTable> ReadRope(const Json& config, int64_t head_dim, const RopeDefau
     PLANISH_RETURN_IF_ERROR(ScaleYarn(fields.scaling, static_cast<double>(original), fields.theta, rope));
     return rope;
   }
-  return InputError(fmt::format(
-      "rope_type '{}' is not supported: expected one of default, linear, llama3, yarn", Abbreviate(type)));
+  if (type == "longrope" || type == "su") {
+    PLANISH_RETURN_IF_ERROR(ScaleLong(fields.scaling, original, max_positions, rope));
+    return rope;
+  }
+  if (type == "dynamic") {
+    PLANISH_RETURN_IF_ERROR(ScaleDynamic(fields.scaling, max_positions, fields.theta, rope));
+    return rope;
+  }
+  return InputError(
+      fmt::format("rope_type '{}' is not supported: expected one of default, linear, dynamic, llama3, "
+                  "yarn, longrope",
+                  Abbreviate(type)));
+}
+
+std::vector<double> RopeFrequencies(const RopeTable& rope, int64_t length) {
+  if (rope.longer_than == 0 || length <= rope.longer_than) return rope.inv_freq;
+  if (!rope.long_inv_freq.empty()) return rope.long_inv_freq;
+  const double ratio = static_cast<double>(length) / static_cast<double>(rope.longer_than);
+  const double d = 2.0 * static_cast<double>(rope.inv_freq.size());
+  return Powers(rope.theta * FixedPow(rope.factor * ratio - (rope.factor - 1), d / (d - 2)),
+                rope.inv_freq.size());
+}
+
+bool RotatesAnewAt(const Program& program, int64_t length) {
+  return std::ranges::any_of(program.ropes, [&](const RopeTable& rope) {
+    return !rope.long_inv_freq.empty() && length == rope.longer_than + 1;
+  });
+}
+
+double YarnScale(double factor, double mscale) {
+  return factor <= 1 ? 1 : 0.1 * mscale * FixedLog(factor) + 1;
 }
 
 }  // namespace planish

@@ -31,25 +31,37 @@ struct Contents {
 
 bool IsOriginal(const Matrix& matrix) { return std::holds_alternative<Dense>(matrix.body); }
 
+void AddParts(const Linear& linear, Contents& contents) {
+  std::vector<PartTensor> parts;
+  OrderedJson description = DescribeParts(linear.w, linear.name, parts);
+  if (!IsOriginal(linear.w)) contents.descriptions[linear.name] = std::move(description);
+  for (const auto& part : parts) {
+    contents.specs.push_back({part.name, part.type, part.shape});
+    contents.data[part.name] = part.bytes;
+  }
+}
+
 Result<Contents> Collect(const Model& model) {
   Contents contents;
   std::map<std::string, const Linear*> compressed;
-  for (const auto& linear : model.linears) {
+  std::map<std::string, std::vector<const Linear*>> banks;  // of tensors with all experts of a layer
+  for (size_t i = 0; i < model.linears.size(); ++i) {
+    const Linear& linear = model.linears[i];
+    const std::string& bank = model.program.linears[i].bank.tensor;
     if (!IsOriginal(linear.w)) compressed[linear.name] = &linear;
+    if (!bank.empty() && !model.checkpoint.Has(linear.name)) banks[bank].push_back(&linear);
   }
   for (const TensorInfo* info : model.checkpoint.tensors()) {
     const auto linear = compressed.find(info->name);
-    if (linear == compressed.end()) {
+    const auto bank = banks.find(info->name);
+    if (linear != compressed.end()) {
+      AddParts(*linear->second, contents);
+    } else if (bank != banks.end()) {  // written expert by expert, compressed or not
+      for (const Linear* member : bank->second) AddParts(*member, contents);
+    } else {
       PLANISH_TRY(const TensorView view, model.checkpoint.Get(info->name));
       contents.specs.push_back({info->name, info->type, info->shape});
       contents.data[info->name] = {view.data, static_cast<size_t>(view.NumBytes())};
-      continue;
-    }
-    std::vector<PartTensor> parts;
-    contents.descriptions[info->name] = DescribeParts(linear->second->w, info->name, parts);
-    for (const auto& part : parts) {
-      contents.specs.push_back({part.name, part.type, part.shape});
-      contents.data[part.name] = part.bytes;
     }
   }
   return contents;

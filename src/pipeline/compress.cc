@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <map>
 
 #include "base/file.h"
 #include "pipeline/artifact_writer.h"
@@ -88,7 +89,7 @@ class Run {
   Status Restore(CompressResult& result);
   Status SolveBlock(int block, CompressResult& result);
   Status SolveFromStatistics(int block, CompressResult& result);
-  Status FinishBlock(int block, const std::vector<StoredLinear>& stored, CompressResult& result);
+  Status FinishBlock(int block, std::vector<StoredLinear> stored, CompressResult& result);
   void Install();
   Status Solve(const Site& site, const Moments& moments, std::vector<StoredLinear>& stored);
 
@@ -107,7 +108,7 @@ class Run {
 Status Run::RoundHead(OrderedJson& layers) {
   if (recipe_.head_bits == 0) return {};
   for (size_t i = 0; i < model_.linears.size(); ++i) {
-    if (model_.program.linears[i].in_layer) continue;
+    if (model_.program.linears[i].in_layer || model_.program.linears[i].keep) continue;
     Linear& linear = model_.linears[i];
     const Mat<float> w = Reconstruct(linear.w);
     const IntegerGrid grid{recipe_.head_bits, recipe_.head_group, false};
@@ -173,7 +174,7 @@ Status Run::SolveFromStatistics(int block, CompressResult& result) {
     }
     PLANISH_RETURN_IF_ERROR(Solve(site, moments->second, stored));
   }
-  return FinishBlock(block, stored, result);
+  return FinishBlock(block, std::move(stored), result);
 }
 
 Status Run::SolveBlock(int block, CompressResult& result) {
@@ -187,11 +188,15 @@ Status Run::SolveBlock(int block, CompressResult& result) {
   };
   PLANISH_RETURN_IF_ERROR(sequential ? driver_.Sequential(context_, block, solve)
                                      : driver_.Independent(context_, block, solve));
-  return FinishBlock(block, stored, result);
+  return FinishBlock(block, std::move(stored), result);
 }
 
-Status Run::FinishBlock(int block, const std::vector<StoredLinear>& stored, CompressResult& result) {
+// In the program's order, whatever the order of the passes.
+Status Run::FinishBlock(int block, std::vector<StoredLinear> stored, CompressResult& result) {
   Install();
+  std::map<std::string, size_t> place;
+  for (size_t i = 0; i < model_.linears.size(); ++i) place[model_.linears[i].name] = i;
+  std::ranges::sort(stored, {}, [&](const StoredLinear& s) { return place.at(s.name); });
   PLANISH_RETURN_IF_ERROR(folder_.FinishBlock(block, stored, store_));
   for (const auto& s : stored) result.layers.push_back(s.report);
   return {};
@@ -246,17 +251,21 @@ Result<Preflight> Estimate(const Context& context, const Model& model, const Cal
                            const Recipe& recipe, const CompressRequest& request) {
   Preflight p;
   const Program& program = model.program;
-  int64_t widest_site = 0, stored = 0, row_values = 0;
+  int64_t widest_site = 0, stored = 0, row_values = 0, moment_bytes = 0;
   for (int b = 1; b <= LayerBlocks(model); ++b) {
-    int64_t values = 0;
-    for (const auto& value : program.blocks[static_cast<size_t>(b)].values) values += value.width;
-    row_values = std::max(row_values, values);
-    for (const auto& op : program.blocks[static_cast<size_t>(b)].ops)
-      p.macs += OpMacs(program, op, set.tokens(), set.length());
+    const Block& block = program.blocks[static_cast<size_t>(b)];
+    double values = 0;
+    for (size_t v = 0; v < block.values.size(); ++v) {
+      values += static_cast<double>(block.values[v].width) * block.RowShare(static_cast<ValueId>(v));
+    }
+    row_values = std::max(row_values, static_cast<int64_t>(values));
+    for (const auto& op : block.ops) p.macs += OpMacs(program, block, op, set.tokens(), set.length());
+    int64_t moments = 0;
     for (const auto& site : BlockSites(program, b)) {
       const auto n = program.linears[static_cast<size_t>(site.linears.front())].in;
       widest_site = std::max(widest_site, n);
-      p.macs += static_cast<double>(set.tokens()) * static_cast<double>(n * n) / 2 +
+      moments += 2 * 4 * n * n;
+      p.macs += ExpectedRows(block, site, set.tokens()) * static_cast<double>(n * n) / 2 +
                 static_cast<double>(n * n * n) / 6;
       for (LinearId id : site.linears) {
         const auto& slot = program.linears[static_cast<size_t>(id)];
@@ -267,13 +276,14 @@ Result<Preflight> Estimate(const Context& context, const Model& model, const Cal
         stored += static_cast<int64_t>(bits * static_cast<double>(slot.out * slot.in) / 8);
       }
     }
+    moment_bytes = std::max(moment_bytes, std::min(moments, BlockDriver::kMomentBytes));
   }
   p.rate = MeasureGemmRate(context);
   p.seconds = p.macs / p.rate;
   const int64_t states = set.tokens() * WidestCut(program) * StateStore::BytesPerValue(TypeOf(recipe));
   const int64_t layer_weights = program.LinearWeights() / LayerBlocks(model);
   p.memory_bytes = std::min(states, request.state_memory) + set.ChunkRows(0) * row_values * 4 +
-                   widest_site * widest_site * 4 * 5 + layer_weights * 4 + stored;
+                   widest_site * widest_site * 4 * 3 + moment_bytes + layer_weights * 4 + stored;
   p.output_bytes = stored + (program.Parameters() - program.LinearWeights()) * 2;
   return p;
 }

@@ -104,7 +104,13 @@ Result<std::vector<SolvedLinear>> SolveSite(const Context& context, const Model&
     if (moments.count() == 0) {
       work.solutions[i].warnings.emplace_back("its input was never seen in calibration: solved with H = I");
     }
-    solved.push_back({work.linears[i], std::move(work.solutions[i])});
+    if (moments.count() > 0 && moments.is_fallback()) {
+      work.solutions[i].warnings.push_back(fmt::format(
+          "only {} of {} tokens were routed to this expert: solved with the moments of all tokens, "
+          "weighted by the router's score of it",
+          moments.seen(), moments.count()));
+    }
+    solved.push_back({work.linears[i], std::move(work.solutions[i]), site.expert >= 0 ? moments.seen() : -1});
   }
   return solved;
 }
@@ -125,6 +131,7 @@ OrderedJson LayerReport(const Model& model, const SolvedLinear& solved) {
     if (!step.note.empty()) entry["note"] = step.note;
     report["steps"].push_back(std::move(entry));
   }
+  if (solved.tokens >= 0) report["tokens"] = solved.tokens;
   if (!solved.solution.warnings.empty()) report["warnings"] = solved.solution.warnings;
   return report;
 }

@@ -17,9 +17,28 @@ constexpr double kTailShare = 0.125;
 
 }  // namespace
 
+Status Engine::Supports(const Program& program) {
+  const auto refuse = [&](const char* what) {
+    return InputError(fmt::format("the packed runtime has no {}, which {} needs; use --runtime plain", what,
+                                  program.family));
+  };
+  if (program.states > 0) return refuse("state-space layers");
+  for (const Block& block : program.blocks) {
+    for (const Op& op : block.ops) {
+      if (std::holds_alternative<RouteOp>(op.body)) return refuse("experts");
+      const auto* attention = std::get_if<AttentionOp>(&op.body);
+      if (attention != nullptr && attention->shape.ValueDim() != attention->shape.head_dim) {
+        return refuse("values of another width than keys");
+      }
+    }
+  }
+  return {};
+}
+
 Result<std::unique_ptr<Engine>> Engine::Create(const Context& context, const Model& model,
                                                std::shared_ptr<const PackedModel> packed,
                                                const EngineOptions& options) {
+  PLANISH_RETURN_IF_ERROR(Supports(model.program));
   auto engine = std::unique_ptr<Engine>(new Engine(context, model, std::move(packed), options));
   PLANISH_RETURN_IF_ERROR(engine->Compile());
   return engine;

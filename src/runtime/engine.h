@@ -38,8 +38,10 @@ class Engine : public Runner {
   // over the model's weights, with this engine's cache.
   static constexpr int64_t kMaxRows = packed::kMaxTokens;
 
-  // `model` must live as long. The team has as many threads as the context's pool. Errors: an operation
-  // that keeps state of its own besides attention's.
+  // An input error that names what the program needs and this engine does not have: experts, state-space
+  // layers, values of another width than keys.
+  static Status Supports(const Program& program);
+  // `model` must live as long. The team has as many threads as the context's pool. Errors: as of Supports.
   static Result<std::unique_ptr<Engine>> Create(const Context& context, const Model& model,
                                                 std::shared_ptr<const PackedModel> packed,
                                                 const EngineOptions& options);

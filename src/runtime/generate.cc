@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <chrono>
 
+#include "model/rope.h"
+
 namespace planish {
 namespace {
 
@@ -58,8 +60,10 @@ Result<GenerateResult> Generate(const Context& context, const Program& program, 
       result.hit_context = static_cast<int64_t>(result.ids.size()) < options.max_tokens;
       break;
     }
-    batch = Batch::Of({&id, 1}, 0, position);
-    last_row = 0;
+    // Where longrope takes its other frequencies, the keys of all tokens are made again with them.
+    const bool anew = RotatesAnewAt(program, position + 1);
+    batch = anew ? Batch::Of(history) : Batch::Of({&id, 1}, 0, position);
+    last_row = batch.rows() - 1;
   }
   result.decode_seconds = SecondsSince(start);
   return result;

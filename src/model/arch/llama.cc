@@ -9,7 +9,7 @@ Result<Program> Build(const Json& config) {
   PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", false));
   spec.o_bias = spec.qkv_bias;
   PLANISH_TRY(spec.mlp_bias, JsonBool(config, "mlp_bias", false));
-  return BuildDecoder(config, spec);
+  return BuildDecoder(config, std::move(spec));
 }
 
 }  // namespace

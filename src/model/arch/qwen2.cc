@@ -8,7 +8,7 @@ Result<Program> Build(const Json& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "qwen2", {151936, 4096, 22016, 32, 32, 32, 32768, 0}));
   spec.qkv_bias = true;
   PLANISH_RETURN_IF_ERROR(ReadOptionalWindows(config, spec));
-  return BuildDecoder(config, spec);
+  return BuildDecoder(config, std::move(spec));
 }
 
 }  // namespace

@@ -1,0 +1,35 @@
+#include "model/arch/decoder.h"
+#include "model/family.h"
+
+namespace planish {
+namespace {
+
+Result<Program> Build(const Json& config) {
+  PLANISH_TRY(DecoderSpec spec,
+              ReadDecoderSizes(config, "cohere", {256000, 8192, 22528, 40, 64, 0, 8192, 0}));
+  spec.norm = NormKind::kLayerNoBias;
+  PLANISH_TRY(spec.eps, ReadEpsilon(config, "layer_norm_eps", 1e-5));
+  PLANISH_TRY(spec.activation, ReadActivation(config));
+  PLANISH_TRY(spec.tied, JsonBool(config, "tie_word_embeddings", true));
+  PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", false));
+  spec.o_bias = spec.qkv_bias;
+  PLANISH_TRY(const bool qk_norm, JsonBool(config, "use_qk_norm", false));
+  if (qk_norm) spec.qk_norm = DecoderSpec::QkNorm::kHead;  // with weights of its own for every head
+  spec.names.q_norm = "self_attn.q_norm";
+  spec.names.k_norm = "self_attn.k_norm";
+  spec.parallel = true;
+  spec.names.mlp_norm = "";
+  PLANISH_TRY(spec.logit_scale, ReadFactor(config, "logit_scale", 0.0625));
+  PLANISH_RETURN_IF_ERROR(ReadRotation(config, spec, 10000, 1, RopePairing::kAdjacent));
+  return BuildDecoder(config, std::move(spec));
+}
+
+}  // namespace
+
+extern const Family kFamily_cohere;
+const Family kFamily_cohere = {"cohere",
+                               "LayerNorm without bias, both branches in parallel on one norm, rotation of "
+                               "adjacent pairs, scaled logits",
+                               Build};
+
+}  // namespace planish

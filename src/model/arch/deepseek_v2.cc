@@ -1,0 +1,155 @@
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "base/names.h"
+#include "model/arch/expert_mlp.h"
+#include "model/family.h"
+#include "model/rope.h"
+
+namespace planish {
+namespace {
+
+// Heads of q and k are `nope` unrotated dimensions, then `rope` rotated ones; the rotated part of k is one
+// for all heads. Keys and values are made from a latent of kv_rank.
+struct Latent {
+  int64_t q_rank = 0;  // 0: q straight from the stream
+  int64_t kv_rank = 0, nope = 0, rope = 0, value = 0;
+  float scale = 0;
+  bool bias = false;
+};
+
+constexpr int64_t kMaxRank = int64_t{1} << 20;
+
+Result<Latent> ReadLatent(const Json& config, DecoderSpec& spec) {
+  Latent latent;
+  if (config.contains("q_lora_rank") && !config["q_lora_rank"].is_null()) {
+    PLANISH_TRY(latent.q_rank, ReadSize(config, "q_lora_rank", 1536, kMaxRank));
+  } else if (!config.contains("q_lora_rank")) {
+    latent.q_rank = 1536;
+  }
+  PLANISH_TRY(latent.kv_rank, ReadSize(config, "kv_lora_rank", 512, kMaxRank));
+  PLANISH_TRY(latent.nope, ReadSize(config, "qk_nope_head_dim", 128, 4096));
+  PLANISH_TRY(latent.rope, ReadSize(config, "qk_rope_head_dim", 64, 4096));
+  PLANISH_TRY(latent.value, ReadSize(config, "v_head_dim", 128, 4096));
+  PLANISH_TRY(latent.bias, JsonBool(config, "attention_bias", false));
+  PLANISH_RETURN_IF_ERROR(CheckHeads(spec.heads, spec.heads, latent.rope));
+  PLANISH_RETURN_IF_ERROR(CheckHeads(spec.heads, spec.heads, 2 * (latent.nope + latent.rope + latent.value)));
+  spec.head_dim = latent.rope;
+  PLANISH_RETURN_IF_ERROR(ReadRotation(config, spec, 10000, 1, RopePairing::kAdjacent));
+  double scale = 1.0 / std::sqrt(static_cast<double>(latent.nope + latent.rope));
+  // yarn's scale of attention acts on the scores once more, through mscale_all_dim.
+  const char* key = config.contains("rope_parameters") ? "rope_parameters" : "rope_scaling";
+  if (config.contains(key) && config[key].is_object()) {
+    PLANISH_TRY(const double all_dim, JsonNumber(config[key], "mscale_all_dim", 0.0));
+    PLANISH_TRY(const double factor, JsonNumber(config[key], "factor", 1.0));
+    if (all_dim != 0) scale *= YarnScale(factor, all_dim) * YarnScale(factor, all_dim);
+  }
+  latent.scale = static_cast<float>(scale);
+  return latent;
+}
+
+ValueId Projected(BlockBuilder& b, ValueId x, const std::string& name, const std::string& value_name,
+                  int64_t out, bool bias = false) {
+  return b.Linear(x, value_name, name + ".weight", out, bias);
+}
+
+ValueId LatentAttention(BlockBuilder& b, const DecoderSpec& spec, const Latent& latent, int64_t layer,
+                        const std::string& prefix, ValueId x) {
+  constexpr float kLatentEps = 1e-6f;  // of the latents' norms, whatever the config says of the others
+  const int64_t heads = spec.heads, key = latent.nope + latent.rope, latents = latent.kv_rank + latent.rope;
+  const int rope = spec.ropes[static_cast<size_t>(layer)];
+  ValueId q = -1;
+  if (latent.q_rank > 0) {
+    const ValueId low = Projected(b, x, prefix + "q_a_proj", "q latent", latent.q_rank, latent.bias);
+    const ValueId normed = b.RmsNorm(low, prefix + "q_a_layernorm.weight", latent.q_rank, kLatentEps);
+    q = Projected(b, normed, prefix + "q_b_proj", "q", heads * key);
+  } else {
+    q = Projected(b, x, prefix + "q_proj", "q", heads * key);
+  }
+  const ValueId low = Projected(b, x, prefix + "kv_a_proj_with_mqa", "kv latent", latents, latent.bias);
+  const ValueId shared = b.Slice(low, "rotated k", {latents, latent.kv_rank, latent.rope});
+  const ValueId normed = b.RmsNorm(b.Slice(low, "kv", {latents, 0, latent.kv_rank}),
+                                   prefix + "kv_a_layernorm.weight", latent.kv_rank, kLatentEps);
+  const int64_t period = latent.nope + latent.value;
+  const ValueId kv = Projected(b, normed, prefix + "kv_b_proj", "kv heads", heads * period);
+  const ValueId k_own = b.Slice(kv, "k", {period, 0, latent.nope});
+  const ValueId v = b.Slice(kv, "v", {period, latent.nope, latent.value});
+  const ValueId k =
+      b.Join("k", {heads, {latent.nope, latent.rope}}, {k_own, b.Rope(shared, {rope, latent.rope, 0})});
+  const AttentionShape shape{
+      .heads = heads, .kv_heads = heads, .head_dim = key, .scale = latent.scale, .value_dim = latent.value};
+  const ValueId attended = b.Attention(b.Rope(q, {rope, key, latent.nope}), k, v, shape);
+  return Projected(b, attended, prefix + "o_proj", "o", spec.hidden, latent.bias);
+}
+
+struct Mixture {
+  ExpertsSpec experts;
+  int64_t shared_inter = 0;            // of all shared experts together; 0: none
+  int64_t first_sparse = 0, step = 1;  // which layers have experts
+};
+
+Result<Mixture> ReadMixture(const Json& config, const DecoderSpec& spec) {
+  Mixture mixture;
+  RouteShape& route = mixture.experts.route;
+  PLANISH_RETURN_IF_ERROR(Require(config, "deepseek_v2", "scoring_func", "softmax"));
+  PLANISH_RETURN_IF_ERROR(Require(config, "deepseek_v2", "norm_topk_prob", false));
+  PLANISH_TRY(route.experts, ReadSize(config, "n_routed_experts", 64, kMaxExperts));
+  PLANISH_TRY(route.chosen, ReadSize(config, "num_experts_per_tok", 6, kMaxExperts));
+  PLANISH_TRY(route.scale, ReadFactor(config, "routed_scaling_factor", 1));
+  PLANISH_TRY(const std::string method, JsonString(config, "topk_method", "greedy"));
+  if (method == "group_limited_greedy") {
+    PLANISH_TRY(route.groups, ReadSize(config, "n_group", 1, kMaxExperts));
+    PLANISH_TRY(route.open_groups, ReadSize(config, "topk_group", 1, kMaxExperts));
+  } else if (method != "greedy") {
+    return InputError(fmt::format(
+        "topk_method '{}' is not supported: expected greedy or group_limited_greedy", Abbreviate(method)));
+  }
+  PLANISH_TRY(mixture.experts.inter, ReadSize(config, "moe_intermediate_size", 1407));
+  PLANISH_RETURN_IF_ERROR(CheckExperts(spec, mixture.experts));
+  PLANISH_TRY(const int64_t shared, JsonInt(config, "n_shared_experts", 0));
+  if (shared < 0 || shared > kMaxExperts || shared * mixture.experts.inter > kMaxDimension) {
+    return InputError(
+        fmt::format("n_shared_experts: {} of width {} do not fit", shared, mixture.experts.inter));
+  }
+  mixture.shared_inter = shared * mixture.experts.inter;
+  PLANISH_TRY(mixture.first_sparse, JsonInt(config, "first_k_dense_replace", 0));
+  PLANISH_TRY(mixture.step, ReadSize(config, "moe_layer_freq", 1));
+  return mixture;
+}
+
+Result<Program> Build(const Json& config) {
+  PLANISH_TRY(DecoderSpec spec,
+              ReadDecoderSizes(config, "deepseek_v2", {32000, 4096, 11008, 32, 32, 0, 2048, 64}));
+  PLANISH_TRY(spec.eps, ReadEpsilon(config, "rms_norm_eps", 1e-6));
+  PLANISH_TRY(spec.activation, ReadActivation(config));
+  PLANISH_TRY(spec.tied, JsonBool(config, "tie_word_embeddings", false));
+  PLANISH_TRY(spec.mlp_bias, JsonBool(config, "mlp_bias", false));
+  PLANISH_TRY(const Latent latent, ReadLatent(config, spec));
+  spec.attention = [latent](BlockBuilder& b, const DecoderSpec& s, int64_t layer, const std::string& prefix,
+                            ValueId x) {
+    return LatentAttention(b, s, latent, layer, prefix + "self_attn.", x);
+  };
+  PLANISH_TRY(const Mixture mixture, ReadMixture(config, spec));
+  spec.mlp = [mixture](BlockBuilder& b, const DecoderSpec& s, int64_t layer, const std::string& prefix,
+                       ValueId x) {
+    if (layer < mixture.first_sparse || layer % mixture.step != 0) {
+      return GatedMlp(b, s, {prefix + s.names.gate, prefix + s.names.up, prefix + s.names.down}, s.inter, x);
+    }
+    const ValueId routed = ExpertMlp(b, s, mixture.experts, prefix, x);
+    if (mixture.shared_inter == 0) return routed;
+    const std::string shared = prefix + "mlp.shared_experts.";
+    return b.Add(routed, GatedMlp(b, s, {shared + "gate_proj", shared + "up_proj", shared + "down_proj"},
+                                  mixture.shared_inter, x));
+  };
+  return BuildDecoder(config, std::move(spec));
+}
+
+}  // namespace
+
+extern const Family kFamily_deepseek_v2;
+const Family kFamily_deepseek_v2 = {
+    "deepseek_v2",
+    "keys and values through a narrow latent (MLA), shared and routed experts, routing by groups", Build};
+
+}  // namespace planish

@@ -1,0 +1,62 @@
+#include <utility>
+
+#include "model/arch/decoder.h"
+#include "model/family.h"
+
+namespace planish {
+namespace {
+
+// The usual sizes under names of its own.
+Result<DecoderSpec> ReadSizes(const Json& config) {
+  Json usual = config;
+  constexpr std::pair<const char*, const char*> kNames[] = {{"n_embd", "hidden_size"},
+                                                            {"n_inner", "intermediate_size"},
+                                                            {"n_layer", "num_hidden_layers"},
+                                                            {"n_head", "num_attention_heads"},
+                                                            {"n_positions", "max_position_embeddings"}};
+  for (const auto& [own, name] : kNames) {
+    if (config.contains(own)) usual[name] = config[own];
+  }
+  PLANISH_TRY(const int64_t hidden, ReadSize(config, "n_embd", 768, kMaxDimension / 4));
+  PLANISH_TRY(DecoderSpec spec,
+              ReadDecoderSizes(usual, "gpt2", {50257, 768, 4 * hidden, 12, 12, 0, 1024, 0}));
+  spec.position_rows = spec.max_positions;
+  return spec;
+}
+
+Result<Program> Build(const Json& config) {
+  PLANISH_RETURN_IF_ERROR(Require(config, "gpt2", "add_cross_attention", false));
+  PLANISH_TRY(DecoderSpec spec, ReadSizes(config));
+  spec.norm = NormKind::kLayer;
+  PLANISH_TRY(spec.eps, ReadEpsilon(config, "layer_norm_epsilon", 1e-5));
+  PLANISH_TRY(spec.activation, ReadActivation(config, "activation_function", "gelu_new"));
+  PLANISH_TRY(spec.tied, JsonBool(config, "tie_word_embeddings", true));
+  spec.qkv_bias = spec.o_bias = spec.mlp_bias = true;
+  spec.transposed = true;
+  auto& n = spec.names;
+  n.embed = "transformer.wte";
+  n.positions = "transformer.wpe";
+  n.layer = "transformer.h.";
+  n.final_norm = "transformer.ln_f";
+  n.attention_norm = "ln_1";
+  n.mlp_norm = "ln_2";
+  n.qkv = "attn.c_attn";
+  n.o = "attn.c_proj";
+  n.gate = "";
+  n.up = "mlp.c_fc";
+  n.down = "mlp.c_proj";
+  PLANISH_TRY(const bool scaled, JsonBool(config, "scale_attn_weights", true));
+  if (!scaled) spec.attention_scale = 1;
+  PLANISH_TRY(spec.scale_by_layer, JsonBool(config, "scale_attn_by_inverse_layer_idx", false));
+  PLANISH_TRY(Program program, BuildDecoder(config, std::move(spec)));
+  program.prefixes = {{"transformer.", ""}};
+  return program;
+}
+
+}  // namespace
+
+extern const Family kFamily_gpt2;
+const Family kFamily_gpt2 = {
+    "gpt2", "learned positions, LayerNorm, biases, weights stored [in, out], fused q, k, v, GELU", Build};
+
+}  // namespace planish

@@ -1,0 +1,44 @@
+#include "model/arch/decoder.h"
+#include "model/family.h"
+
+namespace planish {
+namespace {
+
+Result<Program> Build(const Json& config) {
+  PLANISH_TRY(DecoderSpec spec,
+              ReadDecoderSizes(config, "gpt_neox", {50432, 6144, 24576, 44, 64, 0, 2048, 0}));
+  spec.norm = NormKind::kLayer;
+  PLANISH_TRY(spec.eps, ReadEpsilon(config, "layer_norm_eps", 1e-5));
+  PLANISH_TRY(spec.activation, ReadActivation(config, "hidden_act", "gelu"));
+  PLANISH_TRY(spec.tied, JsonBool(config, "tie_word_embeddings", false));
+  PLANISH_TRY(spec.parallel, JsonBool(config, "use_parallel_residual", true));
+  PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", true));
+  spec.o_bias = spec.qkv_bias;
+  spec.mlp_bias = true;
+  spec.fused_qkv = FusedQkv::kByGroup;
+  auto& n = spec.names;
+  n.embed = "gpt_neox.embed_in";
+  n.layer = "gpt_neox.layers.";
+  n.final_norm = "gpt_neox.final_layer_norm";
+  n.head = "embed_out";
+  n.qkv = "attention.query_key_value";
+  n.o = "attention.dense";
+  n.gate = "";
+  n.up = "mlp.dense_h_to_4h";
+  n.down = "mlp.dense_4h_to_h";
+  // The fields' names in older files.
+  PLANISH_TRY(const double theta, JsonNumber(config, "rotary_emb_base", 10000.0));
+  PLANISH_TRY(const double partial, JsonNumber(config, "rotary_pct", 0.25));
+  PLANISH_RETURN_IF_ERROR(ReadRotation(config, spec, theta, partial));
+  return BuildDecoder(config, std::move(spec));
+}
+
+}  // namespace
+
+extern const Family kFamily_gpt_neox;
+const Family kFamily_gpt_neox = {
+    "gpt_neox",
+    "LayerNorm, both branches in parallel, q, k, v of each head together, rotation of a quarter of it",
+    Build};
+
+}  // namespace planish

@@ -1,0 +1,26 @@
+#include "model/arch/decoder.h"
+#include "model/family.h"
+
+namespace planish {
+namespace {
+
+Result<Program> Build(const Json& config) {
+  PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "granite", {32000, 4096, 11008, 32, 32, 0, 2048, 0}));
+  PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", false));
+  spec.o_bias = spec.qkv_bias;
+  PLANISH_TRY(spec.mlp_bias, JsonBool(config, "mlp_bias", false));
+  PLANISH_TRY(spec.embed_scale, ReadFactor(config, "embedding_multiplier", 1));
+  PLANISH_TRY(spec.attention_scale, ReadFactor(config, "attention_multiplier", 1));
+  PLANISH_TRY(spec.residual_scale, ReadFactor(config, "residual_multiplier", 1));
+  PLANISH_TRY(const float divisor, ReadFactor(config, "logits_scaling", 1));
+  spec.logit_scale = 1.0f / divisor;
+  return BuildDecoder(config, std::move(spec));
+}
+
+}  // namespace
+
+extern const Family kFamily_granite;
+const Family kFamily_granite = {"granite", "llama with factors on embeddings, scores, branches and logits",
+                                Build};
+
+}  // namespace planish

@@ -1,0 +1,27 @@
+#include "model/arch/decoder.h"
+#include "model/family.h"
+
+namespace planish {
+namespace {
+
+Result<Program> Build(const Json& config) {
+  PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "olmo2", {50304, 4096, 11008, 32, 32, 0, 2048, 0}));
+  PLANISH_TRY(spec.eps, ReadEpsilon(config, "rms_norm_eps", 1e-5));
+  PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", false));
+  spec.o_bias = spec.qkv_bias;
+  spec.names.attention_norm = spec.names.mlp_norm = "";
+  spec.names.after_attention = "post_attention_layernorm";
+  spec.names.after_mlp = "post_feedforward_layernorm";
+  spec.qk_norm = DecoderSpec::QkNorm::kWidth;
+  spec.names.q_norm = "self_attn.q_norm";
+  spec.names.k_norm = "self_attn.k_norm";
+  return BuildDecoder(config, std::move(spec));
+}
+
+}  // namespace
+
+extern const Family kFamily_olmo2;
+const Family kFamily_olmo2 = {
+    "olmo2", "llama with norms after the branches only, and on all heads of q and k together", Build};
+
+}  // namespace planish

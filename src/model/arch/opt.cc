@@ -1,0 +1,49 @@
+#include "model/arch/decoder.h"
+#include "model/family.h"
+
+namespace planish {
+namespace {
+
+Result<Program> Build(const Json& config) {
+  PLANISH_TRY(DecoderSpec spec, ReadDecoderSizes(config, "opt", {50272, 768, 3072, 12, 12, 0, 2048, 0}));
+  PLANISH_RETURN_IF_ERROR(Require(config, "opt", "layer_norm_elementwise_affine", true));
+  PLANISH_TRY(spec.inter, ReadSize(config, "ffn_dim", 3072));
+  spec.norm = NormKind::kLayer;
+  spec.eps = 1e-5f;
+  PLANISH_TRY(spec.activation, ReadActivation(config, "activation_function", "relu"));
+  PLANISH_TRY(spec.tied, JsonBool(config, "tie_word_embeddings", true));
+  PLANISH_TRY(const bool bias, JsonBool(config, "enable_bias", true));
+  spec.qkv_bias = spec.o_bias = spec.mlp_bias = bias;
+  auto& n = spec.names;
+  n.embed = "model.decoder.embed_tokens";
+  n.positions = "model.decoder.embed_positions";
+  n.layer = "model.decoder.layers.";
+  n.final_norm = "model.decoder.final_layer_norm";
+  n.attention_norm = "self_attn_layer_norm";
+  n.mlp_norm = "final_layer_norm";
+  n.o = "self_attn.out_proj";
+  n.gate = "";
+  n.up = "fc1";
+  n.down = "fc2";
+  spec.position_offset = 2;  // the rows of padding
+  spec.position_rows = spec.max_positions + spec.position_offset;
+  PLANISH_TRY(const bool norm_first, JsonBool(config, "do_layer_norm_before", true));
+  PLANISH_TRY(const bool no_final_norm, JsonBool(config, "_remove_final_layer_norm", false));
+  spec.norm_after_sum = !norm_first;
+  if (!norm_first || no_final_norm) n.final_norm = "";
+  PLANISH_TRY(spec.embed_width, ReadSize(config, "word_embed_proj_dim", spec.hidden));
+  if (spec.embed_width != spec.hidden) {
+    spec.project_in = "model.decoder.project_in";
+    spec.project_out = "model.decoder.project_out";
+  }
+  PLANISH_TRY(Program program, BuildDecoder(config, std::move(spec)));
+  program.prefixes = {{"model.decoder.", "decoder."}};
+  return program;
+}
+
+}  // namespace
+
+extern const Family kFamily_opt;
+const Family kFamily_opt = {"opt", "learned positions, LayerNorm, biases, a plain MLP with ReLU", Build};
+
+}  // namespace planish

@@ -1,0 +1,23 @@
+#include "model/arch/decoder.h"
+#include "model/family.h"
+
+namespace planish {
+namespace {
+
+Result<Program> Build(const Json& config) {
+  PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "phi3", {32064, 3072, 8192, 32, 32, 0, 4096, 0}));
+  PLANISH_TRY(spec.eps, ReadEpsilon(config, "rms_norm_eps", 1e-5));
+  PLANISH_RETURN_IF_ERROR(Require(config, "phi3", "attention_bias", false));
+  spec.names.qkv = "self_attn.qkv_proj";
+  spec.names.gate_up = "mlp.gate_up_proj";
+  PLANISH_RETURN_IF_ERROR(ReadPlainWindow(config, 0, spec));
+  return BuildDecoder(config, std::move(spec));
+}
+
+}  // namespace
+
+extern const Family kFamily_phi3;
+const Family kFamily_phi3 = {"phi3", "llama with q, k, v in one tensor and gate and up in another, longrope",
+                             Build};
+
+}  // namespace planish

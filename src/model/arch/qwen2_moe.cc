@@ -1,0 +1,34 @@
+#include "model/arch/qwen_moe.h"
+#include "model/family.h"
+
+namespace planish {
+namespace {
+
+Result<Program> Build(const Json& config) {
+  PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "qwen2_moe", {151936, 2048, 5632, 24, 16, 16, 32768, 0}));
+  PLANISH_TRY(spec.qkv_bias, JsonBool(config, "qkv_bias", true));
+  PLANISH_RETURN_IF_ERROR(ReadOptionalWindows(config, spec));
+  PLANISH_TRY(const QwenExperts qwen, ReadQwenExperts(config, spec, {60, 4, 1408}));
+  PLANISH_TRY(const int64_t shared_inter, ReadSize(config, "shared_expert_intermediate_size", 5632));
+  spec.mlp = [qwen, shared_inter](BlockBuilder& b, const DecoderSpec& s, int64_t layer,
+                                  const std::string& prefix, ValueId x) {
+    if (!qwen.sparse[static_cast<size_t>(layer)]) {
+      return GatedMlp(b, s, {prefix + s.names.gate, prefix + s.names.up, prefix + s.names.down}, s.inter, x);
+    }
+    const ValueId routed = ExpertMlp(b, s, qwen.experts, prefix, x);
+    const ValueId gate = b.Activate(KeptLinear(b, x, "shared gate", prefix + "mlp.shared_expert_gate", 1),
+                                    Activation::kSigmoid);
+    const std::string shared = prefix + "mlp.shared_expert.";
+    const ValueId common =
+        GatedMlp(b, s, {shared + "gate_proj", shared + "up_proj", shared + "down_proj"}, shared_inter, x);
+    return b.Add(routed, b.RowScale(common, gate));
+  };
+  return BuildDecoder(config, std::move(spec));
+}
+
+}  // namespace
+
+extern const Family kFamily_qwen2_moe;
+const Family kFamily_qwen2_moe = {"qwen2_moe", "qwen2 with experts, and a shared one behind a gate", Build};
+
+}  // namespace planish

@@ -1,0 +1,30 @@
+#include "model/arch/qwen_moe.h"
+#include "model/family.h"
+
+namespace planish {
+namespace {
+
+Result<Program> Build(const Json& config) {
+  PLANISH_TRY(DecoderSpec spec,
+              ReadDecoder(config, "qwen3_moe", {151936, 2048, 6144, 24, 32, 4, 32768, 128}));
+  PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", false));
+  spec.o_bias = spec.qkv_bias;
+  spec.qk_norm = DecoderSpec::QkNorm::kHead;
+  spec.names.q_norm = "self_attn.q_norm";
+  spec.names.k_norm = "self_attn.k_norm";
+  PLANISH_RETURN_IF_ERROR(ReadOptionalWindows(config, spec));
+  PLANISH_TRY(const QwenExperts qwen, ReadQwenExperts(config, spec, {128, 8, 768}));
+  spec.mlp = [qwen](BlockBuilder& b, const DecoderSpec& s, int64_t layer, const std::string& prefix,
+                    ValueId x) {
+    if (qwen.sparse[static_cast<size_t>(layer)]) return ExpertMlp(b, s, qwen.experts, prefix, x);
+    return GatedMlp(b, s, {prefix + s.names.gate, prefix + s.names.up, prefix + s.names.down}, s.inter, x);
+  };
+  return BuildDecoder(config, std::move(spec));
+}
+
+}  // namespace
+
+extern const Family kFamily_qwen3_moe;
+const Family kFamily_qwen3_moe = {"qwen3_moe", "qwen3 with experts", Build};
+
+}  // namespace planish

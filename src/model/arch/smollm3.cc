@@ -1,0 +1,59 @@
+#include <fmt/format.h>
+
+#include "base/names.h"
+#include "model/arch/decoder.h"
+#include "model/family.h"
+
+namespace planish {
+namespace {
+
+// `no_rope_layers` lists 1 for layers that rotate and 0 for those that do not; without it every
+// `no_rope_layer_interval`-th layer does not.
+Status ReadUnrotated(const Json& config, DecoderSpec& spec) {
+  const auto list = config.find("no_rope_layers");
+  if (list != config.end() && list->is_array()) {
+    if (list->size() != spec.ropes.size()) {
+      return InputError(
+          fmt::format("no_rope_layers has {} entries for {} layers", list->size(), spec.ropes.size()));
+    }
+    for (size_t i = 0; i < list->size(); ++i) {
+      if ((*list)[i] != 0 && (*list)[i] != 1) {
+        return InputError(fmt::format("no_rope_layers[{}]: expected 0 or 1, found {}", i,
+                                      Abbreviate(DumpJson((*list)[i]))));
+      }
+      spec.ropes[i] = (*list)[i] == 1 ? 0 : -1;
+    }
+    return {};
+  }
+  PLANISH_TRY(const int64_t interval, ReadSize(config, "no_rope_layer_interval", 4));
+  for (size_t i = 0; i < spec.ropes.size(); ++i) {
+    spec.ropes[i] = (static_cast<int64_t>(i) + 1) % interval == 0 ? -1 : 0;
+  }
+  return {};
+}
+
+Result<Program> Build(const Json& config) {
+  PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "smollm3", {128256, 2048, 11008, 36, 16, 4, 32768, 0}));
+  PLANISH_TRY(spec.tied, JsonBool(config, "tie_word_embeddings", true));
+  PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", false));
+  spec.o_bias = spec.qkv_bias;
+  PLANISH_TRY(spec.mlp_bias, JsonBool(config, "mlp_bias", false));
+  PLANISH_RETURN_IF_ERROR(ReadRotation(config, spec, 2e6));
+  PLANISH_RETURN_IF_ERROR(ReadUnrotated(config, spec));
+  PLANISH_TRY(const bool slides, JsonBool(config, "use_sliding_window", false));
+  if (slides && config.contains("sliding_window") && !config["sliding_window"].is_null()) {
+    PLANISH_TRY(const int64_t window, ReadSize(config, "sliding_window", 4096));
+    PLANISH_TRY(const auto sliding, SlidingLayers(config, spec.layers, [&](int64_t i) {
+                  return spec.ropes[static_cast<size_t>(i)] < 0;
+                }));
+    for (size_t i = 0; i < sliding.size(); ++i) spec.windows[i] = sliding[i] ? window : 0;
+  }
+  return BuildDecoder(config, std::move(spec));
+}
+
+}  // namespace
+
+extern const Family kFamily_smollm3;
+const Family kFamily_smollm3 = {"smollm3", "llama with some layers that do not rotate", Build};
+
+}  // namespace planish
