@@ -56,6 +56,10 @@ CharClassTable::CharClassTable() {
   MarkClass(text, "\\p{L}+", kLetter, &classes);
   MarkClass(text, "\\p{N}+", kNumber, &classes);
   MarkClass(text, kWordPattern, kWord, &classes);
+  MarkClass(text, "\\p{M}+", kMark, &classes);
+  MarkClass(text, "\\p{Mn}+", kNonSpacing, &classes);
+  MarkClass(text, "\\p{P}+", kPunctuation, &classes);
+  MarkClass(text, "\\p{C}+", kOther, &classes);
   std::map<std::string_view, uint16_t> known;
   for (uint32_t c = 0; c < kNumCodePoints; ++c) {
     if (IsWhiteSpace(c)) classes[c] |= kSpace;
