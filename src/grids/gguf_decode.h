@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <span>
 
-#include "grids/gguf_types.h"
+#include "formats/gguf_types.h"
 
 namespace planish {
 

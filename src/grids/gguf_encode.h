@@ -5,7 +5,7 @@
 #include <span>
 
 #include "base/context.h"
-#include "grids/gguf_types.h"
+#include "formats/gguf_types.h"
 #include "tensor/view.h"
 
 namespace planish {

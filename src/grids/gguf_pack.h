@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
+#include "formats/gguf_types.h"
 #include "grids/gguf_search.h"
 #include "grids/gguf_tables.h"
-#include "grids/gguf_types.h"
 
 namespace planish {
 

@@ -1,4 +1,4 @@
-#include "grids/gguf_types.h"
+#include "formats/gguf_types.h"
 
 #include <algorithm>
 #include <cctype>
