@@ -6,6 +6,7 @@
 #include <set>
 
 #include "base/file.h"
+#include "formats/gguf_tokenizer.h"
 #include "layer/artifact.h"
 
 namespace planish {
@@ -38,7 +39,11 @@ Result<Contents> Collect(const Model& model) {
     if (!IsOriginal(linear.w)) compressed[linear.name] = &linear;
   }
   for (const TensorInfo* info : model.checkpoint.tensors()) {
-    const auto linear = compressed.find(info->name);
+    // Blocks of a GGUF file are listed under their tensor's name and a suffix.
+    constexpr std::string_view kBlocks = ".blocks";
+    const std::string name =
+        info->name.ends_with(kBlocks) ? info->name.substr(0, info->name.size() - kBlocks.size()) : info->name;
+    const auto linear = compressed.find(name);
     if (linear == compressed.end()) {
       PLANISH_TRY(const TensorView view, model.checkpoint.Get(info->name));
       contents.specs.push_back({info->name, info->type, info->shape});
@@ -46,7 +51,7 @@ Result<Contents> Collect(const Model& model) {
       continue;
     }
     std::vector<PartTensor> parts;
-    contents.descriptions[info->name] = DescribeParts(linear->second->w, info->name, parts);
+    contents.descriptions[name] = DescribeParts(linear->second->w, name, parts);
     for (const auto& part : parts) {
       contents.specs.push_back({part.name, part.type, part.shape});
       contents.data[part.name] = part.bytes;
@@ -87,6 +92,11 @@ Status WriteArtifact(const Context& context, const Model& model, const Manifest&
     if (!FileExists(path)) continue;
     PLANISH_TRY(const std::string content, ReadTextFile(path));
     PLANISH_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(folder, name), content));
+  }
+  if (FileExists(model.path)) {
+    PLANISH_TRY(const auto gguf, GgufFile::Open(model.path));
+    PLANISH_TRY(const std::string tokenizer, TokenizerJsonOf(*gguf));
+    PLANISH_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(folder, "tokenizer.json"), tokenizer));
   }
   OrderedJson config = OrderedJson::parse(DumpJson(model.config));
   config["quantization_config"] = {
