@@ -17,7 +17,7 @@ void Describe(CLI::App& app) {
   app.set_version_flag("--version", PLANISH_VERSION);
   app.require_subcommand(1);
   app.footer(
-      "A MODEL is a Hugging Face folder, a folder that `compress` wrote, or `demo` (embedded).\n"
+      "A MODEL is a Hugging Face folder, a GGUF file, a folder that `compress` wrote, or `demo` (embedded).\n"
       "Exit status: 0 done, 1 failure, 2 bad input or usage, 3 a contract refused, 130 interrupted.\n"
       "`planish VERB --help` shows a verb's options and examples.");
 }
@@ -38,6 +38,7 @@ int Main(int argc, char** argv) {
   AddInspectVerb(app);
   AddCalibrateVerb(app);
   AddCompressVerb(app);
+  AddConvertVerb(app);
   AddBenchVerb(app);
   AddPackVerb(app);
   AddCompletionVerb(app);

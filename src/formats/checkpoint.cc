@@ -90,6 +90,22 @@ Result<Checkpoint> Checkpoint::OpenFile(const std::string& path) {
   return OfFile(path.substr(0, slash), path.substr(slash + 1), std::move(file));
 }
 
+Checkpoint Checkpoint::OfTensors(const std::string& path, std::vector<Loose> tensors,
+                                 std::shared_ptr<const void> owner, int64_t file_bytes) {
+  auto state = std::make_shared<State>();
+  state->folder = path;
+  state->loose = std::move(tensors);
+  state->loose_owner = std::move(owner);
+  state->loose_file_bytes = file_bytes;
+  for (Loose& tensor : state->loose) {
+    tensor.info.begin = 0;
+    tensor.info.end = static_cast<int64_t>(tensor.bytes.size());
+    state->by_name.push_back({&tensor.info, nullptr, tensor.bytes.data()});
+  }
+  Index(*state);
+  return Checkpoint(std::move(state));
+}
+
 Result<Checkpoint> Checkpoint::Parse(std::span<const std::byte> bytes, const std::string& name) {
   PLANISH_TRY(auto file, SafetensorsFile::Parse(bytes, name));
   return OfFile(name, name, std::move(file));
@@ -142,7 +158,10 @@ const Checkpoint::Entry* Checkpoint::Locate(std::string_view name) const {
 }
 
 Result<TensorView> Checkpoint::Get(std::string_view name) const {
-  if (const Entry* entry = Locate(name)) return entry->shard->file->View(*entry->info);
+  if (const Entry* entry = Locate(name)) {
+    if (entry->shard == nullptr) return TensorView{entry->loose, entry->info->type, entry->info->shape};
+    return entry->shard->file->View(*entry->info);
+  }
   std::vector<std::string> names;
   for (const Entry& entry : state_->by_name) names.push_back(entry.info->name);
   std::string hint = DidYouMean(name, names);
@@ -156,13 +175,14 @@ Result<TensorView> Checkpoint::Get(std::string_view name) const {
 
 int64_t Checkpoint::file_bytes() const {
   int64_t bytes = 0;
+  bytes += state_->loose_file_bytes;
   for (const Shard& shard : state_->shards) bytes += shard.file->file_bytes();
   return bytes;
 }
 
 std::string Checkpoint::FileOf(std::string_view name) const {
   const Entry* entry = Locate(name);
-  return entry == nullptr ? "" : entry->shard->name;
+  return entry == nullptr || entry->shard == nullptr ? "" : entry->shard->name;
 }
 
 Result<ShardPlan> PlanShards(const std::vector<TensorSpec>& tensors, int64_t max_shard_bytes) {

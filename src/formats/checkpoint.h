@@ -25,6 +25,13 @@ class Checkpoint {
   static Result<Checkpoint> OpenFile(const std::string& path);
   // The same for bytes in memory, which must outlive every copy; `name` stands in for the folder.
   static Result<Checkpoint> Parse(std::span<const std::byte> bytes, const std::string& name);
+  // Tensors that lie in a file of another format, or in memory; `owner` keeps them alive.
+  struct Loose {
+    TensorInfo info;  // begin and end are set here
+    std::span<const std::byte> bytes;
+  };
+  static Checkpoint OfTensors(const std::string& path, std::vector<Loose> tensors,
+                              std::shared_ptr<const void> owner, int64_t file_bytes);
   Checkpoint() = default;  // holds nothing; only Open makes one that can be asked
 
   bool Has(std::string_view name) const { return Locate(name) != nullptr; }
@@ -50,11 +57,15 @@ class Checkpoint {
   };
   struct Entry {
     const TensorInfo* info = nullptr;
-    const Shard* shard = nullptr;
+    const Shard* shard = nullptr;  // null: loose
+    const std::byte* loose = nullptr;
   };
   struct State {
     std::string folder;
     std::vector<Shard> shards;  // by ascending name
+    std::vector<Loose> loose;
+    std::shared_ptr<const void> loose_owner;
+    int64_t loose_file_bytes = 0;
     std::vector<Entry> by_name;
     std::vector<const TensorInfo*> tensors;
     int64_t total_bytes = 0;

@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "formats/gguf_tokenizer.h"
 #include "formats/tokenizer_added.h"
 #include "formats/tokenizer_bpe.h"
 #include "formats/tokenizer_decode.h"
@@ -179,6 +180,12 @@ Tokenizer::Tokenizer() : impl_(std::make_unique<Impl>()) {}
 Tokenizer::~Tokenizer() = default;
 
 Result<std::shared_ptr<const Tokenizer>> Tokenizer::Load(const std::string& folder) {
+  if (FileExists(folder)) {
+    PLANISH_TRY(const auto file, GgufFile::Open(folder));
+    const auto json = TokenizerJsonOf(*file);
+    if (!json.ok()) return json.error().At(folder);
+    return Parse(*json, folder);
+  }
   const std::string path = JoinPath(folder, "tokenizer.json");
   PLANISH_TRY(const std::string text, ReadTextFile(path));
   return Parse(text, path);

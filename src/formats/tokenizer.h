@@ -19,7 +19,7 @@ namespace planish {
 
 class Tokenizer {
  public:
-  // Reads folder/tokenizer.json.
+  // Reads folder/tokenizer.json, or, if the path is a GGUF file, its metadata.
   static Result<std::shared_ptr<const Tokenizer>> Load(const std::string& folder);
   // Reads the text of such a file; `name` stands in front of errors.
   static Result<std::shared_ptr<const Tokenizer>> Parse(std::string_view json, const std::string& name);

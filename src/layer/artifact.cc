@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "base/names.h"
+
 namespace planish {
 namespace {
 
@@ -40,6 +42,12 @@ OrderedJson Describe(const Matrix& m, const std::string& prefix, std::vector<Par
       json["factors"].push_back(
           Describe(product->factors[i], fmt::format("{}.factor{}", prefix, i), tensors));
     }
+  } else if (const auto* blocks = std::get_if<Blocks>(&m.body)) {
+    AddTensor(prefix + ".blocks", DType::kU8, {m.rows, GgufRowBytes(blocks->type, m.cols)}, blocks->data,
+              tensors);
+    json["kind"] = "blocks";
+    json["tensor"] = prefix;
+    json["type"] = InfoOf(blocks->type).name;
   } else {
     const auto& sum = std::get<SumPart>(m.body);
     json["kind"] = "sum";
@@ -104,6 +112,22 @@ Result<Matrix> ReadCoded(const Json& d, const std::string& tensor, int64_t rows,
   return Matrix{rows, cols, std::move(coded)};
 }
 
+Result<Matrix> ReadBlocks(const Json& d, const std::string& tensor, int64_t rows, int64_t cols,
+                          const Checkpoint& checkpoint) {
+  PLANISH_TRY(const std::string name, JsonString(d, "type"));
+  const auto type = ParseGgufType(name);
+  if (!type || !InfoOf(*type).decodes) {
+    return InputError(fmt::format("'{}': type '{}' is no block type of GGUF", tensor, Abbreviate(name)));
+  }
+  if (cols % InfoOf(*type).block != 0) {
+    return InputError(fmt::format("'{}': {} columns are no multiple of the {} of a {} block", tensor, cols,
+                                  InfoOf(*type).block, name));
+  }
+  PLANISH_TRY(Blob data,
+              ReadBlob(tensor + ".blocks", DType::kU8, {rows, GgufRowBytes(*type, cols)}, checkpoint));
+  return Matrix{rows, cols, Blocks{*type, std::move(data)}};
+}
+
 Result<Matrix> Read(const Json& d, const Checkpoint& checkpoint, int depth);
 
 Result<std::vector<Matrix>> ReadList(const Json& d, const char* key, const Checkpoint& checkpoint,
@@ -130,8 +154,9 @@ Result<Matrix> Read(const Json& d, const Checkpoint& checkpoint, int depth) {
   if (rows < 1 || cols < 1 || rows > (int64_t{1} << 31) || cols > (int64_t{1} << 31)) {
     return InputError(fmt::format("impossible shape [{}, {}]", rows, cols));
   }
-  if (kind == "dense" || kind == "integer") {
+  if (kind == "dense" || kind == "integer" || kind == "blocks") {
     PLANISH_TRY(const std::string tensor, JsonString(d, "tensor"));
+    if (kind == "blocks") return ReadBlocks(d, tensor, rows, cols, checkpoint);
     if (kind == "dense") return ReadDenseTensor(tensor, rows, cols, checkpoint);
     return ReadCoded(d, tensor, rows, cols, checkpoint);
   }
@@ -152,7 +177,7 @@ Result<Matrix> Read(const Json& d, const Checkpoint& checkpoint, int depth) {
     if (!fits) return InputError(fmt::format("the factors' shapes do not multiply to [{}, {}]", rows, cols));
     return Matrix{rows, cols, ProductPart{std::move(factors)}};
   }
-  return InputError(fmt::format("kind: expected dense, integer, sum or product, found '{}'", kind));
+  return InputError(fmt::format("kind: expected dense, integer, blocks, sum or product, found '{}'", kind));
 }
 
 }  // namespace

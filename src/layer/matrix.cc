@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/overloaded.h"
+#include "grids/gguf_decode.h"
 
 namespace planish {
 namespace {
@@ -57,6 +58,13 @@ void ReadDense(const Matrix& m, const Dense& dense, int64_t row, int64_t rows, i
     const std::byte* from = dense.data.bytes.data() + ((row + i) * m.cols + col) * size;
     if (dense.type == DType::kF32) {
       std::memcpy(out + i * ld, from, static_cast<size_t>(cols) * 4);
+    } else if (dense.type == DType::kBF16) {
+      float* to = out + i * ld;
+      for (int64_t j = 0; j < cols; ++j) {
+        uint16_t bits;
+        std::memcpy(&bits, from + 2 * j, 2);
+        to[j] = ToFloat(BF16{bits});
+      }
     } else {
       for (int64_t j = 0; j < cols; ++j) out[i * ld + j] = LoadElement(from, dense.type, j);
     }
@@ -83,6 +91,14 @@ void ReadCoded(const Matrix& m, const Coded& coded, int64_t row, int64_t rows, i
       for (int64_t k = 0; k < end - j; ++k) *to++ = static_cast<float>(codes[k] - zero) * scale;
       j = end;
     }
+  }
+}
+
+void ReadBlocks(const Matrix& m, const Blocks& blocks, int64_t row, int64_t rows, int64_t col, int64_t cols,
+                float* out, int64_t ld) {
+  const int64_t row_bytes = GgufRowBytes(blocks.type, m.cols);
+  for (int64_t i = 0; i < rows; ++i) {
+    DecodeBlockRow(blocks.type, blocks.data.bytes.data() + (row + i) * row_bytes, col, cols, out + i * ld);
   }
 }
 
@@ -208,6 +224,7 @@ Matrix DenseMatrix(MatView<const float> values, DType type) {
 void ReadRows(const Matrix& m, int64_t row, int64_t rows, int64_t col, int64_t cols, float* out, int64_t ld) {
   std::visit(Overloaded{[&](const Dense& d) { ReadDense(m, d, row, rows, col, cols, out, ld); },
                         [&](const Coded& c) { ReadCoded(m, c, row, rows, col, cols, out, ld); },
+                        [&](const Blocks& b) { ReadBlocks(m, b, row, rows, col, cols, out, ld); },
                         [&](const ProductPart& p) { ReadProduct(p, row, rows, col, cols, out, ld); },
                         [&](const SumPart& s) {
                           ReadRows(s.terms.front(), row, rows, col, cols, out, ld);
@@ -235,6 +252,7 @@ void Apply(const Context& context, const Matrix& m, MatView<const float> x, MatV
             MatMulNT(context, x, WeightView{d.data.bytes.data(), d.type, m.rows, m.cols, m.cols}, y, op);
           },
           [&](const Coded&) { MatMulNT(context, x, MatrixRows(m), y, op); },
+          [&](const Blocks&) { MatMulNT(context, x, MatrixRows(m), y, op); },
           [&](const ProductPart& p) { ApplyProduct(context, p, x, y, op); },
           [&](const SumPart& s) {
             Apply(context, s.terms.front(), x, y, op);
@@ -256,6 +274,7 @@ int64_t StoredBytes(const Matrix& matrix) {
                                  return static_cast<int64_t>(c.codes.bytes.size() + c.scales.bytes.size() +
                                                              c.zeros.bytes.size());
                                },
+                               [](const Blocks& b) { return static_cast<int64_t>(b.data.bytes.size()); },
                                [&](const ProductPart& p) { return total(p.factors); },
                                [&](const SumPart& s) { return total(s.terms); }},
                     matrix.body);
@@ -269,6 +288,7 @@ std::string Describe(const Matrix& matrix) {
                                  if (c.grid.group > 0) text += fmt::format(" g{}", c.grid.group);
                                  return text + (c.grid.symmetric ? " sym" : "");
                                },
+                               [](const Blocks& b) -> std::string { return InfoOf(b.type).name; },
                                [](const ProductPart& p) {
                                  std::string text = fmt::format("path r{} (", p.factors.back().rows);
                                  for (size_t i = 0; i < p.factors.size(); ++i) {

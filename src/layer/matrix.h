@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/context.h"
+#include "formats/gguf_types.h"
 #include "grids/integer.h"
 #include "math/gemm.h"
 #include "tensor/view.h"
@@ -36,6 +37,12 @@ struct Coded {
   Blob zeros;   // [rows * groups] packed as one run, row by row; empty when symmetric
 };
 
+// Rows in the block types of GGUF, as they lie in such a file.
+struct Blocks {
+  GgufType type = GgufType::kQ8_0;  // one that decodes
+  Blob data;                        // [rows, GgufRowBytes(type, cols)]
+};
+
 struct Matrix;
 struct ProductPart {
   std::vector<Matrix> factors;  // [out, r] first, [r, in] last
@@ -46,7 +53,7 @@ struct SumPart {
 
 struct Matrix {
   int64_t rows = 0, cols = 0;
-  std::variant<Dense, Coded, ProductPart, SumPart> body;
+  std::variant<Dense, Coded, ProductPart, SumPart, Blocks> body;
 };
 
 // Bytes of a row of `count` packed values of `bits`.

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "layer/artifact.h"
 #include "model/family.h"
+#include "model/gguf_model.h"
 
 namespace planish {
 namespace {
@@ -188,15 +189,24 @@ Result<Model> Bind(const std::string& path) {
   Model model;
   model.path = path;
   model.name = std::filesystem::path(path).filename().string();
-  const std::string config_path = JoinPath(path, "config.json");
-  PLANISH_TRY(model.config, ReadJsonFile(config_path));
+  const bool gguf = FileExists(path);
+  const std::string config_path = gguf ? path : JoinPath(path, "config.json");
+  if (gguf) {
+    PLANISH_TRY(GgufModel opened, OpenGgufModel(path));
+    model.config = std::move(opened.config);
+    model.checkpoint = std::move(opened.checkpoint);
+  } else {
+    PLANISH_TRY(model.config, ReadJsonFile(config_path));
+  }
   auto program = BuildProgram(model.config);
   if (!program.ok()) return program.error().At(config_path);
   model.program = std::move(program).value();
   auto parts = ReadPartsTable(model.config);
   if (!parts.ok()) return parts.error().At(config_path);
-  PLANISH_TRY(model.checkpoint, Checkpoint::Open(path));
-  UseNamesOf(model.checkpoint, *parts, model.program);
+  if (!gguf) {
+    PLANISH_TRY(model.checkpoint, Checkpoint::Open(path));
+    UseNamesOf(model.checkpoint, *parts, model.program);
+  }
   for (const auto& slot : model.program.linears) {
     auto linear = BindLinear(slot, *parts, model.checkpoint);
     if (!linear.ok()) return linear.error().At(path);
@@ -220,10 +230,10 @@ std::string ResolveModelPath(const std::string& path) {
 
 Result<Model> LoadModel(const std::string& given) {
   const std::string path = ResolveModelPath(given);
-  if (!DirectoryExists(path)) {
+  if (!DirectoryExists(path) && !FileExists(path)) {
     return InputError(
         fmt::format("{}: no such folder; expected a Hugging Face model folder with config.json and "
-                    "safetensors files, or 'demo'",
+                    "safetensors files, a GGUF file, or 'demo'",
                     given));
   }
   return Bind(path);

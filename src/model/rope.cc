@@ -248,6 +248,19 @@ Result<RopeTable> ReadRope(const Json& config, int64_t head_dim, const RopeDefau
     PLANISH_RETURN_IF_ERROR(ScaleDynamic(fields.scaling, max_positions, fields.theta, rope));
     return rope;
   }
+  if (type == "factors") {  // of a GGUF file: one divisor for each frequency
+    const auto factors = fields.scaling.find("factors");
+    if (factors == fields.scaling.end() || !factors->is_array() || factors->size() != rope.inv_freq.size()) {
+      return InputError(fmt::format("rope: expected {} factors", rope.inv_freq.size()));
+    }
+    for (size_t i = 0; i < rope.inv_freq.size(); ++i) {
+      const Json& factor = (*factors)[i];
+      if (!factor.is_number() || !(factor.get<double>() > 0))
+        return InputError("rope: factors must be above 0");
+      rope.inv_freq[i] /= factor.get<double>();
+    }
+    return rope;
+  }
   return InputError(
       fmt::format("rope_type '{}' is not supported: expected one of default, linear, dynamic, llama3, "
                   "yarn, longrope",

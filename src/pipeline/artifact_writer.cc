@@ -6,6 +6,7 @@
 #include <set>
 
 #include "base/file.h"
+#include "formats/gguf_tokenizer.h"
 #include "layer/artifact.h"
 
 namespace planish {
@@ -52,7 +53,11 @@ Result<Contents> Collect(const Model& model) {
     if (!bank.empty() && !model.checkpoint.Has(linear.name)) banks[bank].push_back(&linear);
   }
   for (const TensorInfo* info : model.checkpoint.tensors()) {
-    const auto linear = compressed.find(info->name);
+    // Blocks of a GGUF file are listed under their tensor's name and a suffix.
+    constexpr std::string_view kBlocks = ".blocks";
+    const std::string name =
+        info->name.ends_with(kBlocks) ? info->name.substr(0, info->name.size() - kBlocks.size()) : info->name;
+    const auto linear = compressed.find(name);
     const auto bank = banks.find(info->name);
     if (linear != compressed.end()) {
       AddParts(*linear->second, contents);
@@ -99,6 +104,11 @@ Status WriteArtifact(const Context& context, const Model& model, const Manifest&
     if (!FileExists(path)) continue;
     PLANISH_TRY(const std::string content, ReadTextFile(path));
     PLANISH_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(folder, name), content));
+  }
+  if (FileExists(model.path)) {
+    PLANISH_TRY(const auto gguf, GgufFile::Open(model.path));
+    PLANISH_TRY(const std::string tokenizer, TokenizerJsonOf(*gguf));
+    PLANISH_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(folder, "tokenizer.json"), tokenizer));
   }
   OrderedJson config = OrderedJson::parse(DumpJson(model.config));
   config["quantization_config"] = {

@@ -291,7 +291,9 @@ Result<Preflight> Estimate(const Context& context, const Model& model, const Cal
 Result<CompressResult> Compress(const Context& context, Model& model, const CalibrationSet& set,
                                 const Recipe& recipe, const CompressRequest& request) {
   const auto start = std::chrono::steady_clock::now();
-  if (model.config.contains("quantization_config") && model.config["quantization_config"].is_object()) {
+  // A GGUF file's blocks are decoded like any weights; parts with paths of our own would be lost.
+  if (!FileExists(model.path) && model.config.contains("quantization_config") &&
+      model.config["quantization_config"].is_object()) {
     return InputError(fmt::format("{}: already compressed; compress the original model", model.path));
   }
   const Fingerprint fingerprint = MakeFingerprint(context, model, set, recipe);

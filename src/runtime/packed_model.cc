@@ -39,7 +39,7 @@ void AddMatrix(const Matrix& matrix, Sha256& hash) {
     hash.Update(blob.bytes.last(std::min(kEnd, blob.bytes.size())));
   };
   hash.Update(fmt::format("{}x{} {};", matrix.rows, matrix.cols, Describe(matrix)));
-  std::visit(Overloaded{[&](const Dense& d) { add_blob(d.data); },
+  std::visit(Overloaded{[&](const Dense& d) { add_blob(d.data); }, [&](const Blocks& b) { add_blob(b.data); },
                         [&](const Coded& c) {
                           add_blob(c.codes);
                           add_blob(c.scales);

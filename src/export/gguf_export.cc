@@ -1,0 +1,259 @@
+#include "export/gguf_export.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+
+#include "base/file.h"
+#include "formats/gguf_tokenizer.h"
+#include "grids/gguf_encode.h"
+#include "math/nn.h"
+#include "model/gguf_model.h"
+
+namespace planish {
+namespace {
+
+constexpr int64_t kPanelBytes = 64 << 20;  // of floats in memory at a time
+
+bool IsFloat(GgufType type) {
+  return type == GgufType::kF32 || type == GgufType::kF16 || type == GgufType::kBF16;
+}
+
+// A matrix or vector on its way out.
+struct Item {
+  GgufTensorSpec spec;
+  const Matrix* matrix = nullptr;
+  std::span<const float> vector;
+  int64_t permuted_heads = 0;
+};
+
+int32_t FileType(GgufType type) {
+  switch (type) {
+    case GgufType::kF32:
+      return 0;
+    case GgufType::kF16:
+      return 1;
+    case GgufType::kQ4_0:
+      return 2;
+    case GgufType::kQ4_1:
+      return 3;
+    case GgufType::kQ8_0:
+      return 7;
+    case GgufType::kQ5_0:
+      return 8;
+    case GgufType::kQ5_1:
+      return 9;
+    case GgufType::kQ2_K:
+      return 10;
+    case GgufType::kQ3_K:
+      return 11;
+    case GgufType::kQ4_K:
+      return 14;
+    case GgufType::kQ5_K:
+      return 16;
+    case GgufType::kQ6_K:
+      return 18;
+    case GgufType::kIQ4_NL:
+      return 25;
+    case GgufType::kIQ4_XS:
+      return 30;
+    case GgufType::kBF16:
+      return 32;
+    default:
+      return 0;
+  }
+}
+
+// Sums need a decision; this says which layers do.
+Status CheckSums(const Model& model, const GgufExport& options) {
+  if (options.merge || options.drop_paths) return {};
+  std::vector<std::string> names;
+  for (const Linear& linear : model.linears) {
+    if (!std::holds_alternative<SumPart>(linear.w.body)) continue;
+    names.push_back(linear.name);
+  }
+  if (names.empty()) return {};
+  const size_t count = names.size();
+  names.resize(std::min<size_t>(count, 5));
+  return InputError(fmt::format(
+      "GGUF holds one matrix a layer, but {} have a low-rank path beside it: {}{}; --merge adds the path to "
+      "the "
+      "matrix before it is encoded (most of its repair is lost to rounding), --drop-paths leaves it out",
+      count, fmt::join(names, ", "), count > names.size() ? ", ..." : ""));
+}
+
+Result<GgufMetadata> MakeMetadata(const Model& model, const GgufExport& options) {
+  GgufMetadata metadata;
+  PLANISH_RETURN_IF_ERROR(AddHyperParameters(model.config, model.program, metadata));
+  metadata.String("general.type", "model");
+  metadata.String("general.name", model.name);
+  metadata.Int("general.file_type", FileType(options.type));
+  if (!IsFloat(options.type)) metadata.Int("general.quantization_version", 2);
+  std::string tokenizer;
+  if (FileExists(model.path)) {
+    PLANISH_TRY(const auto gguf, GgufFile::Open(model.path));
+    PLANISH_TRY(tokenizer, TokenizerJsonOf(*gguf));
+  } else {
+    PLANISH_TRY(tokenizer, ReadTextFile(JoinPath(model.path, "tokenizer.json")));
+  }
+  const int64_t eos = model.program.eos_ids.empty() ? -1 : model.program.eos_ids.front();
+  PLANISH_RETURN_IF_ERROR(AddTokenizer(tokenizer, model.program.vocab, model.program.bos_id, eos, metadata));
+  return metadata;
+}
+
+Result<std::string> NameOf(const std::string& name) {
+  const auto gguf = GgufNameOf(name);
+  if (!gguf) return InputError(fmt::format("tensor '{}' has no name in GGUF", name));
+  return *gguf;
+}
+
+Result<std::vector<Item>> Plan(const Model& model, const GgufExport& options, GgufExported& result) {
+  std::vector<Item> items;
+  const auto add_vector = [&](const std::string& name, std::span<const float> values) -> Status {
+    PLANISH_TRY(const std::string gguf, NameOf(name));
+    items.push_back({{gguf, GgufType::kF32, {static_cast<int64_t>(values.size())}},
+                     nullptr,
+                     values,
+                     GgufPermutedHeads(gguf, model.config)});
+    return {};
+  };
+  for (size_t i = 0; i < model.linears.size(); ++i) {
+    const LinearSlot& slot = model.program.linears[i];
+    const Linear& linear = model.linears[i];
+    PLANISH_TRY(const std::string name, NameOf(slot.weight));
+    GgufType wanted = options.type;
+    if (!slot.in_layer && !IsFloat(wanted) && wanted != GgufType::kQ8_0) wanted = GgufType::kQ6_K;
+    const GgufType type = FitGgufType(wanted, slot.in);
+    if (type != wanted) {
+      result.notes.push_back(fmt::format("{}: {}, as rows of {} values are no multiple of the {} of {}", name,
+                                         InfoOf(type).name, slot.in, InfoOf(wanted).block,
+                                         InfoOf(wanted).name));
+    }
+    const auto* sum = std::get_if<SumPart>(&linear.w.body);
+    const Matrix* matrix = sum != nullptr && options.drop_paths ? &sum->terms.front() : &linear.w;
+    items.push_back({{name, type, {slot.in, slot.out}}, matrix, {}, GgufPermutedHeads(name, model.config)});
+    if (!slot.bias.empty()) PLANISH_RETURN_IF_ERROR(add_vector(slot.bias, linear.bias));
+  }
+  for (size_t i = 0; i < model.vectors.size(); ++i) {
+    PLANISH_RETURN_IF_ERROR(add_vector(model.program.vectors[i].name, model.vectors[i]));
+  }
+  return items;
+}
+
+int64_t SourceRow(const Item& item, int64_t row, int64_t rows) {
+  return item.permuted_heads == 0 ? row : GgufSourceRow(row, rows / item.permuted_heads);
+}
+
+void ToHalves(const Context& context, GgufType type, MatView<const float> w, std::byte* out) {
+  context.pool->ParallelFor(w.rows, [&](int64_t i) {
+    for (int64_t j = 0; j < w.cols; ++j) {
+      const uint16_t bits = type == GgufType::kF16 ? ToF16(w(i, j)).bits : ToBF16(w(i, j)).bits;
+      std::memcpy(out + (i * w.cols + j) * 2, &bits, 2);
+    }
+  });
+}
+
+Status WriteMatrix(const Context& context, const Item& item, GgufWriter& writer) {
+  const Matrix& matrix = *item.matrix;
+  const int64_t rows = matrix.rows, cols = matrix.cols, row_bytes = GgufRowBytes(item.spec.type, cols);
+  const auto* blocks = std::get_if<Blocks>(&matrix.body);
+  const bool copied = blocks != nullptr && blocks->type == item.spec.type;
+  const int64_t panel_rows = std::clamp<int64_t>(kPanelBytes / (4 * cols), 1, rows);
+  Mat<float> values;
+  if (!copied) values.Resize(panel_rows, cols);
+  Buffer out(static_cast<size_t>(panel_rows * row_bytes));
+  for (int64_t row = 0; row < rows; row += panel_rows) {
+    PLANISH_RETURN_IF_ERROR(context.CheckCancelled());
+    const int64_t count = std::min(panel_rows, rows - row);
+    const std::span<const std::byte> bytes(out.data(), static_cast<size_t>(count * row_bytes));
+    std::atomic<bool> finite{true};
+    context.pool->ParallelFor(count, [&](int64_t i) {
+      const int64_t source = SourceRow(item, row + i, rows);
+      if (copied) {
+        std::memcpy(out.data() + i * row_bytes, blocks->data.bytes.data() + source * row_bytes,
+                    static_cast<size_t>(row_bytes));
+        return;
+      }
+      ReadRows(matrix, source, 1, 0, cols, values.row(i), cols);
+      if (FindNonFinite({values.row(i), static_cast<size_t>(cols)}) >= 0) finite = false;
+    });
+    if (!finite) return InputError(fmt::format("tensor '{}' holds NaN or infinity", item.spec.name));
+    const MatView<const float> panel(values.data(), count, cols);
+    if (!copied && item.spec.type == GgufType::kF32) {
+      std::memcpy(out.data(), values.data(), bytes.size());
+    } else if (!copied && IsFloat(item.spec.type)) {
+      ToHalves(context, item.spec.type, panel, out.data());
+    } else if (!copied) {
+      EncodeBlocks(context, item.spec.type, panel, {}, out.data());
+    }
+    PLANISH_RETURN_IF_ERROR(writer.Append(bytes));
+  }
+  return {};
+}
+
+Status WriteVector(const Item& item, GgufWriter& writer) {
+  const auto size = static_cast<int64_t>(item.vector.size());
+  std::vector<float> values(item.vector.size());
+  for (int64_t i = 0; i < size; ++i) {
+    values[static_cast<size_t>(i)] = item.vector[static_cast<size_t>(SourceRow(item, i, size))];
+  }
+  return writer.Append(std::as_bytes(std::span(values)));
+}
+
+}  // namespace
+
+GgufType FitGgufType(GgufType type, int64_t cols) {
+  if (cols % InfoOf(type).block == 0) return type;
+  GgufType smaller = GgufType::kF16;
+  switch (type) {
+    case GgufType::kQ2_K:
+    case GgufType::kQ3_K:
+      smaller = GgufType::kQ4_0;
+      break;
+    case GgufType::kQ4_K:
+      smaller = GgufType::kQ5_0;
+      break;
+    case GgufType::kQ5_K:
+      smaller = GgufType::kQ5_1;
+      break;
+    case GgufType::kQ6_K:
+      smaller = GgufType::kQ8_0;
+      break;
+    case GgufType::kIQ4_XS:
+      smaller = GgufType::kIQ4_NL;
+      break;
+    default:
+      break;
+  }
+  return cols % InfoOf(smaller).block == 0 ? smaller : GgufType::kF16;
+}
+
+Result<GgufExported> ExportGguf(const Context& context, const Model& model, const GgufExport& options,
+                                const std::string& path) {
+  if (!IsFloat(options.type) && !InfoOf(options.type).encodes) {
+    return InputError(fmt::format("blocks of type {} can be read, not written", InfoOf(options.type).name));
+  }
+  PLANISH_RETURN_IF_ERROR(CheckSums(model, options));
+  GgufExported result;
+  PLANISH_TRY(const GgufMetadata metadata, MakeMetadata(model, options));
+  PLANISH_TRY(const auto items, Plan(model, options, result));
+  std::vector<GgufTensorSpec> specs;
+  for (const Item& item : items) specs.push_back(item.spec);
+  PLANISH_TRY(auto writer, GgufWriter::Create(path, metadata, specs));
+  for (const Item& item : items) {
+    PLANISH_RETURN_IF_ERROR(item.matrix != nullptr ? WriteMatrix(context, item, writer)
+                                                   : WriteVector(item, writer));
+    ++result.tensors;
+    if (context.progress != nullptr) {
+      context.progress->Update("convert", static_cast<double>(result.tensors),
+                               static_cast<double>(items.size()), "tensors");
+    }
+    int64_t rows = 1;
+    for (size_t i = 1; i < item.spec.dims.size(); ++i) rows *= item.spec.dims[i];
+    result.bytes += rows * GgufRowBytes(item.spec.type, item.spec.dims[0]);
+  }
+  PLANISH_RETURN_IF_ERROR(writer.Commit());
+  return result;
+}
+
+}  // namespace planish

@@ -1,0 +1,33 @@
+// A model as one GGUF file that llama.cpp loads.
+#pragma once
+
+#include <string>
+
+#include "base/context.h"
+#include "formats/gguf_types.h"
+#include "model/model.h"
+
+namespace planish {
+
+struct GgufExport {
+  GgufType type = GgufType::kQ8_0;  // of the layers' matrices: F32, F16, BF16 or one that encodes
+  bool merge = false;               // sums are added up before they are encoded
+  bool drop_paths = false;          // of sums only the first term is kept
+};
+
+struct GgufExported {
+  int64_t tensors = 0, bytes = 0;
+  std::vector<std::string> notes;  // tensors that got another type, and why
+};
+
+// Matrices get the asked type, embedding and head at least Q6_K; rows that are no multiple of a block fall
+// back as in llama.cpp (Q4_K to Q5_0, and so on); norms and biases are F32. Blocks already of that type are
+// copied. Errors: a family, rope or tokenizer that the format cannot hold; low-rank paths, named, unless
+// `merge` or `drop_paths` says what becomes of them; values that are not finite.
+Result<GgufExported> ExportGguf(const Context& context, const Model& model, const GgufExport& options,
+                                const std::string& path);
+
+// The type that rows of `cols` values get when `type` is asked for.
+GgufType FitGgufType(GgufType type, int64_t cols);
+
+}  // namespace planish

@@ -1,0 +1,141 @@
+#include <fmt/format.h>
+
+#include <cstring>
+#include <set>
+
+#include "base/checked.h"
+#include "formats/gguf.h"
+
+namespace planish {
+namespace {
+
+constexpr int64_t kAlignment = 32;
+
+template <typename T>
+void Put(std::string& out, T value) {
+  out.append(reinterpret_cast<const char*>(&value), sizeof(T));
+}
+void PutString(std::string& out, std::string_view text) {
+  Put(out, static_cast<uint64_t>(text.size()));
+  out += text;
+}
+int64_t Padding(int64_t size) { return (kAlignment - size % kAlignment) % kAlignment; }
+
+}  // namespace
+
+void GgufMetadata::Key(const std::string& key, GgufKind kind) {
+  PutString(bytes_, key);
+  Put(bytes_, static_cast<int32_t>(kind));
+  ++count_;
+}
+void GgufMetadata::Int(const std::string& key, int64_t value, GgufKind kind) {
+  Key(key, kind);
+  switch (kind) {
+    case GgufKind::kU16:
+      return Put(bytes_, static_cast<uint16_t>(value));
+    case GgufKind::kI32:
+      return Put(bytes_, static_cast<int32_t>(value));
+    default:
+      return Put(bytes_, static_cast<uint32_t>(value));
+  }
+}
+void GgufMetadata::Float(const std::string& key, float value) {
+  Key(key, GgufKind::kF32);
+  Put(bytes_, value);
+}
+void GgufMetadata::Bool(const std::string& key, bool value) {
+  Key(key, GgufKind::kBool);
+  Put(bytes_, static_cast<uint8_t>(value));
+}
+void GgufMetadata::String(const std::string& key, std::string_view value) {
+  Key(key, GgufKind::kString);
+  PutString(bytes_, value);
+}
+void GgufMetadata::Strings(const std::string& key, std::span<const std::string> values) {
+  Key(key, GgufKind::kArray);
+  Put(bytes_, static_cast<int32_t>(GgufKind::kString));
+  Put(bytes_, static_cast<uint64_t>(values.size()));
+  for (const auto& value : values) PutString(bytes_, value);
+}
+void GgufMetadata::Ints(const std::string& key, std::span<const int32_t> values) {
+  Key(key, GgufKind::kArray);
+  Put(bytes_, static_cast<int32_t>(GgufKind::kI32));
+  Put(bytes_, static_cast<uint64_t>(values.size()));
+  for (int32_t value : values) Put(bytes_, value);
+}
+void GgufMetadata::Floats(const std::string& key, std::span<const float> values) {
+  Key(key, GgufKind::kArray);
+  Put(bytes_, static_cast<int32_t>(GgufKind::kF32));
+  Put(bytes_, static_cast<uint64_t>(values.size()));
+  for (float value : values) Put(bytes_, value);
+}
+void GgufMetadata::Copy(const std::string& key, const GgufValue& value) {
+  Key(key, value.kind);
+  if (value.kind == GgufKind::kString) Put(bytes_, static_cast<uint64_t>(value.bytes.size()));
+  if (value.kind == GgufKind::kArray) {
+    Put(bytes_, static_cast<int32_t>(value.element));
+    Put(bytes_, static_cast<uint64_t>(value.count));
+  }
+  bytes_.append(reinterpret_cast<const char*>(value.bytes.data()), value.bytes.size());
+}
+
+Result<GgufWriter> GgufWriter::Create(const std::string& path, const GgufMetadata& metadata,
+                                      std::vector<GgufTensorSpec> tensors) {
+  std::string header = "GGUF";
+  Put(header, uint32_t{3});
+  Put(header, static_cast<int64_t>(tensors.size()));
+  Put(header, metadata.count());
+  header += metadata.bytes();
+  std::vector<int64_t> sizes;
+  std::set<std::string> names;
+  int64_t offset = 0;
+  for (const auto& tensor : tensors) {
+    const GgufTypeInfo& info = InfoOf(tensor.type);
+    const auto where = [&] { return fmt::format("{}: tensor '{}'", path, tensor.name); };
+    if (tensor.name.empty() || tensor.name.size() > 63 || !names.insert(tensor.name).second) {
+      return InputError(where() + ": expected a name of 1 to 63 bytes that occurs once");
+    }
+    if (tensor.dims.empty() || tensor.dims.size() > 4 || tensor.dims[0] % info.block != 0) {
+      return InputError(fmt::format("{}: [{}] cannot be stored as {} in blocks of {}", where(),
+                                    fmt::join(tensor.dims, ", "), info.name, info.block));
+    }
+    const auto count = CheckedProduct(tensor.dims);
+    const auto size = count ? CheckedMul(*count / info.block, info.bytes) : std::nullopt;
+    const auto next = size ? CheckedAdd(offset, *size) : std::nullopt;
+    if (!next || *next > (int64_t{1} << 62)) return InputError(where() + ": its size overflows");
+    PutString(header, tensor.name);
+    Put(header, static_cast<uint32_t>(tensor.dims.size()));
+    for (int64_t dim : tensor.dims) Put(header, dim);
+    Put(header, static_cast<int32_t>(tensor.type));
+    Put(header, static_cast<uint64_t>(offset));
+    sizes.push_back(*size);
+    offset = *next + Padding(*next);
+  }
+  header.append(static_cast<size_t>(Padding(static_cast<int64_t>(header.size()))), '\0');
+  PLANISH_TRY(auto file, AtomicFile::Create(path));
+  PLANISH_RETURN_IF_ERROR(file.Append(header));
+  return GgufWriter(std::move(file), std::move(sizes));
+}
+
+Status GgufWriter::Append(std::span<const std::byte> data) {
+  if (current_ == sizes_.size() || static_cast<int64_t>(data.size()) > sizes_[current_] - written_) {
+    return FailureError("more data than the tensors that were declared hold");
+  }
+  PLANISH_RETURN_IF_ERROR(file_.Append(data));
+  written_ += static_cast<int64_t>(data.size());
+  if (written_ < sizes_[current_]) return {};
+  constexpr std::byte kZeros[kAlignment] = {};
+  PLANISH_RETURN_IF_ERROR(file_.Append(std::span(kZeros, static_cast<size_t>(Padding(written_)))));
+  ++current_;
+  written_ = 0;
+  return {};
+}
+
+Status GgufWriter::Commit() {
+  if (current_ < sizes_.size()) {
+    return FailureError(fmt::format("tensor {} of {} is not complete", current_ + 1, sizes_.size()));
+  }
+  return file_.Commit();
+}
+
+}  // namespace planish
