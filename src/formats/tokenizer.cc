@@ -14,6 +14,8 @@
 #include "formats/tokenizer_normalize.h"
 #include "formats/tokenizer_split.h"
 #include "formats/tokenizer_unicode.h"
+#include "formats/tokenizer_unigram.h"
+#include "formats/tokenizer_wordpiece.h"
 
 namespace planish {
 namespace {
@@ -35,12 +37,30 @@ Result<std::string> ModelType(const Json& model) {
   return JsonString(model, "type", guess);
 }
 
+template <typename Model>
+Result<std::unique_ptr<const WordModel>> Own(Result<Model> model) {
+  if (!model.ok()) return model.error();
+  return std::unique_ptr<const WordModel>(std::make_unique<const Model>(*std::move(model)));
+}
+
+Result<std::unique_ptr<const WordModel>> ParseModel(const Json& json, const std::string& type,
+                                                    bool byte_level) {
+  if (type == "BPE") return Own(BpeModel::Parse(json, byte_level));
+  if (type != "Unigram" && type != "WordPiece") {
+    return InputError(fmt::format("type '{}' is not supported (known: BPE, Unigram, WordPiece)", type));
+  }
+  if (byte_level) {
+    return InputError(fmt::format("type '{}' with a ByteLevel pre-tokenizer is not supported", type));
+  }
+  return type == "Unigram" ? Own(UnigramModel::Parse(json)) : Own(WordPieceModel::Parse(json));
+}
+
 }  // namespace
 
 struct Tokenizer::Impl {
   NormalizerChain normalizer;
   PreTokenizerChain pre_tokenizer;
-  BpeModel model;
+  std::unique_ptr<const WordModel> model;
   Vocabulary extra;  // added tokens that the model lacks
   AddedTokenMatcher raw_tokens, normalized_tokens;
   PostProcessor post_processor;
@@ -51,41 +71,41 @@ struct Tokenizer::Impl {
 
   // Working memory of calls that have ended, for the next ones.
   mutable std::mutex mutex;
-  mutable std::vector<std::unique_ptr<BpeModel::Scratch>> free_scratch;
+  mutable std::vector<std::unique_ptr<WordModel::Scratch>> free_scratch;
 
   Status Read(const Json& json);
   Status ReadAddedTokens(const Json& json);
   Status FillBytes();
   std::optional<std::string_view> Token(int32_t id) const {
-    const auto token = model.vocabulary().Token(id);
+    const auto token = model->vocabulary().Token(id);
     return token ? token : extra.Token(id);
   }
-  int64_t VocabSize() const { return std::max(model.vocabulary().size(), extra.size()); }
+  int64_t VocabSize() const { return std::max(model->vocabulary().size(), extra.size()); }
   bool HasToken(int32_t id) const { return id >= 0 && id < VocabSize() && Token(id).has_value(); }
   std::string_view Bytes(int32_t id) const {
     if (id < 0 || id >= VocabSize()) return {};
     return std::string_view(bytes).substr(offsets[id], offsets[id + 1] - offsets[id]);
   }
 
-  std::unique_ptr<BpeModel::Scratch> TakeScratch() const {
+  std::unique_ptr<WordModel::Scratch> TakeScratch() const {
     const std::lock_guard lock(mutex);
-    if (free_scratch.empty()) return std::make_unique<BpeModel::Scratch>(model);
+    if (free_scratch.empty()) return model->MakeScratch();
     auto scratch = std::move(free_scratch.back());
     free_scratch.pop_back();
     return scratch;
   }
-  void ReturnScratch(std::unique_ptr<BpeModel::Scratch> scratch) const {
+  void ReturnScratch(std::unique_ptr<WordModel::Scratch> scratch) const {
     const std::lock_guard lock(mutex);
     free_scratch.push_back(std::move(scratch));
   }
   Status EncodeText(std::string_view text, bool recognize_special, WordSink* words,
                     std::vector<int32_t>* ids) const;
-  Status EncodePiece(std::string_view piece, bool recognize_special, WordSink* words,
+  Status EncodePiece(std::string_view piece, bool at_start, bool recognize_special, WordSink* words,
                      std::vector<int32_t>* ids) const;
 };
 
 Status Tokenizer::Impl::ReadAddedTokens(const Json& json) {
-  PLANISH_TRY(const auto tokens, ParseAddedTokens(json, model.vocabulary(), &extra));
+  PLANISH_TRY(const auto tokens, ParseAddedTokens(json, model->vocabulary(), &extra));
   special.assign(static_cast<size_t>(VocabSize()), false);
   for (const AddedToken& token : tokens) {
     if (token.special) special[token.id] = true;
@@ -113,12 +133,11 @@ Status Tokenizer::Impl::FillBytes() {
 Status Tokenizer::Impl::Read(const Json& json) {
   if (!json.is_object()) return InputError("expected a JSON object");
   PLANISH_TRY(const std::string type, ModelType(Member(json, "model")));
-  if (type != "BPE") return InputError(fmt::format("model: type '{}' is not supported (known: BPE)", type));
   PLANISH_TRY(normalizer, NormalizerChain::Parse(Member(json, "normalizer")));
   PLANISH_TRY(pre_tokenizer, PreTokenizerChain::Parse(Member(json, "pre_tokenizer")));
-  auto parsed = BpeModel::Parse(json["model"], pre_tokenizer.byte_level);
+  auto parsed = ParseModel(json["model"], type, pre_tokenizer.byte_level);
   if (!parsed.ok()) return parsed.error().At("model");
-  model = *std::move(parsed);
+  model = std::move(parsed).value();
   PLANISH_RETURN_IF_ERROR(ReadAddedTokens(Member(json, "added_tokens")));
   PLANISH_TRY(post_processor, PostProcessor::Parse(Member(json, "post_processor"), VocabSize()));
   PLANISH_TRY(decoder, Decoder::Parse(Member(json, "decoder")));
@@ -127,8 +146,8 @@ Status Tokenizer::Impl::Read(const Json& json) {
 
 // Text between added tokens of the first class: normalized, cut at those of the second, split into
 // words.
-Status Tokenizer::Impl::EncodePiece(std::string_view piece, bool recognize_special, WordSink* words,
-                                    std::vector<int32_t>* ids) const {
+Status Tokenizer::Impl::EncodePiece(std::string_view piece, bool at_start, bool recognize_special,
+                                    WordSink* words, std::vector<int32_t>* ids) const {
   std::string normalized;
   if (!normalizer.steps.empty()) {
     PLANISH_TRY(normalized, normalizer.Apply(std::string(piece)));
@@ -138,7 +157,7 @@ Status Tokenizer::Impl::EncodePiece(std::string_view piece, bool recognize_speci
     if (id >= 0) {
       ids->push_back(id);
     } else {
-      PLANISH_RETURN_IF_ERROR(pre_tokenizer.Split(text, words));
+      PLANISH_RETURN_IF_ERROR(pre_tokenizer.Split(text, words, at_start && text.data() == piece.data()));
     }
   }
   return {};
@@ -150,7 +169,7 @@ Status Tokenizer::Impl::EncodeText(std::string_view text, bool recognize_special
     if (id >= 0) {
       ids->push_back(id);
     } else {
-      PLANISH_RETURN_IF_ERROR(EncodePiece(piece, recognize_special, words, ids));
+      PLANISH_RETURN_IF_ERROR(EncodePiece(piece, piece.data() == text.data(), recognize_special, words, ids));
     }
   }
   return {};
@@ -190,17 +209,17 @@ Result<std::vector<int32_t>> Tokenizer::Encode(std::string_view utf8, bool add_s
 
   class Encoder : public WordSink {
    public:
-    Encoder(const BpeModel& model, BpeModel::Scratch* scratch, std::vector<int32_t>* out)
+    Encoder(const WordModel& model, WordModel::Scratch* scratch, std::vector<int32_t>* out)
         : model_(model), scratch_(scratch), ids_(out) {}
-    void Word(std::string_view word) override { model_.Encode(word, scratch_, ids_); }
+    void Word(std::string_view word) override { model_.EncodeWord(word, scratch_, ids_); }
 
    private:
-    const BpeModel& model_;
-    BpeModel::Scratch* scratch_;
+    const WordModel& model_;
+    WordModel::Scratch* scratch_;
     std::vector<int32_t>* ids_;
   };
   auto scratch = impl_->TakeScratch();
-  Encoder encoder(impl_->model, scratch.get(), &ids);
+  Encoder encoder(*impl_->model, scratch.get(), &ids);
   const Status status = impl_->EncodeText(utf8, recognize_special, &encoder, &ids);
   impl_->ReturnScratch(std::move(scratch));
   if (!status.ok()) return status.error();
@@ -211,6 +230,13 @@ Result<std::vector<int32_t>> Tokenizer::Encode(std::string_view utf8, bool add_s
 }
 
 std::string Tokenizer::Decode(std::span<const int32_t> ids, bool skip_special) const {
+  if (!impl_->decoder.simple()) {
+    std::vector<std::string> tokens;
+    for (const int32_t id : ids) {
+      if (impl_->HasToken(id) && !(skip_special && IsSpecial(id))) tokens.emplace_back(*impl_->Token(id));
+    }
+    return impl_->decoder.Text(std::move(tokens), true);
+  }
   std::string joined;
   bool first = true;
   for (const int32_t id : ids) {
@@ -229,7 +255,7 @@ std::string Tokenizer::TokenBytes(int32_t id) const { return std::string(impl_->
 int64_t Tokenizer::vocab_size() const { return impl_->VocabSize(); }
 
 std::optional<int32_t> Tokenizer::TokenId(std::string_view token) const {
-  const auto id = impl_->model.vocabulary().Find(token);
+  const auto id = impl_->model->vocabulary().Find(token);
   return id ? id : impl_->extra.Find(token);
 }
 
@@ -239,14 +265,31 @@ std::string StreamDecoder::Push(int32_t id) {
   const Tokenizer::Impl& impl = *tokenizer_.impl_;
   std::string text;
   if (!impl.HasToken(id)) return text;
+  if (!impl.decoder.simple()) return PushSteps(id);
   if (!std::exchange(first_, false)) held_.append(impl.decoder.separator);
   held_.append(impl.Bytes(id));
   held_.erase(0, AppendReplacingInvalid(held_, true, &text));
   return text;
 }
 
+// A prefix whose text is empty stays pending: the rules for the start of a text may still apply. So
+// does one that ends in U+FFFD, as long as further bytes could complete a character.
+std::string StreamDecoder::PushSteps(int32_t id) {
+  const Tokenizer::Impl& impl = *tokenizer_.impl_;
+  if (first_ && impl.Bytes(id).empty()) return {};
+  pending_.emplace_back(*impl.Token(id));
+  std::string text = impl.decoder.Text(pending_, first_);
+  const bool cut = text.ends_with("\xEF\xBF\xBD") && FallbackByte(pending_.back()) && pending_.size() < 4;
+  if (cut || (text.empty() && first_)) return {};
+  pending_.clear();
+  first_ = false;
+  return text;
+}
+
 std::string StreamDecoder::Flush() {
   std::string text;
+  if (!pending_.empty()) text = tokenizer_.impl_->decoder.Text(std::move(pending_), first_);
+  pending_.clear();
   AppendReplacingInvalid(held_, false, &text);
   held_.clear();
   first_ = true;

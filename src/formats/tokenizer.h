@@ -1,5 +1,6 @@
-// Tokenizers of Hugging Face tokenizer.json files: text to token ids and back. Supported: byte-level
-// and plain BPE; what a file asks for beyond that is refused by name when it is read.
+// Tokenizers of Hugging Face tokenizer.json files: text to token ids and back. Supported: BPE
+// (byte-level or on characters, with byte fallback), Unigram, WordPiece; what a file asks for beyond
+// that is refused by name when it is read.
 //
 // A Tokenizer never changes after it is read; any number of threads may use it at once.
 #pragma once
@@ -51,7 +52,8 @@ class Tokenizer {
 };
 
 // Decodes ids as they come. What Push returns ends at a character boundary: the bytes of an
-// incomplete character wait for the next id. All results together equal Decode of all ids.
+// incomplete character wait for the next id. All results together equal Decode of all ids, except
+// where fallback bytes form no character: there the number of U+FFFD can differ.
 class StreamDecoder {
  public:
   // `tokenizer` must live as long.
@@ -62,7 +64,10 @@ class StreamDecoder {
 
  private:
   const Tokenizer& tokenizer_;
+  std::string PushSteps(int32_t id);
+
   std::string held_;
+  std::vector<std::string> pending_;  // tokens of a decoder with steps, not yet text
   bool first_ = true;
 };
 

@@ -31,6 +31,19 @@ Result<std::pair<std::string, std::string>> MergeParts(const Json& merge) {
                                 DumpJson(merge).substr(0, 60)));
 }
 
+constexpr std::string_view kSpaceSymbol = "\xE2\x96\x81";  // U+2581
+
+// Start of the first run of space symbols behind `from`, or the end.
+size_t NextSpaceRun(std::string_view text, size_t from) {
+  for (size_t at = text.find(kSpaceSymbol, from + 1); at != text.npos; at = text.find(kSpaceSymbol, at + 1)) {
+    if (at < kSpaceSymbol.size() ||
+        text.substr(at - kSpaceSymbol.size(), kSpaceSymbol.size()) != kSpaceSymbol) {
+      return at;
+    }
+  }
+  return text.size();
+}
+
 // A word of at most 24 bytes as three numbers: together with the length they determine it.
 std::array<uint64_t, 3> PackWord(std::string_view word) {
   const char* p = word.data();
@@ -146,6 +159,7 @@ Result<BpeModel> BpeModel::Parse(const Json& json, bool byte_level) {
       model.byte_initial_.push_back(std::move(initial));
     }
   }
+  model.cut_at_spaces_ = model.CanCutAtSpaces();
   model.cache_slots_ = std::bit_ceil(std::clamp<size_t>(it->size(), 128, 8192) * 2);
   return model;
 }
@@ -190,6 +204,30 @@ void BpeModel::FillSymbols(std::string_view word, std::vector<int32_t>* symbols)
     symbols->insert(symbols->end(), initial->ids.begin(), initial->ids.end());
   }
   if (pending) symbols->push_back(unk_);
+}
+
+// The symbol itself must be known, so that a pending unknown is written before it in both cases.
+bool BpeModel::CanCutAtSpaces() const {
+  if (byte_level_ || ignore_merges_ || !vocabulary_.Find(kSpaceSymbol)) return false;
+  for (int32_t id = 0; id < vocabulary_.size(); ++id) {
+    const auto token = vocabulary_.Token(id);
+    if (token && !token->empty() && NextSpaceRun(*token, 0) < token->size()) return false;
+  }
+  return true;
+}
+
+void BpeModel::EncodeWord(std::string_view word, WordModel::Scratch* scratch,
+                          std::vector<int32_t>* ids) const {
+  auto* own = static_cast<Scratch*>(scratch);
+  if (!cut_at_spaces_) {
+    Encode(word, own, ids);
+    return;
+  }
+  for (size_t at = 0; at < word.size();) {
+    const size_t end = NextSpaceRun(word, at);
+    Encode(word.substr(at, end - at), own, ids);
+    at = end;
+  }
 }
 
 void BpeModel::Encode(std::string_view word, Scratch* scratch, std::vector<int32_t>* ids) const {

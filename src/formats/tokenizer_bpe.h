@@ -14,7 +14,7 @@
 
 #include "base/json.h"
 #include "base/result.h"
-#include "formats/tokenizer_vocabulary.h"
+#include "formats/tokenizer_model.h"
 
 namespace planish {
 
@@ -53,10 +53,10 @@ class MergeTable {
   std::vector<int32_t> joined_;  // by rank
 };
 
-class BpeModel {
+class BpeModel : public WordModel {
  public:
   // Working memory of one thread at a time, with the word cache in it.
-  class Scratch {
+  class Scratch : public WordModel::Scratch {
    public:
     explicit Scratch(const BpeModel& model);
 
@@ -87,7 +87,14 @@ class BpeModel {
   // Appends the ids of one word (not empty, valid UTF-8 unless byte-level).
   void Encode(std::string_view word, Scratch* scratch, std::vector<int32_t>* ids) const;
 
-  const Vocabulary& vocabulary() const { return vocabulary_; }
+  std::unique_ptr<WordModel::Scratch> MakeScratch() const override {
+    return std::make_unique<Scratch>(*this);
+  }
+  // A long word is cut before each U+2581 that begins a run of them, if no token reaches over such a
+  // place: merging in parts then gives the same ids, and the parts are short and cached.
+  void EncodeWord(std::string_view word, WordModel::Scratch* scratch,
+                  std::vector<int32_t>* ids) const override;
+  const Vocabulary& vocabulary() const override { return vocabulary_; }
 
  private:
   // What one character becomes before merging.
@@ -100,6 +107,7 @@ class BpeModel {
   Status ResolveSpecials(const Json& json);
   Initial InitialOf(std::string_view character) const;
   void FillSymbols(std::string_view word, std::vector<int32_t>* symbols) const;
+  bool CanCutAtSpaces() const;
   void EncodeUncached(std::string_view word, Scratch* scratch, std::vector<int32_t>* ids) const;
   void MergeShort(Scratch* scratch) const;
   void MergeLong(Scratch* scratch) const;
@@ -112,6 +120,7 @@ class BpeModel {
   std::vector<Initial> byte_initial_;        // byte-level: [256]
   MergeTable merges_;
   size_t cache_slots_ = 256;
+  bool cut_at_spaces_ = false;
 };
 
 }  // namespace planish

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -11,20 +13,37 @@
 
 namespace planish {
 
-// How token strings become text. Every supported decoder maps each token to bytes on its own; the
-// text is their concatenation, with U+FFFD for what is not UTF-8.
+// One step of a decoder that rewrites a list of token strings.
+struct DecodeStep {
+  enum Kind { kReplace, kByteFallback, kFuse, kStrip, kMetaspace, kWordPiece } kind = kFuse;
+  std::string from, to;         // kReplace, kStrip (from: the character), kMetaspace, kWordPiece (prefix)
+  int64_t start = 0, stop = 0;  // kStrip
+  bool flag = false;            // kMetaspace: drop at the start; kWordPiece: clean up
+};
+
+// How token strings become text. Of the simple kind, each token maps to bytes on its own and the text
+// is their concatenation, with U+FFFD for what is not UTF-8. Others have steps, in which a token's
+// text can depend on whether it is the first, and bytes of fallback tokens join to characters.
 struct Decoder {
   bool byte_level = false;
   // Between tokens: a file without decoder separates them by spaces.
   std::string separator;
+  std::vector<DecodeStep> steps;  // empty: the simple kind
 
   // From the "decoder" member. A new type is one line of the table in tokenizer_decode.cc.
   static Result<Decoder> Parse(const Json& json);
-  // The bytes a token contributes.
+  bool simple() const { return steps.empty(); }
+  // The bytes a token contributes (behind others).
   std::string Bytes(std::string_view token) const;
+  // With steps: the text of consecutive tokens; `first`: nothing stands before them.
+  std::string Text(std::vector<std::string> tokens, bool first) const;
 };
 
-// TemplateProcessing for a single text: ids before and after its own.
+// The byte of a token <0xNN>.
+std::optional<uint8_t> FallbackByte(std::string_view token);
+
+// TemplateProcessing, BertProcessing or RobertaProcessing for a single text: ids before and after its
+// own.
 struct PostProcessor {
   std::vector<int32_t> prefix, suffix;
   // From the "post_processor" member; ids must be below `vocab_size`.

@@ -2,17 +2,23 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
 #include "formats/tokenizer_regex.h"
+#include "formats/tokenizer_unicode.h"
+#include "formats/unicode_normalize.h"
 
 namespace planish {
 namespace {
 
 // How large a text of `bytes` may grow: replacements in sequence could multiply it without bound.
 // Real normalizers write at most some twenty bytes for a character.
-size_t ExpansionLimit(size_t bytes) { return bytes * 32 + (size_t{1} << 16); }
+// Models count in 32 bits.
+size_t ExpansionLimit(size_t bytes) {
+  return std::min(bytes * 32 + (size_t{1} << 16), size_t{INT32_MAX} - 64);
+}
 
 Error TooLarge(size_t before) {
   return InputError(fmt::format("the tokenizer's normalizer expands {} bytes of text beyond {}", before,
@@ -63,6 +69,90 @@ class Replace : public Normalizer {
   std::string content_;
 };
 
+class UnicodeNormal : public Normalizer {
+ public:
+  explicit UnicodeNormal(UnicodeForm form) : form_(form) {}
+  Result<std::string> Apply(std::string text) const override { return NormalizeUnicode(text, form_); }
+
+ private:
+  UnicodeForm form_;
+};
+
+// Rewrites character by character.
+class MapCharacters : public Normalizer {
+ public:
+  using Map = void (*)(uint32_t, std::string*);
+  explicit MapCharacters(Map map) : map_(map) {}
+  Result<std::string> Apply(std::string text) const override {
+    std::string out;
+    out.reserve(text.size());
+    for (size_t at = 0, length = 0; at < text.size(); at += length) {
+      map_(Utf8Decode(text.data() + at, &length), &out);
+    }
+    return out;
+  }
+
+ private:
+  Map map_;
+};
+
+void AppendUnlessMark(uint32_t c, std::string* out) {
+  if (!(CharClassTable::Get()[c] & kMark)) AppendUtf8(c, out);
+}
+
+void AppendUnlessNonSpacing(uint32_t c, std::string* out) {
+  if (!(CharClassTable::Get()[c] & kNonSpacing)) AppendUtf8(c, out);
+}
+
+// The cleaning of machine translation corpora: control characters vanish, what works as a space
+// becomes one.
+void AppendNmt(uint32_t c, std::string* out) {
+  const auto within = [c](uint32_t low, uint32_t high) { return c >= low && c <= high; };
+  if (within(1, 8) || c == 0xB || within(0xE, 0x1F) || c == 0x7F || c == 0x8F || c == 0x9F) return;
+  const bool space = c == 9 || c == 0xA || c == 0xC || c == 0xD || c == 0x1680 || within(0x200B, 0x200F) ||
+                     c == 0x2028 || c == 0x2029 || c == 0x2581 || c == 0xFEFF || c == 0xFFFD;
+  AppendUtf8(space ? ' ' : c, out);
+}
+
+void AppendClean(uint32_t c, std::string* out) {
+  const bool line = c == '\t' || c == '\n' || c == '\r';
+  if (c == 0 || c == 0xFFFD || (!line && (CharClassTable::Get()[c] & kOther))) return;
+  AppendUtf8(line || IsWhiteSpace(c) ? ' ' : c, out);
+}
+
+// The blocks of ideographs that BERT sets apart by spaces.
+void AppendSpacedIdeograph(uint32_t c, std::string* out) {
+  static constexpr std::pair<uint32_t, uint32_t> kBlocks[] = {
+      {0x4E00, 0x9FFF},   {0x3400, 0x4DBF},   {0x20000, 0x2A6DF}, {0x2A700, 0x2B73F},
+      {0x2B740, 0x2B81F}, {0x2B920, 0x2CEAF}, {0xF900, 0xFAFF},   {0x2F800, 0x2FA1F}};
+  const bool ideograph =
+      std::ranges::any_of(kBlocks, [c](const auto& block) { return c >= block.first && c <= block.second; });
+  if (ideograph) out->push_back(' ');
+  AppendUtf8(c, out);
+  if (ideograph) out->push_back(' ');
+}
+
+// White space off the ends.
+class StripEnds : public Normalizer {
+ public:
+  StripEnds(bool left, bool right) : left_(left), right_(right) {}
+  Result<std::string> Apply(std::string text) const override {
+    size_t begin = 0, end = 0, length = 0;
+    bool content = false;
+    for (size_t at = 0; at < text.size(); at += length) {
+      if (IsWhiteSpace(Utf8Decode(text.data() + at, &length))) continue;
+      if (!std::exchange(content, true)) begin = at;
+      end = at + length;
+    }
+    if (!content) return left_ || right_ ? std::string() : text;
+    if (right_) text.resize(end);
+    return left_ ? text.substr(begin) : text;
+  }
+
+ private:
+  bool left_, right_;
+};
+
 Status ParseStep(const Json& json, NormalizerChain* chain);
 
 Status ParseSequence(const Json& json, NormalizerChain* chain) {
@@ -101,19 +191,66 @@ Status ParseReplace(const Json& json, NormalizerChain* chain) {
   return {};
 }
 
+template <UnicodeForm form>
+Status ParseForm(const Json&, NormalizerChain* chain) {
+  chain->steps.push_back(std::make_unique<UnicodeNormal>(form));
+  return {};
+}
+
+template <MapCharacters::Map map>
+Status ParseMap(const Json&, NormalizerChain* chain) {
+  chain->steps.push_back(std::make_unique<MapCharacters>(map));
+  return {};
+}
+
+Status ParseStrip(const Json& json, NormalizerChain* chain) {
+  PLANISH_TRY(const bool left, JsonBool(json, "strip_left", true));
+  PLANISH_TRY(const bool right, JsonBool(json, "strip_right", true));
+  chain->steps.push_back(std::make_unique<StripEnds>(left, right));
+  return {};
+}
+
+Status ParseBert(const Json& json, NormalizerChain* chain) {
+  PLANISH_TRY(const bool clean, JsonBool(json, "clean_text", true));
+  PLANISH_TRY(const bool ideographs, JsonBool(json, "handle_chinese_chars", true));
+  PLANISH_TRY(const bool lowercase, JsonBool(json, "lowercase", true));
+  PLANISH_TRY(const bool strip_accents, JsonBool(json, "strip_accents", lowercase));
+  if (clean) chain->steps.push_back(std::make_unique<MapCharacters>(AppendClean));
+  if (ideographs) chain->steps.push_back(std::make_unique<MapCharacters>(AppendSpacedIdeograph));
+  if (strip_accents) {
+    chain->steps.push_back(std::make_unique<UnicodeNormal>(UnicodeForm::kNfd));
+    chain->steps.push_back(std::make_unique<MapCharacters>(AppendUnlessNonSpacing));
+  }
+  if (lowercase) chain->steps.push_back(std::make_unique<MapCharacters>(AppendLower));
+  return {};
+}
+
 constexpr std::pair<const char*, Status (*)(const Json&, NormalizerChain*)> kTypes[] = {
-    {"Sequence", ParseSequence}, {"Prepend", ParsePrepend}, {"Replace", ParseReplace}};
+    {"Sequence", ParseSequence},
+    {"Prepend", ParsePrepend},
+    {"Replace", ParseReplace},
+    {"NFC", ParseForm<UnicodeForm::kNfc>},
+    {"NFD", ParseForm<UnicodeForm::kNfd>},
+    {"NFKC", ParseForm<UnicodeForm::kNfkc>},
+    {"NFKD", ParseForm<UnicodeForm::kNfkd>},
+    {"Lowercase", ParseMap<AppendLower>},
+    {"StripAccents", ParseMap<AppendUnlessMark>},
+    {"Nmt", ParseMap<AppendNmt>},
+    {"Strip", ParseStrip},
+    {"BertNormalizer", ParseBert}};
 
 Status ParseStep(const Json& json, NormalizerChain* chain) {
   if (!json.is_object()) return InputError("expected an object");
   const auto type = JsonString(json, "type");
   if (!type.ok()) return type.error();
+  std::string known;
   for (const auto& [name, parse] : kTypes) {
+    known.append(known.empty() ? "" : ", ").append(name);
     if (*type != name) continue;
     const Status status = parse(json, chain);
     return status.ok() ? status : status.error().At(*type);
   }
-  return InputError(fmt::format("type '{}' is not supported (known: Sequence, Prepend, Replace)", *type));
+  return InputError(fmt::format("type '{}' is not supported (known: {})", *type, known));
 }
 
 }  // namespace

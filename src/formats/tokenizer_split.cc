@@ -190,6 +190,60 @@ class ByteLevelSplit : public PreTokenizer {
   std::optional<Scanner> scanner_;
 };
 
+// Spaces become the replacement (U+2581), one more goes in front, and words begin at each.
+class MetaspaceSplit : public PreTokenizer {
+ public:
+  enum class Prepend { kAlways, kFirst, kNever };
+  MetaspaceSplit(std::string replacement, Prepend prepend, bool split)
+      : replacement_(std::move(replacement)), prepend_(prepend), split_(split) {}
+
+  bool Split(std::string_view piece, const NextStage& next, Error* error) const override {
+    // Models count in 32 bits, and a space grows to as much as four bytes.
+    if (piece.size() > kMaxPieceBytes) {
+      *error = InputError(fmt::format("a piece of {} bytes for Metaspace; at most {} are accepted",
+                                      piece.size(), kMaxPieceBytes));
+      return false;
+    }
+    std::string text;
+    const bool wanted = prepend_ == Prepend::kAlways || (prepend_ == Prepend::kFirst && next.AtStart(piece));
+    if (wanted && piece.front() != ' ' && !piece.starts_with(replacement_)) text = replacement_;
+    for (const char c : piece) c == ' ' ? text.append(replacement_) : text.append(1, c);
+    if (!split_) return next(text);
+    const std::string_view view = text;
+    size_t begin = 0;
+    for (size_t at = view.find(replacement_); at != view.npos;
+         at = view.find(replacement_, at + replacement_.size())) {
+      if (!next(view.substr(begin, at - begin))) return false;
+      begin = at;
+    }
+    return next(view.substr(begin));
+  }
+
+ private:
+  static constexpr size_t kMaxPieceBytes = size_t{1} << 28;
+  std::string replacement_;
+  Prepend prepend_;
+  bool split_;
+};
+
+// Splits by single characters that a predicate picks.
+class CharacterSplit : public PreTokenizer {
+ public:
+  CharacterSplit(bool (*picks)(uint32_t), Behavior behavior) : picks_(picks), behavior_(behavior) {}
+
+  bool Split(std::string_view piece, const NextStage& next, Error*) const override {
+    SegmentMerger merger(piece, behavior_, false, next);
+    for (size_t at = 0, length = 0; at < piece.size(); at += length) {
+      if (picks_(Utf8Decode(piece.data() + at, &length)) && !merger.Match(at, at + length)) return false;
+    }
+    return merger.Finish();
+  }
+
+ private:
+  bool (*picks_)(uint32_t);
+  Behavior behavior_;
+};
+
 Status ParseStage(const Json& json, PreTokenizerChain* chain);
 
 Status ParseSequence(const Json& json, PreTokenizerChain* chain) {
@@ -240,11 +294,71 @@ Status ParseByteLevel(const Json& json, PreTokenizerChain* chain) {
   return {};
 }
 
+Status ParseMetaspace(const Json& json, PreTokenizerChain* chain) {
+  using Prepend = MetaspaceSplit::Prepend;
+  PLANISH_TRY(std::string replacement, JsonString(json, "replacement", "\xE2\x96\x81"));
+  if (replacement.empty() || replacement.size() > 4) {
+    return InputError("field 'replacement': expected one character");
+  }
+  PLANISH_TRY(const bool old_form, JsonBool(json, "add_prefix_space", true));
+  PLANISH_TRY(const std::string scheme, JsonString(json, "prepend_scheme", old_form ? "always" : "never"));
+  PLANISH_TRY(const bool split, JsonBool(json, "split", true));
+  for (const auto& [name, prepend] :
+       {std::pair{"always", Prepend::kAlways}, {"first", Prepend::kFirst}, {"never", Prepend::kNever}}) {
+    if (scheme != name) continue;
+    chain->stages.push_back(std::make_unique<MetaspaceSplit>(std::move(replacement), prepend, split));
+    return {};
+  }
+  return InputError(
+      fmt::format("field 'prepend_scheme': expected always, first or never, found '{}'", scheme));
+}
+
+bool IsPunctuation(uint32_t c) {
+  const bool ascii = c < 0x80 && ((c >= 0x21 && c <= 0x2F) || (c >= 0x3A && c <= 0x40) ||
+                                  (c >= 0x5B && c <= 0x60) || (c >= 0x7B && c <= 0x7E));
+  return ascii || (CharClassTable::Get()[c] & kPunctuation) != 0;
+}
+
+Status ParsePunctuation(const Json& json, PreTokenizerChain* chain) {
+  Behavior behavior = Behavior::kIsolated;
+  if (json.contains("behavior")) {
+    PLANISH_TRY(behavior, ParseBehavior(json));
+  }
+  chain->stages.push_back(std::make_unique<CharacterSplit>(IsPunctuation, behavior));
+  return {};
+}
+
+Status ParseWhitespaceSplit(const Json&, PreTokenizerChain* chain) {
+  chain->stages.push_back(std::make_unique<CharacterSplit>(IsWhiteSpace, Behavior::kRemoved));
+  return {};
+}
+
+Status ParseWhitespace(const Json&, PreTokenizerChain* chain) {
+  constexpr char kPattern[] = "\\w+|[^\\w\\s]+";
+  PLANISH_TRY(Regex regex, Regex::Compile(kPattern));
+  chain->stages.push_back(std::make_unique<RegexSplit>(std::move(regex), kPattern, Behavior::kRemoved, true));
+  return {};
+}
+
+Status ParseBert(const Json& json, PreTokenizerChain* chain) {
+  PLANISH_RETURN_IF_ERROR(ParseWhitespaceSplit(json, chain));
+  chain->stages.push_back(std::make_unique<CharacterSplit>(IsPunctuation, Behavior::kIsolated));
+  return {};
+}
+
+Status ParseDelimiter(const Json& json, PreTokenizerChain* chain) {
+  PLANISH_TRY(const std::string delimiter, JsonString(json, "delimiter"));
+  if (delimiter.empty()) return InputError("field 'delimiter' is empty");
+  chain->stages.push_back(std::make_unique<StringSplit>(delimiter, Behavior::kRemoved, false));
+  return {};
+}
+
 constexpr std::pair<const char*, Status (*)(const Json&, PreTokenizerChain*)> kTypes[] = {
-    {"Sequence", ParseSequence},
-    {"Split", ParseSplit},
-    {"Digits", ParseDigits},
-    {"ByteLevel", ParseByteLevel}};
+    {"Sequence", ParseSequence},     {"Split", ParseSplit},
+    {"Digits", ParseDigits},         {"ByteLevel", ParseByteLevel},
+    {"Metaspace", ParseMetaspace},   {"Punctuation", ParsePunctuation},
+    {"Whitespace", ParseWhitespace}, {"WhitespaceSplit", ParseWhitespaceSplit},
+    {"BertPreTokenizer", ParseBert}, {"CharDelimiterSplit", ParseDelimiter}};
 
 Status ParseStage(const Json& json, PreTokenizerChain* chain) {
   if (!json.is_object()) return InputError("expected an object");
@@ -253,13 +367,14 @@ Status ParseStage(const Json& json, PreTokenizerChain* chain) {
   if (chain->byte_level) {
     return InputError(fmt::format("'{}' behind ByteLevel is not supported: ByteLevel must be last", *type));
   }
+  std::string known;
   for (const auto& [name, parse] : kTypes) {
+    known.append(known.empty() ? "" : ", ").append(name);
     if (*type != name) continue;
     const Status status = parse(json, chain);
     return status.ok() ? status : status.error().At(*type);
   }
-  return InputError(
-      fmt::format("type '{}' is not supported (known: Sequence, Split, Digits, ByteLevel)", *type));
+  return InputError(fmt::format("type '{}' is not supported (known: {})", *type, known));
 }
 
 }  // namespace
@@ -270,7 +385,7 @@ bool NextStage::operator()(std::string_view piece) const {
     sink_->Word(piece);
     return true;
   }
-  return rest_[0]->Split(piece, NextStage(rest_.subspan(1), sink_, error_), error_);
+  return rest_[0]->Split(piece, NextStage(rest_.subspan(1), sink_, error_, origin_), error_);
 }
 
 Result<PreTokenizerChain> PreTokenizerChain::Parse(const Json& json) {
@@ -281,9 +396,9 @@ Result<PreTokenizerChain> PreTokenizerChain::Parse(const Json& json) {
   return chain;
 }
 
-Status PreTokenizerChain::Split(std::string_view piece, WordSink* sink) const {
+Status PreTokenizerChain::Split(std::string_view piece, WordSink* sink, bool at_start) const {
   Error error;
-  if (!NextStage(stages, sink, &error)(piece)) return error;
+  if (!NextStage(stages, sink, &error, at_start ? piece.data() : nullptr)(piece)) return error;
   return {};
 }
 

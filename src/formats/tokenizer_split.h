@@ -25,15 +25,19 @@ using PreTokenizers = std::vector<std::unique_ptr<const PreTokenizer>>;
 // What comes after a pre-tokenizer: those behind it, then the sink.
 class NextStage {
  public:
-  NextStage(std::span<const std::unique_ptr<const PreTokenizer>> rest, WordSink* sink, Error* error)
-      : rest_(rest), sink_(sink), error_(error) {}
+  NextStage(std::span<const std::unique_ptr<const PreTokenizer>> rest, WordSink* sink, Error* error,
+            const char* origin)
+      : rest_(rest), sink_(sink), error_(error), origin_(origin) {}
   // Empty pieces vanish. False: stop, a later stage has set *error.
   bool operator()(std::string_view piece) const;
+  // True for a piece that stands at the start of the whole text.
+  bool AtStart(std::string_view piece) const { return piece.data() == origin_; }
 
  private:
   std::span<const std::unique_ptr<const PreTokenizer>> rest_;
   WordSink* sink_;
   Error* error_;
+  const char* origin_;
 };
 
 class PreTokenizer {
@@ -52,7 +56,8 @@ struct PreTokenizerChain {
 
   // From the "pre_tokenizer" member; null is an empty chain: every piece is one word.
   static Result<PreTokenizerChain> Parse(const Json& json);
-  Status Split(std::string_view piece, WordSink* sink) const;
+  // `at_start`: nothing stands before the piece in the text.
+  Status Split(std::string_view piece, WordSink* sink, bool at_start = true) const;
 };
 
 // The regex of the ByteLevel pre-tokenizer.

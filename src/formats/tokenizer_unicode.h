@@ -14,10 +14,14 @@ namespace planish {
 // Bits of a character's class. A character of none of the first three is what the usual patterns
 // call [^\s\p{L}\p{N}].
 enum CharClass : uint8_t {
-  kLetter = 1,  // \p{L}
-  kNumber = 2,  // \p{N}
-  kSpace = 4,   // White_Space
-  kWord = 8,    // a letter, mark, decimal digit, connector or joiner, as added tokens see words
+  kLetter = 1,        // \p{L}
+  kNumber = 2,        // \p{N}
+  kSpace = 4,         // White_Space
+  kWord = 8,          // a letter, mark, decimal digit, connector or joiner, as added tokens see words
+  kMark = 16,         // \p{M}
+  kNonSpacing = 32,   // \p{Mn}
+  kPunctuation = 64,  // \p{P}
+  kOther = 128,       // \p{C}: control, format, unassigned, private use
 };
 
 // The classes of all code points, taken from the tables of PCRE2 (one pass over all characters on
