@@ -323,7 +323,8 @@ TEST(TokenizerUnicode, ClassesOfEveryCharacter) {
   EXPECT_FALSE(IsWhiteSpace(0x180E));
   EXPECT_EQ(table['_'], kWord | kPunctuation);
   EXPECT_EQ(table[0x301], kWord | kMark | kNonSpacing);
-  EXPECT_EQ(table[0xFFFF], kOther);
+  for (const uint32_t c : {0xFFFFu, 0x50000u, 0xE0FFFu, 0xE1000u, 0x10FFFDu})
+    EXPECT_EQ(table[c], kOther) << c;
 }
 
 TEST(TokenizerUnicode, InvalidParts) {

@@ -45,7 +45,7 @@ bool IsWhiteSpace(uint32_t c) {
 }
 
 CharClassTable::CharClassTable() {
-  // Planes 4 to 13 hold no characters, the last two only private ones: of no class either.
+  // Planes 4 to 13 hold no characters, the last two only private ones: all of these are kOther.
   std::string text;
   text.reserve(0x41000 * 4);
   for (uint32_t c = 0; c < 0x40000; ++c) {
@@ -53,6 +53,8 @@ CharClassTable::CharClassTable() {
   }
   for (uint32_t c = 0xE0000; c < 0xE1000; ++c) AppendUtf8(c, &text);
   std::vector<uint8_t> classes(kNumCodePoints);
+  std::fill(classes.begin() + 0x40000, classes.begin() + 0xE0000, uint8_t{kOther});
+  std::fill(classes.begin() + 0xE1000, classes.end(), uint8_t{kOther});
   MarkClass(text, "\\p{L}+", kLetter, &classes);
   MarkClass(text, "\\p{N}+", kNumber, &classes);
   MarkClass(text, kWordPattern, kWord, &classes);
