@@ -206,10 +206,6 @@ GgufType FitGgufType(GgufType type, int64_t cols) {
   if (cols % InfoOf(type).block == 0) return type;
   GgufType smaller = GgufType::kF16;
   switch (type) {
-    case GgufType::kQ2_K:
-    case GgufType::kQ3_K:
-      smaller = GgufType::kQ4_0;
-      break;
     case GgufType::kQ4_K:
       smaller = GgufType::kQ5_0;
       break;
@@ -219,6 +215,8 @@ GgufType FitGgufType(GgufType type, int64_t cols) {
     case GgufType::kQ6_K:
       smaller = GgufType::kQ8_0;
       break;
+    case GgufType::kQ2_K:
+    case GgufType::kQ3_K:
     case GgufType::kIQ4_XS:
       smaller = GgufType::kIQ4_NL;
       break;
