@@ -19,8 +19,8 @@ struct Manifest {
 inline constexpr const char* kManifestName = "planish.json";
 
 // `folder` must not exist or be empty. Tensors whose linear still is what the checkpoint holds are
-// copied byte for byte; others are written as their parts. Experts that the checkpoint keeps in one tensor are
-// written one by one, under the names they have in the program.
+// copied byte for byte; others are written as their parts. Experts that the checkpoint keeps in one tensor
+// are written one by one, under the names they have in the program.
 Status WriteArtifact(const Context& context, const Model& model, const Manifest& manifest,
                      const std::string& folder);
 // The fingerprint in a finished artifact's manifest.
