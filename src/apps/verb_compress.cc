@@ -16,10 +16,10 @@ struct CompressFlags {
   RunOptions run;
   std::string model, recipe, log, statistics;
   CompressRequest request;
-  std::optional<int64_t> bits, group, rank, windows, context, head_bits;
+  std::optional<int64_t> bits, group, scale_bits, zero_bits, rank, windows, context, head_bits;
   std::optional<double> path_bits;
   std::optional<uint64_t> seed;
-  std::optional<std::string> method, mode, states;
+  std::optional<std::string> method, grid, mode, states;
   std::vector<std::string> calibration;
   bool symmetric = false;
   int64_t state_memory_mb = 256;
@@ -32,6 +32,9 @@ Result<Recipe> RecipeFromFlags(const CompressFlags& flags) {
   std::map<std::string, OptionValue> given = {{"bits", flags.bits.value_or(4)},
                                               {"group", flags.group.value_or(128)}};
   if (flags.symmetric) given["symmetric"] = true;
+  if (flags.grid) given["grid"] = *flags.grid;
+  if (flags.scale_bits) given["scale_bits"] = *flags.scale_bits;
+  if (flags.zero_bits) given["zero_bits"] = *flags.zero_bits;
   PLANISH_TRY(Options options, ResolveOptions(*round, given));
   recipe.stages.push_back({round, std::move(options)});
   if (flags.rank.value_or(0) > 0 || flags.path_bits.value_or(0) > 0) {
@@ -49,9 +52,12 @@ Result<Recipe> MakeRecipe(const CompressFlags& flags) {
   if (flags.recipe.empty()) {
     PLANISH_TRY(recipe, RecipeFromFlags(flags));
   } else {
-    if (flags.bits || flags.group || flags.rank || flags.path_bits || flags.method || flags.symmetric) {
+    if (flags.bits || flags.group || flags.rank || flags.path_bits || flags.method || flags.symmetric ||
+        flags.grid || flags.scale_bits || flags.zero_bits) {
       return InputError(
-          "--recipe: --bits, --group, --symmetric, --rank, --path-bits and --method belong into the "
+          "--recipe: --bits, --grid, --group, --scale-bits, --zero-bits, --symmetric, --rank, --path-bits "
+          "and "
+          "--method belong into the "
           "recipe's stages when there is one");
     }
     PLANISH_TRY(const std::string text, ReadTextFile(flags.recipe));
@@ -138,7 +144,15 @@ void AddRecipeFlags(CLI::App& verb, CompressFlags& flags) {
   verb.add_option("--recipe", flags.recipe, "TOML file: ordered stages and rules by tensor name");
   verb.add_option("--method", flags.method, "rtn or gptq (default gptq)")
       ->check(CLI::IsMember({"rtn", "gptq"}));
-  verb.add_option("--bits", flags.bits, "Bits of a code, 2 to 8 (default 4)")->check(CLI::Range(2, 8));
+  auto* grid = verb.add_option("--grid", flags.grid,
+                               "Number format: int2 to int8, nf4, e2m1, bitmod3, mxfp4, nvfp4, ... "
+                               "(docs/grids.md; default: integers of --bits)");
+  verb.add_option("--scale-bits", flags.scale_bits,
+                  "Bits of a group's scale: 16 (default), or 4 to 8 as steps of one unit a row");
+  verb.add_option("--zero-bits", flags.zero_bits, "Bits of an integer grid's zero, more than its codes have");
+  verb.add_option("--bits", flags.bits, "Bits of a code, 2 to 8 (default 4)")
+      ->check(CLI::Range(2, 8))
+      ->excludes(grid);
   verb.add_option("--group", flags.group, "Columns that share a scale; 0: the row (default 128)")
       ->check(CLI::Range(0, 1 << 20));
   verb.add_flag("--symmetric", flags.symmetric, "No stored zero points");

@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+
 #include "base/names.h"
 
 namespace planish {
@@ -15,6 +19,50 @@ void AddTensor(const std::string& name, DType type, std::vector<int64_t> shape, 
   tensors.push_back({name, type, std::move(shape), blob.bytes});
 }
 
+constexpr const char* kScaleNames[] = {"f16", "steps", "e8m0", "e4m3"};
+
+int64_t NumGroups(const Matrix& m, const GridSpec& grid) { return m.rows * grid.NumGroups(m.cols); }
+
+// Type and shape of the tensor of scales.
+std::pair<DType, std::vector<int64_t>> ScalesShape(const GridSpec& grid, int64_t rows, int64_t cols) {
+  const int64_t groups = grid.NumGroups(cols);
+  if (grid.scale == ScaleKind::kHalf) return {DType::kF16, {rows, groups}};
+  if (grid.scale == ScaleKind::kSteps) return {DType::kU8, {PackedBytes(rows * groups, grid.scale_bits)}};
+  return {DType::kU8, {rows, groups}};
+}
+
+void DescribeCoded(const Matrix& m, const Coded& coded, const std::string& prefix, OrderedJson& json,
+                   std::vector<PartTensor>& tensors) {
+  const GridSpec& grid = coded.grid;
+  AddTensor(prefix + ".codes", DType::kU8, {m.rows, PackedBytes(m.cols, grid.bits)}, coded.codes, tensors);
+  auto [type, shape] = ScalesShape(grid, m.rows, m.cols);
+  AddTensor(prefix + ".scales", type, std::move(shape), coded.scales, tensors);
+  json["kind"] = grid.Uniform() ? "integer" : "levels";
+  json["tensor"] = prefix;
+  json["bits"] = grid.bits;
+  json["group"] = grid.group;
+  if (grid.Uniform()) json["symmetric"] = grid.symmetric;
+  if (grid.scale != ScaleKind::kHalf) json["scale"] = kScaleNames[static_cast<int>(grid.scale)];
+  if (grid.scale == ScaleKind::kSteps) {
+    json["scale_bits"] = grid.scale_bits;
+    AddTensor(prefix + ".units", DType::kF16, {m.rows}, coded.units, tensors);
+  }
+  if (grid.scale == ScaleKind::kE4M3) {
+    AddTensor(prefix + ".units", DType::kF32, {1}, coded.units, tensors);
+  }
+  if (grid.HasZeros()) {
+    if (grid.ZeroBits() != grid.bits) json["zero_bits"] = grid.ZeroBits();
+    AddTensor(prefix + ".zeros", DType::kU8, {PackedBytes(NumGroups(m, grid), grid.ZeroBits())}, coded.zeros,
+              tensors);
+  }
+  if (grid.Uniform()) return;
+  json["grid"] = LevelsName(grid);
+  AddTensor(prefix + ".levels", DType::kF16, {grid.NumSets(), grid.NumLevels()}, coded.levels, tensors);
+  if (grid.NumSets() > 1) {
+    AddTensor(prefix + ".sets", DType::kU8, {PackedBytes(NumGroups(m, grid), 2)}, coded.sets, tensors);
+  }
+}
+
 OrderedJson Describe(const Matrix& m, const std::string& prefix, std::vector<PartTensor>& tensors) {
   OrderedJson json;
   if (const auto* dense = std::get_if<Dense>(&m.body)) {
@@ -22,19 +70,7 @@ OrderedJson Describe(const Matrix& m, const std::string& prefix, std::vector<Par
     json["kind"] = "dense";
     json["tensor"] = prefix;
   } else if (const auto* coded = std::get_if<Coded>(&m.body)) {
-    const int64_t groups = coded->grid.NumGroups(m.cols);
-    AddTensor(prefix + ".codes", DType::kU8, {m.rows, PackedBytes(m.cols, coded->grid.bits)}, coded->codes,
-              tensors);
-    AddTensor(prefix + ".scales", DType::kF16, {m.rows, groups}, coded->scales, tensors);
-    json["kind"] = "integer";
-    json["tensor"] = prefix;
-    json["bits"] = coded->grid.bits;
-    json["group"] = coded->grid.group;
-    json["symmetric"] = coded->grid.symmetric;
-    if (!coded->grid.symmetric) {
-      AddTensor(prefix + ".zeros", DType::kU8, {PackedBytes(m.rows * groups, coded->grid.bits)}, coded->zeros,
-                tensors);
-    }
+    DescribeCoded(m, *coded, prefix, json, tensors);
   } else if (const auto* product = std::get_if<ProductPart>(&m.body)) {
     json["kind"] = "product";
     json["factors"] = OrderedJson::array();
@@ -75,39 +111,97 @@ Result<Blob> ReadBlob(const std::string& name, DType type, const std::vector<int
 }
 
 // NaN or infinity in scales would poison every product silently; zero or negative ones are legal.
-Status CheckScales(const Blob& scales, const std::string& name) {
-  for (size_t i = 0; i * 2 < scales.bytes.size(); ++i) {
+Status CheckHalves(const Blob& halves, const std::string& name) {
+  for (size_t i = 0; i * 2 < halves.bytes.size(); ++i) {
     uint16_t bits;
-    std::memcpy(&bits, scales.bytes.data() + i * 2, 2);
+    std::memcpy(&bits, halves.bytes.data() + i * 2, 2);
     if ((bits & 0x7c00u) == 0x7c00u) {
-      return InputError(fmt::format("tensor '{}.scales': element {} is not finite", name, i));
+      return InputError(fmt::format("tensor '{}': element {} is not finite", name, i));
     }
   }
   return {};
 }
 
-Result<Matrix> ReadCoded(const Json& d, const std::string& tensor, int64_t rows, int64_t cols,
-                         const Checkpoint& checkpoint) {
-  IntegerGrid grid;
+// The grid that a description states, checked.
+Result<GridSpec> ReadGrid(const Json& d, const std::string& tensor, bool uniform) {
+  GridSpec grid;
+  if (!uniform) {
+    PLANISH_TRY(const std::string name, JsonString(d, "grid"));
+    const auto known = FindGrid(name);
+    if (!known.has_value() || known->Uniform()) {
+      return InputError(
+          fmt::format("'{}': grid: '{}' is no table of levels that is known here", tensor, Abbreviate(name)));
+    }
+    grid = *known;
+  }
   PLANISH_TRY(const int64_t bits, JsonInt(d, "bits"));
   PLANISH_TRY(grid.group, JsonInt(d, "group"));
   PLANISH_TRY(grid.symmetric, JsonBool(d, "symmetric", false));
-  if (bits < 2 || bits > 8)
+  if (uniform && (bits < 2 || bits > 8))
     return InputError(fmt::format("'{}': bits: expected 2 to 8, found {}", tensor, bits));
+  if (!uniform && bits != grid.bits)
+    return InputError(fmt::format("'{}': bits: this grid has {}, found {}", tensor, grid.bits, bits));
   if (grid.group < 0 || grid.group > (int64_t{1} << 24)) {
     return InputError(
         fmt::format("'{}': group: expected 0 (whole row) or a positive size, found {}", tensor, grid.group));
   }
   grid.bits = static_cast<int>(bits);
+  grid.scale = ScaleKind::kHalf;
+  if (d.contains("scale")) {
+    PLANISH_TRY(const std::string scale, JsonString(d, "scale"));
+    const auto* it = std::find(std::begin(kScaleNames), std::end(kScaleNames), scale);
+    if (it == std::end(kScaleNames)) {
+      return InputError(fmt::format("'{}': scale: expected f16, steps, e8m0 or e4m3, found '{}'", tensor,
+                                    Abbreviate(scale)));
+    }
+    grid.scale = static_cast<ScaleKind>(it - std::begin(kScaleNames));
+  }
+  const auto small = [&](const char* key, int64_t low, int& value) -> Status {
+    PLANISH_TRY(const int64_t found, JsonInt(d, key));
+    if (found < low || found > 8) {
+      return InputError(fmt::format("'{}': {}: expected {} to 8, found {}", tensor, key, low, found));
+    }
+    value = static_cast<int>(found);
+    return {};
+  };
+  if (grid.scale == ScaleKind::kSteps) PLANISH_RETURN_IF_ERROR(small("scale_bits", 4, grid.scale_bits));
+  if (uniform && d.contains("zero_bits")) PLANISH_RETURN_IF_ERROR(small("zero_bits", bits, grid.zero_bits));
+  return grid;
+}
+
+Result<Matrix> ReadCoded(const Json& d, const std::string& tensor, int64_t rows, int64_t cols, bool uniform,
+                         const Checkpoint& checkpoint) {
+  PLANISH_TRY(const GridSpec grid, ReadGrid(d, tensor, uniform));
   const int64_t groups = grid.NumGroups(cols);
-  Coded coded{grid, {}, {}, {}};
+  Coded coded;
+  coded.grid = grid;
   PLANISH_TRY(coded.codes,
               ReadBlob(tensor + ".codes", DType::kU8, {rows, PackedBytes(cols, grid.bits)}, checkpoint));
-  PLANISH_TRY(coded.scales, ReadBlob(tensor + ".scales", DType::kF16, {rows, groups}, checkpoint));
-  PLANISH_RETURN_IF_ERROR(CheckScales(coded.scales, tensor));
-  if (!grid.symmetric) {
-    PLANISH_TRY(coded.zeros,
-                ReadBlob(tensor + ".zeros", DType::kU8, {PackedBytes(rows * groups, grid.bits)}, checkpoint));
+  const auto [type, shape] = ScalesShape(grid, rows, cols);
+  PLANISH_TRY(coded.scales, ReadBlob(tensor + ".scales", type, shape, checkpoint));
+  if (grid.scale == ScaleKind::kHalf) PLANISH_RETURN_IF_ERROR(CheckHalves(coded.scales, tensor + ".scales"));
+  if (grid.scale == ScaleKind::kSteps) {
+    PLANISH_TRY(coded.units, ReadBlob(tensor + ".units", DType::kF16, {rows}, checkpoint));
+    PLANISH_RETURN_IF_ERROR(CheckHalves(coded.units, tensor + ".units"));
+  }
+  if (grid.scale == ScaleKind::kE4M3) {
+    PLANISH_TRY(coded.units, ReadBlob(tensor + ".units", DType::kF32, {1}, checkpoint));
+    if (!std::isfinite(LoadElement(coded.units.bytes.data(), DType::kF32, 0))) {
+      return InputError(fmt::format("tensor '{}.units': element 0 is not finite", tensor));
+    }
+  }
+  if (grid.HasZeros()) {
+    PLANISH_TRY(coded.zeros, ReadBlob(tensor + ".zeros", DType::kU8,
+                                      {PackedBytes(rows * groups, grid.ZeroBits())}, checkpoint));
+  }
+  if (!uniform) {
+    PLANISH_TRY(coded.levels,
+                ReadBlob(tensor + ".levels", DType::kF16, {grid.NumSets(), grid.NumLevels()}, checkpoint));
+    PLANISH_RETURN_IF_ERROR(CheckHalves(coded.levels, tensor + ".levels"));
+  }
+  if (grid.NumSets() > 1) {
+    PLANISH_TRY(coded.sets,
+                ReadBlob(tensor + ".sets", DType::kU8, {PackedBytes(rows * groups, 2)}, checkpoint));
   }
   return Matrix{rows, cols, std::move(coded)};
 }
@@ -154,11 +248,11 @@ Result<Matrix> Read(const Json& d, const Checkpoint& checkpoint, int depth) {
   if (rows < 1 || cols < 1 || rows > (int64_t{1} << 31) || cols > (int64_t{1} << 31)) {
     return InputError(fmt::format("impossible shape [{}, {}]", rows, cols));
   }
-  if (kind == "dense" || kind == "integer" || kind == "blocks") {
+  if (kind == "dense" || kind == "integer" || kind == "levels" || kind == "blocks") {
     PLANISH_TRY(const std::string tensor, JsonString(d, "tensor"));
     if (kind == "blocks") return ReadBlocks(d, tensor, rows, cols, checkpoint);
     if (kind == "dense") return ReadDenseTensor(tensor, rows, cols, checkpoint);
-    return ReadCoded(d, tensor, rows, cols, checkpoint);
+    return ReadCoded(d, tensor, rows, cols, kind == "integer", checkpoint);
   }
   if (kind == "sum") {
     PLANISH_TRY(auto terms, ReadList(d, "terms", checkpoint, depth));
@@ -177,7 +271,8 @@ Result<Matrix> Read(const Json& d, const Checkpoint& checkpoint, int depth) {
     if (!fits) return InputError(fmt::format("the factors' shapes do not multiply to [{}, {}]", rows, cols));
     return Matrix{rows, cols, ProductPart{std::move(factors)}};
   }
-  return InputError(fmt::format("kind: expected dense, integer, blocks, sum or product, found '{}'", kind));
+  return InputError(
+      fmt::format("kind: expected dense, integer, levels, blocks, sum or product, found '{}'", kind));
 }
 
 }  // namespace

@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <cstring>
+#include <functional>
 
 #include "base/overloaded.h"
 #include "grids/gguf_decode.h"
@@ -71,12 +73,54 @@ void ReadDense(const Matrix& m, const Dense& dense, int64_t row, int64_t rows, i
   }
 }
 
-// One row is decoded group by group: value = (code - zero) * scale.
+float LoadF32(const std::byte* data) { return LoadElement(data, DType::kF32, 0); }
+
+// FP8 without a sign: 4 bits of exponent with bias 7, 3 of mantissa.
+float FromE4M3(uint8_t byte) {
+  const int e = byte >> 3, m = byte & 7;
+  return std::ldexp(static_cast<float>(e == 0 ? m : m + 8), std::max(e, 1) - 10);
+}
+uint8_t ToE4M3(float value) {  // value must be one of them
+  int exponent;
+  std::frexp(value, &exponent);
+  const int e = std::max(exponent + 6, 0);
+  const auto m = static_cast<int>(std::ldexp(value, 10 - std::max(e, 1)));
+  return static_cast<uint8_t>(e == 0 ? m : (e << 3) | (m - 8));
+}
+
+// The parameters of group g of row i, from the stored bytes.
+float ScaleAt(const Coded& coded, int64_t groups, int64_t i, int64_t g) {
+  const std::byte* scales = coded.scales.bytes.data();
+  const int64_t at = i * groups + g;
+  switch (coded.grid.scale) {
+    case ScaleKind::kHalf:
+      return LoadF16(scales, at);
+    case ScaleKind::kSteps:
+      return static_cast<float>(UnpackOne(scales, at, coded.grid.scale_bits)) *
+             LoadF16(coded.units.bytes.data(), i);
+    case ScaleKind::kE8M0:
+      return std::ldexp(1.0f, static_cast<int>(scales[at]) - 127);
+    case ScaleKind::kE4M3:
+      return FromE4M3(static_cast<uint8_t>(scales[at])) * LoadF32(coded.units.bytes.data());
+  }
+  return 0;
+}
+float ZeroAt(const Coded& coded, int64_t groups, int64_t i, int64_t g) {
+  const GridSpec& grid = coded.grid;
+  if (grid.symmetric) return static_cast<float>(1 << (grid.bits - 1));
+  const int zero = UnpackOne(coded.zeros.bytes.data(), i * groups + g, grid.ZeroBits());
+  return static_cast<float>(zero) * grid.ZeroStep();
+}
+int SetAt(const Coded& coded, int64_t groups, int64_t i, int64_t g) {
+  return coded.sets.bytes.empty() ? 0 : UnpackOne(coded.sets.bytes.data(), i * groups + g, 2);
+}
+
+// One row is decoded group by group: value = (code - zero) * scale, or level[code] * scale.
 void ReadCoded(const Matrix& m, const Coded& coded, int64_t row, int64_t rows, int64_t col, int64_t cols,
                float* out, int64_t ld) {
   const int bits = coded.grid.bits;
   const int64_t group = coded.grid.GroupSize(m.cols), groups = coded.grid.NumGroups(m.cols);
-  const int64_t row_bytes = PackedBytes(m.cols, bits);
+  const int64_t row_bytes = PackedBytes(m.cols, bits), num_levels = coded.grid.NumLevels();
   constexpr int64_t kChunk = 256;
   uint8_t codes[kChunk];
   for (int64_t i = row; i < row + rows; ++i) {
@@ -84,11 +128,15 @@ void ReadCoded(const Matrix& m, const Coded& coded, int64_t row, int64_t rows, i
     for (int64_t j = col; j < col + cols;) {
       const int64_t g = j / group;
       const int64_t end = std::min({(g + 1) * group, col + cols, j + kChunk});
-      const float scale = LoadF16(coded.scales.bytes.data(), i * groups + g);
-      const int zero =
-          coded.grid.symmetric ? 1 << (bits - 1) : UnpackOne(coded.zeros.bytes.data(), i * groups + g, bits);
+      const float scale = ScaleAt(coded, groups, i, g);
       Unpack(coded.codes.bytes.data() + i * row_bytes, j, end - j, bits, codes);
-      for (int64_t k = 0; k < end - j; ++k) *to++ = static_cast<float>(codes[k] - zero) * scale;
+      if (coded.grid.Uniform()) {
+        const float zero = ZeroAt(coded, groups, i, g);
+        for (int64_t k = 0; k < end - j; ++k) *to++ = (static_cast<float>(codes[k]) - zero) * scale;
+      } else {
+        const std::byte* levels = coded.levels.bytes.data() + 2 * num_levels * SetAt(coded, groups, i, g);
+        for (int64_t k = 0; k < end - j; ++k) *to++ = LoadF16(levels, codes[k]) * scale;
+      }
       j = end;
     }
   }
@@ -152,47 +200,106 @@ void ApplyProduct(const Context& context, const ProductPart& product, MatView<co
 
 }  // namespace
 
-Matrix PackInteger(const IntegerMatrix& m) {
-  const int bits = m.grid.bits;
-  const int64_t rows = m.rows(), cols = m.cols(), groups = m.grid.NumGroups(cols);
-  const int64_t row_bytes = PackedBytes(cols, bits);
-  const int64_t zero_bytes = m.grid.symmetric ? 0 : PackedBytes(rows * groups, bits);
-  auto codes = std::make_shared<Buffer>(static_cast<size_t>(rows * row_bytes));
-  auto scales = std::make_shared<Buffer>(static_cast<size_t>(rows * groups * 2));
-  auto zeros = std::make_shared<Buffer>(static_cast<size_t>(zero_bytes));
-  for (int64_t i = 0; i < rows; ++i) {
-    Pack(m.codes.row(i), cols, bits, reinterpret_cast<uint8_t*>(codes->data()) + i * row_bytes);
-    for (int64_t g = 0; g < groups; ++g) {
-      const F16 scale = ToF16(m.scales(i, g));
-      std::memcpy(scales->data() + (i * groups + g) * 2, &scale, 2);
-    }
-  }
-  if (zero_bytes > 0) Pack(m.zeros.data(), rows * groups, bits, reinterpret_cast<uint8_t*>(zeros->data()));
-  const auto blob = [](std::shared_ptr<Buffer> b) {
-    const auto view = std::as_const(*b).bytes();
-    return Blob{view, std::move(b)};
-  };
-  return {rows, cols, Coded{m.grid, blob(std::move(codes)), blob(std::move(scales)), blob(std::move(zeros))}};
+namespace {
+
+Blob Owned(int64_t bytes, const std::function<void(uint8_t*)>& fill) {
+  if (bytes == 0) return {};
+  auto buffer = std::make_shared<Buffer>(static_cast<size_t>(bytes));
+  fill(reinterpret_cast<uint8_t*>(buffer->data()));
+  const auto view = std::as_const(*buffer).bytes();
+  return {view, std::move(buffer)};
 }
 
-IntegerMatrix UnpackInteger(const Matrix& matrix) {
+Blob HalvesBlob(const float* values, int64_t count) {
+  return Owned(2 * count, [&](uint8_t* to) {
+    for (int64_t k = 0; k < count; ++k) {
+      const F16 half = ToF16(values[k]);
+      std::memcpy(to + 2 * k, &half, 2);
+    }
+  });
+}
+
+// Small whole numbers as one packed run.
+template <typename Value>
+Blob RunBlob(int64_t count, int bits, const Value& value) {
+  std::vector<uint8_t> values(static_cast<size_t>(count));
+  for (int64_t k = 0; k < count; ++k) values[static_cast<size_t>(k)] = static_cast<uint8_t>(value(k));
+  return Owned(PackedBytes(count, bits), [&](uint8_t* to) { Pack(values.data(), count, bits, to); });
+}
+
+Blob PackScales(const GridMatrix& m) {
+  const int64_t groups = m.scales.cols(), count = m.rows() * groups;
+  const float* scales = m.scales.data();
+  switch (m.grid.scale) {
+    case ScaleKind::kHalf:
+      return HalvesBlob(scales, count);
+    case ScaleKind::kSteps:
+      return RunBlob(count, m.grid.scale_bits, [&](int64_t k) {
+        return std::nearbyint(scales[k] / m.units[static_cast<size_t>(k / groups)]);
+      });
+    case ScaleKind::kE8M0:
+      return RunBlob(count, 8, [&](int64_t k) { return std::ilogb(scales[k]) + 127; });
+    case ScaleKind::kE4M3:
+      return RunBlob(count, 8, [&](int64_t k) {
+        return ToE4M3(StoredScale(m.grid, 1.0f, scales[k] / m.units.front()));
+      });
+  }
+  return {};
+}
+
+}  // namespace
+
+Matrix PackCodes(const GridMatrix& m) {
+  const GridSpec& grid = m.grid;
+  const int64_t rows = m.rows(), cols = m.cols(), count = rows * grid.NumGroups(cols);
+  const int64_t row_bytes = PackedBytes(cols, grid.bits);
+  Coded coded;
+  coded.grid = grid;
+  coded.codes = Owned(rows * row_bytes, [&](uint8_t* to) {
+    for (int64_t i = 0; i < rows; ++i) Pack(m.codes.row(i), cols, grid.bits, to + i * row_bytes);
+  });
+  coded.scales = PackScales(m);
+  if (grid.HasZeros()) {
+    coded.zeros =
+        RunBlob(count, grid.ZeroBits(), [&](int64_t k) { return m.zeros.data()[k] / grid.ZeroStep(); });
+  }
+  if (grid.scale == ScaleKind::kSteps) coded.units = HalvesBlob(m.units.data(), rows);
+  if (grid.scale == ScaleKind::kE4M3) {
+    coded.units = Owned(4, [&](uint8_t* to) { std::memcpy(to, m.units.data(), 4); });
+  }
+  if (grid.NumSets() > 1) coded.sets = RunBlob(count, 2, [&](int64_t k) { return m.sets.data()[k]; });
+  coded.levels = HalvesBlob(m.levels.data(), m.levels.rows() * m.levels.cols());
+  return {rows, cols, std::move(coded)};
+}
+
+GridMatrix UnpackCodes(const Matrix& matrix) {
   const auto* coded = std::get_if<Coded>(&matrix.body);
   PLANISH_CHECK(coded != nullptr);
-  const int bits = coded->grid.bits;
-  const int64_t groups = coded->grid.NumGroups(matrix.cols);
-  IntegerMatrix m;
-  m.grid = coded->grid;
+  const GridSpec& grid = coded->grid;
+  const int64_t groups = grid.NumGroups(matrix.cols);
+  GridMatrix m;
+  m.grid = grid;
   m.codes.Resize(matrix.rows, matrix.cols);
   m.scales.Resize(matrix.rows, groups);
-  m.zeros.Resize(matrix.rows, groups);
+  if (grid.Uniform()) m.zeros.Resize(matrix.rows, groups);
+  if (grid.NumSets() > 1) m.sets.Resize(matrix.rows, groups);
   for (int64_t i = 0; i < matrix.rows; ++i) {
-    Unpack(coded->codes.bytes.data() + i * PackedBytes(matrix.cols, bits), 0, matrix.cols, bits,
+    Unpack(coded->codes.bytes.data() + i * PackedBytes(matrix.cols, grid.bits), 0, matrix.cols, grid.bits,
            m.codes.row(i));
     for (int64_t g = 0; g < groups; ++g) {
-      m.scales(i, g) = LoadF16(coded->scales.bytes.data(), i * groups + g);
-      m.zeros(i, g) = coded->grid.symmetric ? static_cast<uint8_t>(1 << (bits - 1))
-                                            : UnpackOne(coded->zeros.bytes.data(), i * groups + g, bits);
+      m.scales(i, g) = ScaleAt(*coded, groups, i, g);
+      if (grid.Uniform()) m.zeros(i, g) = ZeroAt(*coded, groups, i, g);
+      if (grid.NumSets() > 1) m.sets(i, g) = static_cast<uint8_t>(SetAt(*coded, groups, i, g));
     }
+  }
+  const std::byte* units = coded->units.bytes.data();
+  if (grid.scale == ScaleKind::kE4M3) m.units = {LoadF32(units)};
+  for (int64_t i = 0; grid.scale == ScaleKind::kSteps && i < matrix.rows; ++i) {
+    m.units.push_back(LoadF16(units, i));
+  }
+  if (!grid.Uniform()) m.levels.Resize(grid.NumSets(), grid.NumLevels());
+  for (int64_t k = 0; k < m.levels.rows() * m.levels.cols(); ++k) {
+    m.levels.data()[k] = LoadF16(coded->levels.bytes.data(), k);
   }
   return m;
 }
@@ -269,25 +376,25 @@ int64_t StoredBytes(const Matrix& matrix) {
     for (const auto& part : parts) sum += StoredBytes(part);
     return sum;
   };
-  return std::visit(Overloaded{[](const Dense& d) { return static_cast<int64_t>(d.data.bytes.size()); },
-                               [](const Coded& c) {
-                                 return static_cast<int64_t>(c.codes.bytes.size() + c.scales.bytes.size() +
-                                                             c.zeros.bytes.size());
-                               },
-                               [](const Blocks& b) { return static_cast<int64_t>(b.data.bytes.size()); },
-                               [&](const ProductPart& p) { return total(p.factors); },
-                               [&](const SumPart& s) { return total(s.terms); }},
-                    matrix.body);
+  return std::visit(
+      Overloaded{[](const Dense& d) { return static_cast<int64_t>(d.data.bytes.size()); },
+                 [](const Coded& c) {
+                   int64_t sum = 0;
+                   for (const Blob* blob : {&c.codes, &c.scales, &c.zeros, &c.units, &c.sets, &c.levels}) {
+                     sum += static_cast<int64_t>(blob->bytes.size());
+                   }
+                   return sum;
+                 },
+                 [](const Blocks& b) { return static_cast<int64_t>(b.data.bytes.size()); },
+                 [&](const ProductPart& p) { return total(p.factors); },
+                 [&](const SumPart& s) { return total(s.terms); }},
+      matrix.body);
 }
 
 std::string Describe(const Matrix& matrix) {
   const auto dtype = [](DType t) { return t == DType::kF32 ? "f32" : t == DType::kF16 ? "f16" : "bf16"; };
   return std::visit(Overloaded{[&](const Dense& d) -> std::string { return dtype(d.type); },
-                               [](const Coded& c) {
-                                 std::string text = fmt::format("int{}", c.grid.bits);
-                                 if (c.grid.group > 0) text += fmt::format(" g{}", c.grid.group);
-                                 return text + (c.grid.symmetric ? " sym" : "");
-                               },
+                               [](const Coded& c) { return GridText(c.grid); },
                                [](const Blocks& b) -> std::string { return InfoOf(b.type).name; },
                                [](const ProductPart& p) {
                                  std::string text = fmt::format("path r{} (", p.factors.back().rows);

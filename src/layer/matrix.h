@@ -11,7 +11,7 @@
 
 #include "base/context.h"
 #include "formats/gguf_types.h"
-#include "grids/integer.h"
+#include "grids/grid.h"
 #include "math/gemm.h"
 #include "tensor/view.h"
 
@@ -29,12 +29,16 @@ struct Dense {
   Blob data;
 };
 
-// Codes on an integer grid, packed as they are stored (see PackInteger).
+// Codes on a grid, packed as they are stored (see PackCodes). Values of `bits` b lie in a run of bytes as
+// bits [k b, (k + 1) b), little-endian. Blobs that the grid has no use for are empty.
 struct Coded {
-  IntegerGrid grid;
-  Blob codes;   // [rows, RowBytes]: code j of a row in bits [j * b, (j + 1) * b), little-endian
-  Blob scales;  // [rows, groups] fp16
-  Blob zeros;   // [rows * groups] packed as one run, row by row; empty when symmetric
+  GridSpec grid;
+  Blob codes;   // [rows, PackedBytes]: every row a run of its own
+  Blob scales;  // [rows, groups] fp16; kSteps: one run of rows * groups steps; kE8M0, kE4M3: a byte each
+  Blob zeros;   // one run of rows * groups zeros in units of the grid's zero step
+  Blob units;   // kSteps: [rows] fp16; kE4M3: [1] f32
+  Blob sets;    // grids with several sets of levels: one run of rows * groups 2-bit numbers
+  Blob levels;  // [sets, 2^bits] fp16
 };
 
 // Rows in the block types of GGUF, as they lie in such a file.
@@ -58,9 +62,11 @@ struct Matrix {
 
 // Bytes of a row of `count` packed values of `bits`.
 inline int64_t PackedBytes(int64_t count, int bits) { return (count * bits + 7) / 8; }
-// Packs codes and zeros into bits; the inverse is how Coded is read.
-Matrix PackInteger(const IntegerMatrix& matrix);
-IntegerMatrix UnpackInteger(const Matrix& matrix);  // matrix.body must be Coded
+// Packs a matrix into bits; the inverse is how Coded is read.
+Matrix PackCodes(const GridMatrix& matrix);
+GridMatrix UnpackCodes(const Matrix& matrix);  // matrix.body must be Coded
+inline Matrix PackInteger(const IntegerMatrix& matrix) { return PackCodes(matrix); }
+inline IntegerMatrix UnpackInteger(const Matrix& matrix) { return UnpackCodes(matrix); }
 
 Matrix DenseMatrix(int64_t rows, int64_t cols, DType type, Blob data);
 // An owned copy in the given type, each element rounded to nearest even.

@@ -280,6 +280,44 @@ TEST_F(ArtifactTest, PartsSurviveAFile) {
   }
 }
 
+TEST_F(ArtifactTest, EveryGridSurvivesAFile) {
+  ThreadPool pool(2);
+  const Context context{.pool = &pool};
+  const Mat<float> w = RandomMat(5, 70, 5);
+  std::vector<GridSpec> grids;
+  for (const NamedGrid& named : NamedGrids()) {
+    grids.push_back(named.grid);
+    if (named.grid.scale != ScaleKind::kHalf) continue;
+    grids.push_back(named.grid);
+    grids.back().group = 16;
+    grids.back().scale = ScaleKind::kSteps;
+    grids.back().scale_bits = 5;
+    if (grids.back().HasZeros()) grids.back().zero_bits = 8;
+  }
+  for (const GridSpec& grid : grids) {
+    SCOPED_TRACE(GridText(grid));
+    GridMatrix m = FitGrid(context, w, {}, grid, ClipSearch::kWeighted);
+    EncodeAll(context, w, m);
+    const Matrix packed = PackCodes(m);
+    EXPECT_EQ(StoredBytes(packed), m.StoredBytes());
+    std::vector<PartTensor> tensors;
+    const OrderedJson description = DescribeParts(packed, "a.weight", tensors);
+    const auto checkpoint = Write(tensors);
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+    const auto json = ParseJson(DumpJson(description));
+    ASSERT_TRUE(json.ok());
+    const auto back = ReadParts(*json, "a.weight", 5, 70, *checkpoint);
+    ASSERT_TRUE(back.ok()) << back.error().message;
+    EXPECT_EQ(StoredBytes(*back), m.StoredBytes());
+    Mat<float> expected(5, 70);
+    Decode(m, expected);
+    const Mat<float> found = Reconstruct(*back);
+    EXPECT_TRUE(std::equal(expected.data(), expected.data() + 5 * 70, found.data()));
+    const GridMatrix again = UnpackCodes(*back);
+    EXPECT_TRUE(std::equal(m.codes.data(), m.codes.data() + 5 * 70, again.codes.data()));
+  }
+}
+
 // What docs/formats/artifact.md says, done again on the bytes of a file: one bit at a time.
 TEST_F(ArtifactTest, DecodingByThePageGivesTheSameNumbers) {
   for (const int bits : {2, 3, 5, 8}) {
@@ -344,7 +382,8 @@ TEST_F(ArtifactTest, MalformedDescriptionsAreNamed) {
       {"[]", "expected a description of parts"},
       {"{}", "field 'kind' is missing"},
       {R"({"kind": 3, )" + kShape, "field 'kind': expected"},
-      {R"({"kind": "float", )" + kShape, "expected dense, integer, blocks, sum or product, found 'float'"},
+      {R"({"kind": "float", )" + kShape,
+       "expected dense, integer, levels, blocks, sum or product, found 'float'"},
       {R"({"kind": "dense", "tensor": "w", "cols": 6})", "field 'rows' is missing"},
       {R"({"kind": "dense", "tensor": "w", "rows": 0, "cols": 6})", "impossible shape [0, 6]"},
       {R"({"kind": "dense", "tensor": "w", "rows": 2, "cols": 4611686018427387904})", "impossible shape"},

@@ -80,6 +80,9 @@ struct SolveStage {
   FeedbackOptions (*factor_options)(const Options& options) = nullptr;
 };
 
+// The grid that the options of a rounding stage describe.
+GridSpec GridOfOptions(const Options& options);
+
 // All stages, in the order of the documentation.
 std::span<const SolveStage* const> AllStages();
 const SolveStage* FindStage(const std::string& name);

@@ -52,9 +52,9 @@ double StoredBits(double out, double in, const LayerPlan& plan) {
   double bits = 0;
   for (const auto& [stage, options] : plan.stages) {
     if (stage->kind == StageKind::kRound) {
-      const auto b = static_cast<double>(options.Int("bits"));
-      const auto group = static_cast<double>(std::max<int64_t>(options.Int("group"), 1));
-      bits += b + (16 + b) / (options.Int("group") == 0 ? 1024 : group);
+      const auto bytes =
+          GridBytes(GridOfOptions(options), static_cast<int64_t>(out), static_cast<int64_t>(in));
+      bits += 8 * static_cast<double>(bytes) / (out * in);
     } else {
       const auto rank = static_cast<double>(options.Int("rank"));
       const auto factor_bits = static_cast<double>(options.Int("factor_bits"));

@@ -39,19 +39,20 @@ void AddMatrix(const Matrix& matrix, Sha256& hash) {
     hash.Update(blob.bytes.last(std::min(kEnd, blob.bytes.size())));
   };
   hash.Update(fmt::format("{}x{} {};", matrix.rows, matrix.cols, Describe(matrix)));
-  std::visit(Overloaded{[&](const Dense& d) { add_blob(d.data); }, [&](const Blocks& b) { add_blob(b.data); },
-                        [&](const Coded& c) {
-                          add_blob(c.codes);
-                          add_blob(c.scales);
-                          add_blob(c.zeros);
-                        },
-                        [&](const ProductPart& p) {
-                          for (const Matrix& factor : p.factors) AddMatrix(factor, hash);
-                        },
-                        [&](const SumPart& s) {
-                          for (const Matrix& term : s.terms) AddMatrix(term, hash);
-                        }},
-             matrix.body);
+  std::visit(
+      Overloaded{[&](const Dense& d) { add_blob(d.data); }, [&](const Blocks& b) { add_blob(b.data); },
+                 [&](const Coded& c) {
+                   for (const Blob* blob : {&c.codes, &c.scales, &c.zeros, &c.units, &c.sets, &c.levels}) {
+                     add_blob(*blob);
+                   }
+                 },
+                 [&](const ProductPart& p) {
+                   for (const Matrix& factor : p.factors) AddMatrix(factor, hash);
+                 },
+                 [&](const SumPart& s) {
+                   for (const Matrix& term : s.terms) AddMatrix(term, hash);
+                 }},
+      matrix.body);
 }
 
 struct Places {

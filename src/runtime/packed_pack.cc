@@ -128,7 +128,8 @@ std::optional<CodePlan> PlanCodes(const Matrix& matrix, const Coded& coded, int 
 // A factor of a low-rank path, in steps of `step` whatever its groups.
 CodePlan PlanFactor(const Matrix& matrix, int step, bool constant_zero, bool eight_bits) {
   const auto* coded = std::get_if<Coded>(&matrix.body);
-  if (coded != nullptr && StepFits(coded->grid.GroupSize(matrix.cols), matrix.cols, step) &&
+  if (coded != nullptr && coded->grid.PlainInteger() &&
+      StepFits(coded->grid.GroupSize(matrix.cols), matrix.cols, step) &&
       (coded->grid.symmetric || !constant_zero)) {
     auto plan = PlanCodes(matrix, *coded, step);
     if (plan.has_value() && plan->step == step) {
@@ -374,7 +375,7 @@ Result<PackPlan> PlanPackedLinear(const Linear& linear, const PackOptions& optio
     if (path != nullptr) codes = &sum->terms[0];
   }
   std::optional<CodePlan> main;
-  if (const auto* coded = std::get_if<Coded>(&codes->body)) {
+  if (const auto* coded = std::get_if<Coded>(&codes->body); coded != nullptr && coded->grid.PlainInteger()) {
     main = PlanCodes(*codes, *coded, options.preferred_step);
   }
   if (main.has_value()) {

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/random.h"
-#include "grids/integer.h"
+#include "grids/grid.h"
 #include "model/model.h"
 #include "runtime/packed_linear.h"
 #include "runtime/packed_pack.h"

@@ -36,24 +36,52 @@ int64_t BlockSize(const ColumnProblem& problem, const FeedbackOptions& options, 
   return std::max(block / group, int64_t{1}) * group;
 }
 
+// The fit of group g in the panel at `row`; where its columns are is the caller's.
+PanelFit GroupFitOf(const ColumnProblem& problem, ColumnCoding& coding, int64_t g, int64_t row,
+                    ClipSearch search) {
+  PanelFit fit{.search = search == ClipSearch::kWeighted,
+               .scales = coding.scales.row(g) + row,
+               .zeros = coding.zeros.row(g) + row,
+               .units = problem.units.data() + row,
+               .sets = coding.sets.row(g) + row};
+  problem.fitter->Describe(fit);
+  return fit;
+}
+
 // Fits the grid of the group at positions [begin, end) of the block to the targets of its columns, each
 // weighted by `cost`.
 void FitToTargets(const ColumnProblem& problem, const PanelBlock& block, int64_t begin, int64_t end,
-                  const float* cost, bool search, float* scales, float* zeros, std::vector<float>& targets) {
+                  const float* cost, PanelFit fit, std::vector<float>& targets) {
   targets.resize((end - begin) * kPanelRows);
   TargetPanel(problem.context->isa, block, begin, end, targets.data());
-  FitPanel(problem.context->isa, {.w = targets.data(),
-                                  .ld = kPanelRows,
-                                  .cols = end - begin,
-                                  .h = cost,
-                                  .bits = problem.grid.bits,
-                                  .symmetric = problem.grid.symmetric,
-                                  .search = search,
-                                  .scales = scales,
-                                  .zeros = zeros});
+  fit.w = targets.data();
+  fit.ld = kPanelRows;
+  fit.cols = end - begin;
+  fit.h = cost;
+  FitPanel(problem.context->isa, fit);
 }
 
 }  // namespace
+
+void GroupValues::Make(const ColumnProblem& problem, const ColumnCoding& coding, int64_t group, int64_t row) {
+  const Mat<float>& levels = problem.fitter->levels();
+  values.resize(levels.cols() * kPanelRows);
+  midpoints.resize(levels.cols() * kPanelRows);
+  for (int64_t r = 0; r < kPanelRows; ++r) {
+    const float* set = levels.row(coding.sets(group, row + r));
+    const float scale = coding.scales(group, row + r);
+    for (int64_t k = 0; k < levels.cols(); ++k) {
+      values[k * kPanelRows + r] = set[k] * scale;
+      if (k > 0) midpoints[k * kPanelRows + r] = 0.5f * (set[k - 1] * scale + set[k] * scale);
+    }
+  }
+}
+
+void GroupValues::Use(PanelBlock& block) const {
+  block.values = values.data();
+  block.midpoints = midpoints.data();
+  block.num_levels = static_cast<int>(static_cast<int64_t>(values.size()) / kPanelRows);
+}
 
 int64_t ColumnProblem::num_panels() const { return padded / kPanelRows; }
 
@@ -63,15 +91,15 @@ double UndampedLoss(const ColumnProblem& problem, const ColumnCoding& coding) {
   problem.context->pool->ParallelFor(problem.num_panels(), [&](int64_t panel) {
     const int64_t begin = panel * kPanelRows, end = begin + kPanelRows;
     for (int64_t j = 0; j < problem.cols(); ++j) {
-      const float *scales = coding.scales.row(j / size), *zeros = coding.zeros.row(j / size);
+      const float* scales = coding.scales.row(j / size);
       for (int64_t r = begin; r < end; ++r) {
-        const double e = problem.w(j, r) - (static_cast<float>(coding.codes(j, r)) - zeros[r]) * scales[r];
+        const double e = problem.w(j, r) - Unscaled(problem, coding, j, j / size, r) * scales[r];
         losses[r] -= problem.site->lambda * e * e;
       }
     }
   });
   double sum = 0;
-  for (const double loss : losses) sum += std::max(loss, 0.0);  // below 0 by rounding only
+  for (int64_t r = 0; r < problem.rows; ++r) sum += std::max(losses[r], 0.0);  // below 0 by rounding only
   return sum;
 }
 
@@ -80,8 +108,9 @@ MatView<float> PaddedRows(const ColumnProblem& problem, Mat<float>& m, int64_t c
 }
 
 ColumnProblem MakeProblem(const Context& context, MatView<const float> w, const SiteFactor& site,
-                          const IntegerGrid& grid) {
+                          const GridSpec& grid, ClipSearch search) {
   ColumnProblem p;
+  p.fitter = std::make_shared<const GridFitter>(grid);
   p.context = &context;
   p.site = &site;
   p.grid = grid;
@@ -98,6 +127,12 @@ ColumnProblem MakeProblem(const Context& context, MatView<const float> w, const 
     }
   });
   for (const int32_t j : site.dead) std::fill_n(p.w.row(j), p.padded, 0.0f);
+  p.own_units = FitUnits(context, w, site.diag, grid, search);
+  p.units.assign(p.padded, 1.0f);
+  for (int64_t r = 0; r < p.padded && !p.own_units.empty(); ++r) {
+    const int64_t last = static_cast<int64_t>(p.own_units.size()) - 1;
+    p.units[r] = p.own_units[std::min(r, last)];
+  }
   p.group_of.resize(w.cols);
   const int64_t size = grid.GroupSize(w.cols);
   for (int64_t i = 0; i < w.cols; ++i) p.group_of[i] = static_cast<int32_t>(site.order[i] / size);
@@ -110,6 +145,9 @@ ColumnCoding MakeCoding(const ColumnProblem& problem) {
   coding.codes.Resize(problem.cols(), problem.ld);
   coding.scales.Resize(groups, problem.ld);
   coding.zeros.Resize(groups, problem.ld);
+  coding.sets.Resize(groups, problem.ld);
+  coding.zeros.Fill(0.0f);
+  coding.sets.Fill(0);
   coding.losses.assign(problem.padded, 0.0);
   return coding;
 }
@@ -119,15 +157,12 @@ void FitStatic(const ColumnProblem& problem, ClipSearch search, ColumnCoding& co
   problem.context->pool->ParallelFor(problem.num_panels(), [&](int64_t panel) {
     const int64_t row = panel * kPanelRows;
     for (int64_t g = 0; g < coding.scales.rows(); ++g) {
-      FitPanel(problem.context->isa, {.w = problem.w.row(g * size) + row,
-                                      .ld = problem.ld,
-                                      .cols = std::min(size, problem.cols() - g * size),
-                                      .h = problem.site->diag.data() + g * size,
-                                      .bits = problem.grid.bits,
-                                      .symmetric = problem.grid.symmetric,
-                                      .search = search == ClipSearch::kWeighted,
-                                      .scales = coding.scales.row(g) + row,
-                                      .zeros = coding.zeros.row(g) + row});
+      PanelFit fit = GroupFitOf(problem, coding, g, row, search);
+      fit.w = problem.w.row(g * size) + row;
+      fit.ld = problem.ld;
+      fit.cols = std::min(size, problem.cols() - g * size);
+      fit.h = problem.site->diag.data() + g * size;
+      FitPanel(problem.context->isa, fit);
     }
   });
 }
@@ -142,6 +177,8 @@ void RoundNearest(const ColumnProblem& problem, ColumnScratch& scratch, ColumnCo
   problem.context->pool->ParallelFor(problem.num_panels(), [&](int64_t panel) {
     const int64_t row = panel * kPanelRows;
     float zeros[kPanelRows] = {};
+    GroupValues values;
+    int32_t known = -1;  // the group that `values` is of
     for (int64_t j = 0; j < n; ++j) {
       PanelBlock column{.w = problem.w.data() + row,
                         .codes = coding.codes.data() + row,
@@ -153,7 +190,13 @@ void RoundNearest(const ColumnProblem& problem, ColumnScratch& scratch, ColumnCo
                         .e = e.row(j) + row,
                         .ld = problem.ld,
                         .inv_diag = no_feedback.data(),
-                        .max_code = static_cast<float>((1 << problem.grid.bits) - 1)};
+                        .max_code = static_cast<float>((1 << problem.grid.bits) - 1),
+                        .fine_zeros = problem.grid.ZeroBits() > problem.grid.bits};
+      if (!problem.grid.Uniform()) {
+        if (problem.group_of[j] != known) values.Make(problem, coding, problem.group_of[j], row);
+        known = problem.group_of[j];
+        values.Use(column);
+      }
       RoundPanel(problem.context->isa, column, 0, 1);
     }
   });
@@ -169,13 +212,44 @@ void RoundNearest(const ColumnProblem& problem, ColumnScratch& scratch, ColumnCo
   }
 }
 
+namespace {
+
+struct GroupWork {
+  std::vector<float> targets;
+  GroupValues values;
+};
+
+// The block in stretches of one group each: `dynamic` fits the group's grid to the targets first, and a
+// grid of levels has its values made.
+void RoundByGroups(const ColumnProblem& problem, const FeedbackOptions& options, bool dynamic,
+                   PanelBlock& block, int64_t count, const float* cost, int64_t row, ColumnCoding& coding,
+                   GroupWork& work) {
+  const Isa isa = problem.context->isa;
+  for (int64_t begin = 0, end; begin < count; begin = end) {
+    const int32_t g = block.groups[begin];
+    end = std::find_if(block.groups + begin, block.groups + count, [&](int32_t x) { return x != g; }) -
+          block.groups;
+    FeedPanel(isa, block, 0, begin, end);
+    if (dynamic) {
+      FitToTargets(problem, block, begin, end, cost + begin,
+                   GroupFitOf(problem, coding, g, row, options.search), work.targets);
+    }
+    if (!problem.grid.Uniform()) {
+      work.values.Make(problem, coding, g, row);
+      work.values.Use(block);
+    }
+    RoundPanel(isa, block, begin, end);
+  }
+}
+
+}  // namespace
+
 Status RoundFeedback(const ColumnProblem& problem, const FeedbackOptions& options, bool dynamic,
                      ColumnScratch& scratch, ColumnCoding& coding) {
   const SiteFactor& site = *problem.site;
   const Context& context = *problem.context;
   const int64_t n = problem.cols(), ld = problem.ld;
   const int64_t block_size = BlockSize(problem, options, dynamic);
-  const int64_t group = problem.grid.GroupSize(n);
   Mat<float>&e = scratch.e, &acc = scratch.block;
   const int64_t super_size = kSuperBlock * block_size;
   e.Resize(n, ld);
@@ -188,7 +262,7 @@ Status RoundFeedback(const ColumnProblem& problem, const FeedbackOptions& option
     // What an error costs once the columns after it have made up for what they can.
     conditional[i] = diag[i] * diag[i];
   }
-  std::vector<std::vector<float>> targets(context.pool->NumThreads());
+  std::vector<GroupWork> works(context.pool->NumThreads());
   std::fill(coding.losses.begin(), coding.losses.end(), 0.0);
   acc.Fill(0.0f);
   for (int64_t b = 0; b < n; b += block_size) {
@@ -210,27 +284,25 @@ Status RoundFeedback(const ColumnProblem& problem, const FeedbackOptions& option
     }
     context.pool->ParallelFor(problem.num_panels(), [&](int64_t panel, int worker) {
       const int64_t row = panel * kPanelRows;
-      const PanelBlock block{.w = problem.w.data() + row,
-                             .codes = coding.codes.data() + row,
-                             .scales = coding.scales.data() + row,
-                             .zeros = coding.zeros.data() + row,
-                             .columns = site.order.data() + b,
-                             .groups = problem.group_of.data() + b,
-                             .acc = block_acc + row,
-                             .e = e.row(b) + row,
-                             .ld = ld,
-                             .coefficients = coefficients.data(),
-                             .coefficients_ld = block_size,
-                             .inv_diag = inv_diag.data() + b,
-                             .max_code = static_cast<float>((1 << problem.grid.bits) - 1)};
-      if (!dynamic) RoundPanel(context.isa, block, 0, count);
-      for (int64_t begin = 0; dynamic && begin < count; begin += group) {
-        const int64_t end = std::min(begin + group, count), g = block.groups[begin];
-        FeedPanel(context.isa, block, 0, begin, end);
-        FitToTargets(problem, block, begin, end, conditional.data() + b + begin,
-                     options.search == ClipSearch::kWeighted, coding.scales.row(g) + row,
-                     coding.zeros.row(g) + row, targets[worker]);
-        RoundPanel(context.isa, block, begin, end);
+      PanelBlock block{.w = problem.w.data() + row,
+                       .codes = coding.codes.data() + row,
+                       .scales = coding.scales.data() + row,
+                       .zeros = coding.zeros.data() + row,
+                       .columns = site.order.data() + b,
+                       .groups = problem.group_of.data() + b,
+                       .acc = block_acc + row,
+                       .e = e.row(b) + row,
+                       .ld = ld,
+                       .coefficients = coefficients.data(),
+                       .coefficients_ld = block_size,
+                       .inv_diag = inv_diag.data() + b,
+                       .max_code = static_cast<float>((1 << problem.grid.bits) - 1),
+                       .fine_zeros = problem.grid.ZeroBits() > problem.grid.bits};
+      if (!dynamic && problem.grid.Uniform()) {
+        RoundPanel(context.isa, block, 0, count);
+      } else {
+        RoundByGroups(problem, options, dynamic, block, count, conditional.data() + b, row, coding,
+                      works[worker]);
       }
       AddLoss(block.acc, block.e, ld, diag.data() + b, count, coding.losses.data() + row);
     });
@@ -257,22 +329,28 @@ int64_t TakeBetterRows(const ColumnProblem& problem, const ColumnCoding& from, C
   copy(from.codes, into.codes);
   copy(from.scales, into.scales);
   copy(from.zeros, into.zeros);
+  copy(from.sets, into.sets);
   return taken;
 }
 
-IntegerMatrix ToMatrix(const ColumnProblem& problem, const ColumnCoding& coding) {
-  IntegerMatrix matrix;
+GridMatrix ToMatrix(const ColumnProblem& problem, const ColumnCoding& coding) {
+  GridMatrix matrix;
   matrix.grid = problem.grid;
   matrix.codes.Resize(problem.rows, problem.cols());
   matrix.scales.Resize(problem.rows, coding.scales.rows());
-  matrix.zeros.Resize(problem.rows, coding.scales.rows());
+  matrix.units = problem.own_units;
+  const bool uniform = problem.grid.Uniform(), sets = problem.grid.NumSets() > 1;
+  if (uniform) matrix.zeros.Resize(problem.rows, coding.scales.rows());
+  if (sets) matrix.sets.Resize(problem.rows, coding.scales.rows());
+  if (!uniform) matrix.levels = FixedLevels(problem.grid);
   problem.context->pool->ParallelFor(problem.num_panels(), [&](int64_t panel) {
     const int64_t begin = panel * kPanelRows, end = std::min(problem.rows, begin + kPanelRows);
     for (int64_t r = begin; r < end; ++r) {
       for (int64_t j = 0; j < problem.cols(); ++j) matrix.codes(r, j) = coding.codes(j, r);
       for (int64_t g = 0; g < coding.scales.rows(); ++g) {
         matrix.scales(r, g) = coding.scales(g, r);
-        matrix.zeros(r, g) = static_cast<uint8_t>(coding.zeros(g, r));
+        if (uniform) matrix.zeros(r, g) = coding.zeros(g, r);
+        if (sets) matrix.sets(r, g) = coding.sets(g, r);
       }
     }
   });

@@ -1,11 +1,14 @@
 // Inside the rounding engine: one linear stored by columns, and the passes over it. Rows are
 // independent everywhere; they are padded to whole panels with rows of zeros, whose codes decode to
-// zero and whose loss is zero.
+// zero (to the lowest level where the grid has no zero) and whose loss nobody reads.
 #pragma once
 
+#include <memory>
 #include <vector>
 
+#include "grids/fit_support.h"
 #include "methods/round/feedback.h"
+#include "methods/round/panel.h"
 
 namespace planish {
 
@@ -13,7 +16,10 @@ namespace planish {
 struct ColumnProblem {
   const Context* context = nullptr;
   const SiteFactor* site = nullptr;
-  IntegerGrid grid;
+  std::shared_ptr<const GridFitter> fitter;
+  GridSpec grid;
+  std::vector<float> units;       // [padded] of the scales, 1 where the grid has none
+  std::vector<float> own_units;   // as GridMatrix has them
   int64_t rows = 0;               // m
   int64_t padded = 0;             // m rounded up to whole panels
   int64_t ld = 0;                 // floats between columns
@@ -28,7 +34,8 @@ struct ColumnProblem {
 // codings of a row looks at, because the undamped one rewards fitting the calibration text's noise.
 struct ColumnCoding {
   Mat<uint8_t> codes;          // [n, ld], natural order
-  Mat<float> scales, zeros;    // [groups, ld]
+  Mat<float> scales, zeros;    // [groups, ld]; zeros stay 0 for grids of levels
+  Mat<uint8_t> sets;           // [groups, ld]
   std::vector<double> losses;  // [padded]
 };
 
@@ -39,11 +46,24 @@ struct ColumnScratch {
   Mat<float> block;  // [some columns, ld] products of a block or several
 };
 
+// The values of every code of one group in one panel, and their midpoints, for PanelBlock.
+struct GroupValues {
+  std::vector<float> values, midpoints;  // [2^bits][kPanelRows]
+  void Make(const ColumnProblem& problem, const ColumnCoding& coding, int64_t group, int64_t row);
+  void Use(PanelBlock& block) const;
+};
+// The value of a code over its scale: what a scale multiplies.
+inline float Unscaled(const ColumnProblem& p, const ColumnCoding& c, int64_t j, int64_t g, int64_t r) {
+  if (p.grid.Uniform()) return static_cast<float>(c.codes(j, r)) - c.zeros(g, r);
+  return p.fitter->levels()(c.sets(g, r), c.codes(j, r));
+}
+
 // A matrix of the padded rows: the first `count` columns of storage.
 MatView<float> PaddedRows(const ColumnProblem& problem, Mat<float>& m, int64_t count);
 
+// `search` as FitStatic will have it: units of scales come from a first fit.
 ColumnProblem MakeProblem(const Context& context, MatView<const float> w, const SiteFactor& site,
-                          const IntegerGrid& grid);
+                          const GridSpec& grid, ClipSearch search = ClipSearch::kWeighted);
 ColumnCoding MakeCoding(const ColumnProblem& problem);
 // Scales and zeros of every group from W, columns weighted by diag H.
 void FitStatic(const ColumnProblem& problem, ClipSearch search, ColumnCoding& coding);
@@ -58,6 +78,6 @@ int64_t TakeBetterRows(const ColumnProblem& problem, const ColumnCoding& from, C
 Status RefitSweep(const ColumnProblem& problem, bool polish, ColumnScratch& scratch, ColumnCoding& coding);
 // tr(E H E^T) = sum of losses - lambda |E|^2.
 double UndampedLoss(const ColumnProblem& problem, const ColumnCoding& coding);
-IntegerMatrix ToMatrix(const ColumnProblem& problem, const ColumnCoding& coding);
+GridMatrix ToMatrix(const ColumnProblem& problem, const ColumnCoding& coding);
 
 }  // namespace planish

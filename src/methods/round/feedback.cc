@@ -25,9 +25,10 @@ Status CheckFinite(MatView<const float> w) {
   return {};
 }
 
-void CheckArguments(MatView<const float> w, const IntegerGrid& grid) {
+void CheckArguments(MatView<const float> w, const GridSpec& grid) {
   PLANISH_CHECK(w.rows > 0 && w.cols > 0) << w.rows << " x " << w.cols;
-  PLANISH_CHECK(grid.bits >= 2 && grid.bits <= 8 && grid.group >= 0) << grid.bits << ", " << grid.group;
+  const std::string wrong = CheckGrid(grid);
+  PLANISH_CHECK(wrong.empty()) << wrong;
 }
 
 // True when positions [k * size, (k + 1) * size) are the columns of one group, for every k.
@@ -42,14 +43,14 @@ bool GroupsStayWhole(const std::vector<int32_t>& order, int64_t size) {
 }  // namespace
 
 Result<Rounded> RoundWithFeedback(const Context& context, MatView<const float> w, const SiteFactor& site,
-                                  const IntegerGrid& grid, const FeedbackOptions& options) {
+                                  const GridSpec& grid, const FeedbackOptions& options) {
   CheckArguments(w, grid);
   PLANISH_CHECK(site.r.rows() == w.cols) << "factor of " << site.r.rows() << " inputs, weight of " << w.cols;
   PLANISH_CHECK(options.block > 0 && options.refit_rounds >= 0);
   const bool dynamic = options.dynamic_groups && GroupsStayWhole(site.order, grid.GroupSize(w.cols));
   PLANISH_RETURN_IF_ERROR(CheckFinite(w));
 
-  const ColumnProblem problem = MakeProblem(context, w, site, grid);
+  const ColumnProblem problem = MakeProblem(context, w, site, grid, options.search);
   ColumnScratch scratch;
   ColumnCoding best = MakeCoding(problem), candidate = MakeCoding(problem);
   FitStatic(problem, options.search, best);
@@ -59,6 +60,7 @@ Result<Rounded> RoundWithFeedback(const Context& context, MatView<const float> w
   const auto use_grid_of_best = [&] {
     std::copy_n(best.scales.data(), best.scales.rows() * problem.ld, candidate.scales.data());
     std::copy_n(best.zeros.data(), best.zeros.rows() * problem.ld, candidate.zeros.data());
+    std::copy_n(best.sets.data(), best.sets.rows() * problem.ld, candidate.sets.data());
   };
   use_grid_of_best();
   PLANISH_RETURN_IF_ERROR(RoundFeedback(problem, options, dynamic, scratch, candidate));
@@ -78,24 +80,18 @@ Result<Rounded> RoundWithFeedback(const Context& context, MatView<const float> w
 }
 
 Result<Rounded> RoundToNearest(const Context& context, MatView<const float> w, MatView<const float> h,
-                               const IntegerGrid& grid, ClipSearch search) {
+                               const GridSpec& grid, ClipSearch search) {
   CheckArguments(w, grid);
   PLANISH_CHECK(h.rows == h.cols && (h.rows == 0 || h.rows == w.cols)) << h.rows << " x " << h.cols;
   PLANISH_RETURN_IF_ERROR(CheckFinite(w));
   std::vector<float> diag(h.rows);
   for (int64_t i = 0; i < h.rows; ++i) diag[i] = h(i, i);
   Rounded rounded;
-  IntegerMatrix& matrix = rounded.matrix;
-  matrix = FitGrid(context, w, diag, grid, search);
-  const int64_t size = grid.GroupSize(w.cols);
+  rounded.matrix = FitGrid(context, w, diag, grid, search);
+  EncodeAll(context, w, rounded.matrix);
   Mat<float> w_hat(w.rows, w.cols);
-  context.pool->ParallelFor(w.rows, [&](int64_t i) {
-    for (int64_t j = 0; j < w.cols; ++j) {
-      matrix.codes(i, j) =
-          EncodeNearest(w(i, j), matrix.scales(i, j / size), matrix.zeros(i, j / size), (1 << grid.bits) - 1);
-    }
-    DecodeRow(matrix, i, 0, w.cols, w_hat.row(i));
-  });
+  context.pool->ParallelFor(w.rows,
+                            [&](int64_t i) { DecodeRow(rounded.matrix, i, 0, w.cols, w_hat.row(i)); });
   rounded.loss = LayerLoss(context, w, w_hat, h);
   rounded.loss_nearest = rounded.loss;
   rounded.rows_nearest = w.rows;

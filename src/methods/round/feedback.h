@@ -17,7 +17,7 @@
 
 #include "base/check.h"
 #include "base/context.h"
-#include "grids/integer.h"
+#include "grids/grid.h"
 #include "tensor/view.h"
 
 namespace planish {
@@ -63,7 +63,7 @@ Result<SiteFactor> FactorSite(const Context& context, MatView<const float> h, in
                               const FeedbackOptions& options);
 
 struct Rounded {
-  IntegerMatrix matrix;
+  GridMatrix matrix;
   double loss = 0;            // tr(E H E^T), undamped H
   double loss_nearest = 0;    // the same for the nearest codes on the first grid (round to nearest)
   int64_t rows_nearest = 0;   // rows that kept their nearest codes
@@ -73,11 +73,11 @@ struct Rounded {
 // w [m, n]. The damped loss of a row is never above that of nearest rounding on the static grid: where
 // feedback would lose, the nearest codes are kept. Errors: NaN or infinity in w, interrupted.
 Result<Rounded> RoundWithFeedback(const Context& context, MatView<const float> w, const SiteFactor& site,
-                                  const IntegerGrid& grid, const FeedbackOptions& options);
+                                  const GridSpec& grid, const FeedbackOptions& options);
 // Round to nearest. h [n, n] gives the loss and, by its diagonal, the weights of the search; with an
 // empty h both count all columns alike (H = I).
 Result<Rounded> RoundToNearest(const Context& context, MatView<const float> w, MatView<const float> h,
-                               const IntegerGrid& grid, ClipSearch search);
+                               const GridSpec& grid, ClipSearch search);
 
 // tr(E H E^T) with E = w - w_hat, in fp32 products and double sums.
 double LayerLoss(const Context& context, MatView<const float> w, MatView<const float> w_hat,

@@ -573,6 +573,44 @@ TEST_F(FeedbackTest, ShapesAndWidths) {
   }
 }
 
+// Every kind of grid: the loss is that of the decoded weights, feedback beats nearest rounding, refit never
+// loses, and all instruction sets agree.
+TEST_F(FeedbackTest, GridsOfLevelsStepsAndFineZeros) {
+  const int64_t n = 128;
+  const Mat<float> w = RandomWeights(70, n, 90), h = CorrelatedHessian(n, 400, 91);
+  std::vector<GridSpec> grids = {
+      {.bits = 2, .group = 32, .scale = ScaleKind::kSteps, .scale_bits = 6, .zero_bits = 6},
+      {.bits = 3, .group = 32, .symmetric = true, .scale = ScaleKind::kSteps}};
+  for (const char* name : {"int1", "nf4", "e2m1", "bitmod3", "mxfp4", "nvfp4"}) {
+    grids.push_back(*FindGrid(name));
+    if (grids.back().group == 128) grids.back().group = 64;
+  }
+  for (const GridSpec& grid : grids) {
+    for (const bool dynamic : {false, true}) {
+      SCOPED_TRACE(GridText(grid) + (dynamic ? " dynamic" : ""));
+      double before = std::numeric_limits<double>::infinity();
+      for (const int rounds : {0, 2}) {
+        const FeedbackOptions options{.refit_rounds = rounds, .dynamic_groups = dynamic};
+        const auto site = FactorSite(context_, h, grid.group, options);
+        const Rounded rounded = Round(context_, w, h, grid, options);
+        EXPECT_NEAR(rounded.loss, ExactLoss(w, rounded.matrix, h), 1e-3 * rounded.loss);
+        EXPECT_LT(rounded.loss, rounded.loss_nearest);
+        const double damped = ExactLoss(w, rounded.matrix, h, site->lambda);
+        EXPECT_LE(damped, before * (1 + 1e-6));
+        before = damped;
+        const Rounded scalar = Round(OnPool(pool_, Isa::kScalar), w, h, grid, options);
+        EXPECT_EQ(DifferentCodes(scalar.matrix, rounded.matrix), 0);
+        for (int64_t k = 0; k < rounded.matrix.scales.rows() * rounded.matrix.scales.cols(); ++k) {
+          const float s = rounded.matrix.scales.data()[k];
+          const int64_t row = k / rounded.matrix.scales.cols();
+          const auto& units = rounded.matrix.units;
+          ASSERT_EQ(StoredScale(grid, units.empty() ? 1.0f : units[units.size() == 1 ? 0 : row], s), s);
+        }
+      }
+    }
+  }
+}
+
 TEST_F(FeedbackTest, CancelStopsBetweenBlocks) {
   const Mat<float> w = RandomWeights(4, 32, 80), h = CorrelatedHessian(32, 90, 81);
   const auto site = FactorSite(context_, h, 0, {});

@@ -27,27 +27,65 @@ inline void Feed(const PanelBlock& b, int64_t j, int64_t first, int64_t last, La
   }
 }
 
-inline void RoundBody(const PanelBlock& b, int64_t begin, int64_t end) {
+struct Rounding {
+  Lanes value, code;
+};
+
+// One vector of targets to a uniform grid.
+template <bool kFine>
+inline Rounding RoundUniform(const PanelBlock& b, int64_t group, int64_t at, Lanes t) {
+  const Lanes s = Load(b.scales + group * b.ld + at), z = Load(b.zeros + group * b.ld + at);
+  const Lanes whole = kFine ? RoundEven(z) : z;
+  const Lanes part = kFine ? Sub(z, whole) : Set(0.0f);
+  const Lanes x = kFine ? Add(Div(t, s), part) : Div(t, s);
+  const Lanes lo = Sub(Set(0.0f), whole);
+  const Lanes a = Min(Max(RoundEven(x), lo), Sub(Set(b.max_code), whole));
+  return {Mul(kFine ? Sub(a, part) : a, s), Add(a, whole)};
+}
+
+// The same to levels: a comparison with every midpoint, three operations a level.
+inline Rounding RoundLevels(const PanelBlock& b, int64_t at, Lanes t) {
+  Rounding r{Load(b.values + at), Set(0.0f)};
+  for (int i = 1; i < b.num_levels; ++i) {
+    const Lanes mid = Load(b.midpoints + i * kPanelRows + at);
+    r.value = SelectLess(mid, t, Load(b.values + i * kPanelRows + at), r.value);
+    r.code = SelectLess(mid, t, Set(static_cast<float>(i)), r.code);
+  }
+  return r;
+}
+
+enum class Form { kWhole, kFine, kLevels };
+
+template <Form kForm>
+inline void RoundAs(const PanelBlock& b, int64_t begin, int64_t end) {
   for (int64_t j = begin; j < end; ++j) {
     Lanes acc[kVectors];
     Feed(b, j, begin, j, acc);
     const float* w = b.w + b.columns[j] * b.ld;
     uint8_t* codes = b.codes + b.columns[j] * b.ld;
-    const float* scales = b.scales + b.groups[j] * b.ld;
-    const float* zeros = b.zeros + b.groups[j] * b.ld;
     const Lanes inv = Set(b.inv_diag[j]);
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       const int64_t at = v * Lanes::kWidth;
-      const Lanes w_v = Load(w + at), s = Load(scales + at), z = Load(zeros + at);
+      const Lanes w_v = Load(w + at);
       const Lanes t = Fma(acc[v], inv, w_v);
-      const Lanes lo = Sub(Set(0.0f), z);
-      const Lanes a = Min(Max(RoundEven(Div(t, s)), lo), Sub(Set(b.max_code), z));
+      Rounding r;
+      if constexpr (kForm == Form::kLevels) {
+        r = RoundLevels(b, at, t);
+      } else {
+        r = RoundUniform<kForm == Form::kFine>(b, b.groups[j], at, t);
+      }
       Store(b.acc + j * b.ld + at, acc[v]);
-      Store(b.e + j * b.ld + at, Sub(w_v, Mul(a, s)));
-      StoreBytes(codes + at, Add(a, z));
+      Store(b.e + j * b.ld + at, Sub(w_v, r.value));
+      StoreBytes(codes + at, r.code);
     }
   }
+}
+
+inline void RoundBody(const PanelBlock& b, int64_t begin, int64_t end) {
+  if (b.values != nullptr) return RoundAs<Form::kLevels>(b, begin, end);
+  if (b.fine_zeros) return RoundAs<Form::kFine>(b, begin, end);
+  RoundAs<Form::kWhole>(b, begin, end);
 }
 
 inline void FeedBody(const PanelBlock& b, int64_t first, int64_t begin, int64_t end) {

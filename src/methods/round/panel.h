@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "base/cpu.h"
-#include "grids/integer_fit.h"
+#include "grids/fit.h"
 
 namespace planish {
 
@@ -25,6 +25,12 @@ struct PanelBlock {
   int64_t coefficients_ld = 0;
   const float* inv_diag = nullptr;  // t_j = w_j + acc_j * inv_diag[j]
   float max_code = 0;
+  bool fine_zeros = false;  // zeros need not be whole
+  // Grids of levels, one group at a time: the values [num_levels][kPanelRows] of its codes, ascending in
+  // every row, and the midpoints between value i - 1 and i at [i]. Scales and zeros are not read then.
+  const float* values = nullptr;
+  const float* midpoints = nullptr;
+  int num_levels = 0;
 };
 
 // For columns j in [begin, end): acc_j += sum_{begin <= i < j} e_i c_ij, i ascending; then

@@ -9,8 +9,9 @@
 //   v = a - d 1,   best s' = v H r / v H v,   L' - L = -2 G m + m H m with m = (s' - s) a - s' d 1
 // where every term is a combination of G a, G 1, a H a, 1 H a and 1 H 1: O(1) for each candidate d.
 #include <algorithm>
+#include <cmath>
 
-#include "grids/integer_fit.h"
+#include "grids/fit.h"
 #include "math/gemm.h"
 #include "methods/round/columns.h"
 #include "methods/round/panel.h"
@@ -28,25 +29,45 @@ struct GridChange {
   double delta = 0;  // change of L, < 0 if anything changed
 };
 
+// The real zero that is best with its own best scale (two normal equations), in steps; `now` when there is
+// none.
+int BestZero(const GroupTerms& t, double s, double zero, double step, int last, int now) {
+  const double ahr = t.ga + s * t.aha, one_hr = t.g1 + s * t.ah1;
+  const double det = t.aha * t.one_h_one - t.ah1 * t.ah1;
+  if (!(det > 1e-9 * t.aha * t.one_h_one)) return now;
+  const double s_new = (ahr * t.one_h_one - one_hr * t.ah1) / det;
+  const double y = (ahr * t.ah1 - one_hr * t.aha) / det;
+  if (!(s_new > 0)) return now;
+  return static_cast<int>(std::clamp(std::nearbyint((zero + y / s_new) / step), 0.0, double(last)));
+}
+
 // The best (scale, zero) for fixed codes; the present one where nothing is better.
-GridChange BestGrid(const GroupTerms& t, float scale, float zero, int bits, bool symmetric) {
+GridChange BestGrid(const GroupTerms& t, float scale, float zero, const GridSpec& grid, float unit) {
   GridChange best{scale, zero, 0.0};
   const double s = scale;
-  const int max_code = (1 << bits) - 1, z = static_cast<int>(zero);
-  const int reach = symmetric ? 0 : bits == 2 ? 3 : 1;
-  for (int z_new = std::max(0, z - reach); z_new <= std::min(max_code, z + reach); ++z_new) {
-    const double d = z_new - z;
+  // Zeros on trial, in steps of stored precision: around the best real zero if they are fine, else around
+  // the present one.
+  const double step = grid.HasZeros() ? grid.ZeroStep() : 1.0;
+  const int last = grid.HasZeros() ? static_cast<int>(((1 << grid.bits) - 1) / step) : 0;
+  const int now = static_cast<int>(zero / step);
+  const bool fine = step < 1.0;
+  const int reach = !grid.HasZeros() ? 0 : grid.bits == 2 && !fine ? 3 : 1;
+  const int center = fine ? BestZero(t, s, zero, step, last, now) : now;
+  const int low = grid.HasZeros() ? std::max(0, center - reach) : now;
+  const int high = grid.HasZeros() ? std::min(last, center + reach) : now;
+  for (int k = low; k <= high; ++k) {
+    const double d = (k - now) * step;
     const double vh1 = t.ah1 - d * t.one_h_one, vha = t.aha - d * t.ah1;
     const double vhv = vha - d * vh1;
     const double vhr = t.ga - d * t.g1 + s * vha;
     if (!(vhv > 0) || !(vhr > 0)) continue;  // no positive scale is best for this zero
-    const float s_new = ToFloat(ToF16(static_cast<float>(vhr / vhv)));
+    const float s_new = StoredScale(grid, unit, static_cast<float>(vhr / vhv));
     if (!(s_new > 0) || s_new > 65504.0f) continue;
     // q moves by x a - y 1. Written with the move, not with the old and the new value, whose terms are
     // larger than L itself by the square of the number of levels.
     const double x = s_new - s, y = s_new * d;
     const double delta = -2 * (x * t.ga - y * t.g1) + x * x * t.aha - 2 * x * y * t.ah1 + y * y * t.one_h_one;
-    if (delta < best.delta) best = {s_new, static_cast<float>(z_new), delta};
+    if (delta < best.delta) best = {s_new, static_cast<float>(zero + d), delta};
   }
   return best;
 }
@@ -98,7 +119,7 @@ class Sweep {
   void Errors(int64_t j, int64_t row) {
     const int64_t g = j / p_.grid.GroupSize(p_.cols());
     for (int64_t r = row; r < row + kPanelRows; ++r) {
-      e_(j, r) = p_.w(j, r) - (static_cast<float>(c_.codes(j, r)) - c_.zeros(g, r)) * c_.scales(g, r);
+      e_(j, r) = p_.w(j, r) - Unscaled(p_, c_, j, g, r) * c_.scales(g, r);
     }
   }
 
@@ -109,7 +130,7 @@ class Sweep {
     ForPanels([&](int64_t row) {
       for (int64_t k = 0; k < count; ++k) {
         for (int64_t r = row; r < row + kPanelRows; ++r) {
-          a_(k, r) = static_cast<float>(c_.codes(begin + k, r)) - c_.zeros(g, r);
+          a_(k, r) = Unscaled(p_, c_, begin + k, g, r);
           gradient_(k, r) += lambda * e_(begin + k, r);
           old_(k, r) = e_(begin + k, r);
         }
@@ -167,7 +188,7 @@ class Sweep {
     for (int64_t r = 0; r < kPanelRows; ++r) {
       float &scale = c_.scales(g, row + r), &zero = c_.zeros(g, row + r);
       const GridChange change =
-          BestGrid({ga[r], g1[r], aha[r], ah1[r], one_h_one}, scale, zero, p_.grid.bits, p_.grid.symmetric);
+          BestGrid({ga[r], g1[r], aha[r], ah1[r], one_h_one}, scale, zero, p_.grid, p_.units[row + r]);
       scale_change[r] = change.scale - scale;
       zero_change[r] = change.zero - zero;
       shift[r] = change.scale * zero_change[r];
@@ -196,19 +217,25 @@ class Sweep {
       float* a = a_.row(k) + row;
       for (int64_t r = 0; r < kPanelRows; ++r) a[r] *= c_.scales(g, row + r);
     }
-    const PanelBlock block{.w = a_.data() + row,
-                           .codes = c_.codes.row(begin) + row,
-                           .scales = c_.scales.row(g) + row,
-                           .zeros = c_.zeros.row(g) + row,
-                           .columns = columns_.data(),
-                           .groups = groups_.data(),
-                           .acc = gradient_.data + row,
-                           .e = moved_.data() + row,
-                           .ld = p_.ld,
-                           .coefficients = h_gg.data,
-                           .coefficients_ld = h_gg.stride,
-                           .inv_diag = inv_diag.data(),
-                           .max_code = static_cast<float>((1 << p_.grid.bits) - 1)};
+    PanelBlock block{.w = a_.data() + row,
+                     .codes = c_.codes.row(begin) + row,
+                     .scales = c_.scales.row(g) + row,
+                     .zeros = c_.zeros.row(g) + row,
+                     .columns = columns_.data(),
+                     .groups = groups_.data(),
+                     .acc = gradient_.data + row,
+                     .e = moved_.data() + row,
+                     .ld = p_.ld,
+                     .coefficients = h_gg.data,
+                     .coefficients_ld = h_gg.stride,
+                     .inv_diag = inv_diag.data(),
+                     .max_code = static_cast<float>((1 << p_.grid.bits) - 1),
+                     .fine_zeros = p_.grid.ZeroBits() > p_.grid.bits};
+    GroupValues values;
+    if (!p_.grid.Uniform()) {
+      values.Make(p_, c_, g, row);
+      values.Use(block);
+    }
     RoundPanel(p_.context->isa, block, 0, count);
     for (int64_t k = 0; k < count; ++k) {
       const float *moved = moved_.row(k) + row, *grad = gradient_.row(k) + row;

@@ -2,13 +2,35 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace planish {
 namespace {
 
 std::vector<OptionSpec> GridOptions() {
+  std::vector<std::string> names = {"int"};
+  for (const NamedGrid& named : NamedGrids()) names.emplace_back(named.name);
   return {
-      {"bits", int64_t{4}, 2, 8, {}, "bits of a code"},
-      {"group", int64_t{128}, 0, 1 << 20, {}, "columns that share a scale; 0: the whole row"},
+      {"grid", std::string("int"), 0, 0, names, "number format; int: as many bits as `bits` says"},
+      {"bits", int64_t{4}, 2, 8, {}, "bits of a code of grid int"},
+      {"group",
+       int64_t{128},
+       0,
+       1 << 20,
+       {},
+       "columns that share a scale; 0: the whole row (MX and NVFP4 have their own groups and scales)"},
+      {"scale_bits",
+       int64_t{16},
+       4,
+       16,
+       {"4", "5", "6", "7", "8", "16"},
+       "bits of a scale: 16 (fp16), or steps of an fp16 unit a row"},
+      {"zero_bits",
+       int64_t{0},
+       0,
+       8,
+       {},
+       "bits of a zero of an integer grid, at least a code's, up to 8; 0: as a code's"},
       {"symmetric", false, 0, 0, {}, "no stored zero point"},
       {"search",
        std::string("weighted"),
@@ -19,9 +41,32 @@ std::vector<OptionSpec> GridOptions() {
   };
 }
 
-IntegerGrid ReadGrid(const Options& o) {
-  return {static_cast<int>(o.Int("bits")), o.Int("group"), o.Bool("symmetric")};
+}  // namespace
+
+// MX and NVFP4 fix groups and scales; group and scale_bits say nothing about them.
+GridSpec GridOfOptions(const Options& o) {
+  GridSpec grid;
+  if (o.Text("grid") == "int") {
+    grid.bits = static_cast<int>(o.Int("bits"));
+  } else {
+    grid = *FindGrid(o.Text("grid"));
+  }
+  if (grid.scale == ScaleKind::kHalf) {
+    grid.group = o.Int("group");
+    if (o.Int("scale_bits") < 16) {
+      grid.scale = ScaleKind::kSteps;
+      grid.scale_bits = static_cast<int>(o.Int("scale_bits"));
+    }
+  }
+  if (grid.Uniform()) {
+    grid.symmetric = o.Bool("symmetric");
+    // More bits than a code's are a finer zero; fewer would not reach every code.
+    if (grid.HasZeros()) grid.zero_bits = std::max(grid.bits, static_cast<int>(o.Int("zero_bits")));
+  }
+  return grid;
 }
+
+namespace {
 
 ClipSearch ReadSearch(const Options& o) {
   return o.Text("search") == "minmax" ? ClipSearch::kMinMax : ClipSearch::kWeighted;
@@ -44,10 +89,10 @@ FeedbackOptions ReadFeedback(const Options& o) {
 Status SolveRtn(const Context& context, std::span<const LayerProblem> problems,
                 std::span<const Options> options, std::span<LayerSolution> solutions) {
   for (size_t i = 0; i < problems.size(); ++i) {
-    auto rounded =
-        RoundToNearest(context, problems[i].w, problems[i].h, ReadGrid(options[i]), ReadSearch(options[i]));
+    auto rounded = RoundToNearest(context, problems[i].w, problems[i].h, GridOfOptions(options[i]),
+                                  ReadSearch(options[i]));
     if (!rounded.ok()) return rounded.error().At(problems[i].name);
-    solutions[i].matrix = PackInteger(rounded->matrix);
+    solutions[i].matrix = PackCodes(rounded->matrix);
     solutions[i].loss_nearest = rounded->loss;
     solutions[i].steps.push_back({"rtn", rounded->loss, ""});
   }
@@ -59,10 +104,10 @@ Status SolveGptq(const Context& context, std::span<const LayerProblem> problems,
   for (size_t i = 0; i < problems.size(); ++i) {
     const SiteFactor& site = *problems[i].factor;
     auto rounded =
-        RoundWithFeedback(context, problems[i].w, site, ReadGrid(options[i]), ReadFeedback(options[i]));
+        RoundWithFeedback(context, problems[i].w, site, GridOfOptions(options[i]), ReadFeedback(options[i]));
     if (!rounded.ok()) return rounded.error().At(problems[i].name);
     LayerSolution& solution = solutions[i];
-    solution.matrix = PackInteger(rounded->matrix);
+    solution.matrix = PackCodes(rounded->matrix);
     solution.loss_nearest = rounded->loss_nearest;
     solution.steps.push_back({"gptq", rounded->loss, ""});
     if (site.retries > 0) {

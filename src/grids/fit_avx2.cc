@@ -1,6 +1,6 @@
 #if defined(__x86_64__)
 
-#include "grids/integer_fit-inl.h"
+#include "grids/fit-inl.h"
 
 namespace planish {
 

@@ -1,4 +1,4 @@
-#include "grids/integer.h"
+#include "grids/grid.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-// The search for scale and zero of one group of columns in a panel of rows: the kernel under
+// The search for the parameters of one group of columns in a panel of rows: the kernel under
 // FitGrid, also called by rounding methods that keep their weights in panels already.
 #pragma once
 
@@ -12,6 +12,9 @@ namespace planish {
 // loops run over rows, which are independent: 64 rows are four AVX-512 or eight AVX2 registers.
 inline constexpr int64_t kPanelRows = 64;
 
+// How scales are stored, as kernels see it (ScaleKind of grid.h).
+enum class ScaleForm : uint8_t { kHalf, kSteps, kPowerOfTwo, kE4M3 };
+
 struct PanelFit {
   const float* w = nullptr;  // column k of the group, row r: w[k * ld + r]
   int64_t ld = 0;
@@ -21,7 +24,15 @@ struct PanelFit {
   bool symmetric = false;
   bool search = true;       // false: min-max
   float* scales = nullptr;  // [kPanelRows] out
-  float* zeros = nullptr;   // [kPanelRows] out, whole numbers
+  float* zeros = nullptr;   // [kPanelRows] out, multiples of zero_step; not written with levels
+  float zero_step = 1;      // 1 or a negative power of two
+  ScaleForm scale = ScaleForm::kHalf;
+  float max_steps = 255;         // kSteps
+  const float* units = nullptr;  // [kPanelRows], kSteps and kE4M3
+  // With levels: sets [num_sets][2^bits][kPanelRows], ascending in every row, and chosen sets out.
+  const float* levels = nullptr;
+  int num_sets = 1;
+  uint8_t* sets = nullptr;  // [kPanelRows] out
 };
 
 // The same bits on every instruction set. w must be finite.

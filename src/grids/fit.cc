@@ -1,6 +1,6 @@
-#include "grids/integer_fit.h"
+#include "grids/fit.h"
 
-#include "grids/integer_fit-inl.h"
+#include "grids/fit-inl.h"
 
 namespace planish {
 

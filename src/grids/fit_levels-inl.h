@@ -1,0 +1,159 @@
+// FitPanel for grids of levels. Minimizes sum_k h_k (w_k - s T[c_k])^2 over stored scales s and, where the
+// grid has several, over its sets of levels T:
+//   1. a ladder of scales around the one that maps the group's range to the levels' range;
+//   2. steps up and down of falling size around the best;
+//   3. least squares: with the codes fixed the best scale is sum(h T w) / sum(h T T).
+// Every candidate is judged with its scale as stored. The nearest level is found by comparing with all
+// midpoints, two operations each and no branch: for 16 levels 4 operations a weight and candidate.
+#pragma once
+
+#include "grids/fit_scale-inl.h"
+
+namespace planish {
+namespace {
+
+constexpr int kLevelTries = 2;
+
+struct LevelFit {
+  const float* w;
+  int64_t ld, cols;
+  const float* h;
+  const float* levels;  // of one set at this register of rows, kPanelRows apart
+  int count;
+  ScaleRule rule;
+  Lanes best_s, best_err;
+};
+
+inline Lanes LevelOf(const LevelFit& f, const Lanes* mids, Lanes x) {
+  Lanes value = Load(f.levels);
+  for (int i = 1; i < f.count; ++i) value = SelectLess(mids[i], x, Load(f.levels + i * kPanelRows), value);
+  return value;
+}
+
+inline void Midpoints(const LevelFit& f, Lanes* mids) {
+  for (int i = 1; i < f.count; ++i) {
+    mids[i] = Mul(Set(0.5f), Add(Load(f.levels + (i - 1) * kPanelRows), Load(f.levels + i * kPanelRows)));
+  }
+}
+
+inline void JudgeLevels(LevelFit& f, const Lanes* mids, const Lanes (&s)[kLevelTries]) {
+  Lanes inv[kLevelTries], err[kLevelTries];
+  for (int t = 0; t < kLevelTries; ++t) {
+    inv[t] = Div(Set(1.0f), s[t]);
+    err[t] = Set(0.0f);
+  }
+  for (int64_t k = 0; k < f.cols; ++k) {
+    const Lanes w = Load(f.w + k * f.ld);
+    const Lanes h = Set(f.h == nullptr ? 1.0f : f.h[k]);
+    Lanes x[kLevelTries], value[kLevelTries];
+    for (int t = 0; t < kLevelTries; ++t) {
+      x[t] = Mul(w, inv[t]);
+      value[t] = Load(f.levels);
+    }
+    for (int i = 1; i < f.count; ++i) {
+      const Lanes level = Load(f.levels + i * kPanelRows);
+      for (int t = 0; t < kLevelTries; ++t) value[t] = SelectLess(mids[i], x[t], level, value[t]);
+    }
+    for (int t = 0; t < kLevelTries; ++t) {
+      const Lanes d = Fnma(value[t], s[t], w);
+      err[t] = Fma(Mul(h, d), d, err[t]);
+    }
+  }
+  for (int t = 0; t < kLevelTries; ++t) {
+    f.best_s = SelectLess(err[t], f.best_err, s[t], f.best_s);
+    f.best_err = Min(err[t], f.best_err);
+  }
+}
+
+inline Lanes LeastSquaresLevels(const LevelFit& f, const Lanes* mids) {
+  const Lanes inv = Div(Set(1.0f), f.best_s);
+  Lanes tw = Set(0.0f), tt = Set(0.0f);
+  for (int64_t k = 0; k < f.cols; ++k) {
+    const Lanes w = Load(f.w + k * f.ld), level = LevelOf(f, mids, Mul(w, inv));
+    const Lanes ht = Mul(Set(f.h == nullptr ? 1.0f : f.h[k]), level);
+    tw = Fma(ht, w, tw);
+    tt = Fma(ht, level, tt);
+  }
+  const Lanes s = SelectLess(Set(0.0f), tt, Div(tw, tt), f.best_s);
+  return SelectLess(Set(0.0f), s, s, f.best_s);
+}
+
+// The scale at which the levels just cover the group.
+inline Lanes CoveringScale(const LevelFit& f) {
+  Lanes low = Set(0.0f), high = Set(0.0f);
+  for (int64_t k = 0; k < f.cols; ++k) {
+    const Lanes w = Load(f.w + k * f.ld);
+    low = Min(w, low);
+    high = Max(w, high);
+  }
+  const Lanes least = Load(f.levels), most = Load(f.levels + (f.count - 1) * kPanelRows);
+  const Lanes up = SelectLess(Set(0.0f), most, Div(high, most), Set(0.0f));
+  const Lanes down = SelectLess(least, Set(0.0f), Div(low, least), Set(0.0f));
+  return Max(up, down);
+}
+
+// The MX rule takes 2^k with k = floor(log2 amax) - floor(log2 top level). Rounding x to a power of two gives
+// values in (x / 1.5, x / 0.75], so that is x = 0.75 m amax / top with m in [1, 2) the mantissa of the top.
+inline float MxFactor(const PanelFit& fit, const LevelFit& f) {
+  if (fit.scale != ScaleForm::kPowerOfTwo) return 1.0f;
+  float top = f.levels[(f.count - 1) * kPanelRows];
+  while (top >= 2.0f) top *= 0.5f;
+  return 0.75f * top;
+}
+
+inline void SearchLevels(LevelFit& f, const Lanes* mids, Lanes full) {
+  if (f.rule.form == ScaleForm::kPowerOfTwo) {  // only the neighbors; a ladder would try them again and again
+    return JudgeLevels(f, mids, {Mul(f.best_s, Set(2.0f)), Mul(f.best_s, Set(0.5f))});
+  }
+  constexpr int kRungs = 16;
+  for (int i = 0; i < kRungs; i += kLevelTries) {
+    Lanes s[kLevelTries];
+    for (int t = 0; t < kLevelTries; ++t) {
+      s[t] = SnapScale(f.rule, Mul(full, Set(1.08f - 0.045f * static_cast<float>(i + t))));
+    }
+    JudgeLevels(f, mids, s);
+  }
+  for (float move = 0.02f; move > 0.004f; move *= 0.5f) {
+    JudgeLevels(f, mids,
+                {SnapScale(f.rule, Mul(f.best_s, Set(1.0f + move))),
+                 SnapScale(f.rule, Mul(f.best_s, Set(1.0f - move)))});
+  }
+  for (int i = 0; i < 2; ++i) {
+    const Lanes s = SnapScale(f.rule, LeastSquaresLevels(f, mids));
+    JudgeLevels(f, mids, {s, s});
+  }
+}
+
+inline void FitLevelLanes(const PanelFit& fit, int64_t row) {
+  const int count = 1 << fit.bits;
+  Lanes best_s = Set(1.0f), best_err = Set(__builtin_inff()), best_set = Set(0.0f);
+  for (int set = 0; set < fit.num_sets; ++set) {
+    LevelFit f{fit.w + row,
+               fit.ld,
+               fit.cols,
+               fit.h,
+               fit.levels + static_cast<int64_t>(set) * count * kPanelRows + row,
+               count,
+               RuleOf(fit, row),
+               Set(1.0f),
+               Set(__builtin_inff())};
+    Lanes mids[256];
+    Midpoints(f, mids);
+    const Lanes full = CoveringScale(f);
+    const Lanes start = SnapScale(f.rule, Mul(full, Set(MxFactor(fit, f))));
+    f.best_s = SelectLess(Set(0.0f), full, start, SnapScale(f.rule, Set(1.0f)));
+    if (fit.search || fit.num_sets > 1) JudgeLevels(f, mids, {f.best_s, f.best_s});
+    if (fit.search) {
+      SearchLevels(f, mids, SelectLess(Set(0.0f), full, full, f.best_s));
+    }
+    if (set == 0) best_s = f.best_s;
+    best_s = SelectLess(f.best_err, best_err, f.best_s, best_s);
+    best_set = SelectLess(f.best_err, best_err, Set(static_cast<float>(set)), best_set);
+    best_err = Min(f.best_err, best_err);
+  }
+  Store(fit.scales + row, best_s);
+  if (fit.sets != nullptr) StoreBytes(fit.sets + row, best_set);
+}
+
+}  // namespace
+}  // namespace planish

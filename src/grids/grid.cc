@@ -1,0 +1,244 @@
+#include "grids/grid.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "base/check.h"
+#include "grids/fit_support.h"
+#include "tensor/dtype.h"
+
+namespace planish {
+namespace {
+
+int64_t RunBytes(int64_t count, int bits) { return (count * bits + 7) / 8; }
+
+}  // namespace
+
+int64_t GridBytes(const GridSpec& grid, int64_t rows, int64_t cols) {
+  const int64_t groups = rows * grid.NumGroups(cols);
+  int64_t bytes = rows * RunBytes(cols, grid.bits);
+  if (grid.HasZeros()) bytes += RunBytes(groups, grid.ZeroBits());
+  if (grid.NumSets() > 1) bytes += RunBytes(groups, 2);
+  if (!grid.Uniform()) bytes += int64_t{2} * grid.NumSets() * grid.NumLevels();
+  switch (grid.scale) {
+    case ScaleKind::kHalf:
+      return bytes + 2 * groups;
+    case ScaleKind::kSteps:
+      return bytes + RunBytes(groups, grid.scale_bits) + 2 * rows;
+    case ScaleKind::kE8M0:
+      return bytes + groups;
+    case ScaleKind::kE4M3:
+      return bytes + groups + 4;
+  }
+  return bytes;
+}
+
+int64_t GridMatrix::StoredBytes() const { return GridBytes(grid, rows(), cols()); }
+
+void DecodeRow(const GridMatrix& matrix, int64_t row, int64_t col, int64_t count, float* out) {
+  const int64_t size = matrix.grid.GroupSize(matrix.cols());
+  const uint8_t* codes = matrix.codes.row(row) + col;
+  for (int64_t done = 0; done < count;) {
+    const int64_t group = (col + done) / size;
+    const int64_t end = std::min(count, (group + 1) * size - col);
+    const float scale = matrix.scales(row, group);
+    if (matrix.grid.Uniform()) {
+      const float zero = matrix.zeros(row, group);
+      for (; done < end; ++done) out[done] = (static_cast<float>(codes[done]) - zero) * scale;
+    } else {
+      const float* levels = matrix.levels.row(matrix.grid.NumSets() > 1 ? matrix.sets(row, group) : 0);
+      for (; done < end; ++done) out[done] = levels[codes[done]] * scale;
+    }
+  }
+}
+
+void Decode(const GridMatrix& matrix, MatView<float> out) {
+  PLANISH_CHECK(out.rows == matrix.rows() && out.cols == matrix.cols());
+  for (int64_t i = 0; i < out.rows; ++i) DecodeRow(matrix, i, 0, out.cols, out.row(i));
+}
+
+uint8_t EncodeNearest(float w, float scale, float zero, int max_code) {
+  const float whole = std::nearbyint(zero), part = zero - whole;
+  const float lo = -whole, hi = static_cast<float>(max_code) - whole;
+  return static_cast<uint8_t>(std::clamp(std::nearbyint(w / scale + part), lo, hi) - lo);
+}
+
+uint8_t EncodeNearest(float w, float scale, const float* levels, int count) {
+  int code = 0;
+  for (int i = 1; i < count; ++i) {
+    if (w > 0.5f * (levels[i - 1] * scale + levels[i] * scale)) code = i;
+  }
+  return static_cast<uint8_t>(code);
+}
+
+float StoredScale(const GridSpec& grid, float unit, float s) {
+  switch (grid.scale) {
+    case ScaleKind::kHalf:
+      return ToFloat(ToF16(std::clamp(s, 0x1p-24f, 65504.0f)));
+    case ScaleKind::kSteps: {
+      const auto most = static_cast<float>((1 << grid.scale_bits) - 1);
+      return std::clamp(std::nearbyint(s / unit), 1.0f, most) * unit;
+    }
+    case ScaleKind::kE8M0: {
+      int exponent;
+      const float mantissa = std::frexp(std::clamp(s, 0x1p-100f, 0x1p100f), &exponent);
+      return std::ldexp(1.0f, mantissa < 0.75f ? exponent - 1 : exponent);
+    }
+    case ScaleKind::kE4M3: {
+      const float t = std::clamp(s / unit, 0x1p-9f, 448.0f);
+      const int exponent = std::max(std::ilogb(t), -6);
+      return std::ldexp(std::nearbyint(std::ldexp(t, 3 - exponent)), exponent - 3) * unit;
+    }
+  }
+  return s;
+}
+
+void GridFitter::Describe(PanelFit& fit) const {
+  fit.bits = grid_.bits;
+  fit.symmetric = grid_.symmetric;
+  fit.zero_step = grid_.Uniform() ? grid_.ZeroStep() : 1.0f;
+  constexpr ScaleForm kForms[] = {ScaleForm::kHalf, ScaleForm::kSteps, ScaleForm::kPowerOfTwo,
+                                  ScaleForm::kE4M3};
+  fit.scale = kForms[static_cast<int>(grid_.scale)];
+  fit.max_steps = static_cast<float>((1 << grid_.scale_bits) - 1);
+  fit.levels = grid_.Uniform() ? nullptr : panel_levels_.data();
+  fit.num_sets = grid_.NumSets();
+}
+
+GridFitter::GridFitter(const GridSpec& grid) : grid_(grid) {
+  if (grid.Uniform()) return;
+  levels_ = FixedLevels(grid);
+  const int64_t count = levels_.rows() * levels_.cols();
+  panel_levels_.resize(count * kPanelRows);
+  for (int64_t k = 0; k < count; ++k) {
+    std::fill_n(panel_levels_.data() + k * kPanelRows, kPanelRows, levels_.data()[k]);
+  }
+}
+
+void FitGroups(const Context& context, MatView<const float> w, std::span<const float> h,
+               const GridFitter& fitter, ClipSearch search, GridMatrix& matrix) {
+  const GridSpec& grid = fitter.grid();
+  const int64_t groups = grid.NumGroups(w.cols), size = grid.GroupSize(w.cols);
+  std::vector<std::vector<float>> panels(context.pool->NumThreads());
+  const int64_t num_panels = (w.rows + kPanelRows - 1) / kPanelRows;
+  context.pool->ParallelFor(num_panels, [&](int64_t p, int worker) {
+    const int64_t row = p * kPanelRows, rows = std::min(kPanelRows, w.rows - row);
+    std::vector<float>& panel = panels[worker];
+    panel.assign(std::min(size, w.cols) * kPanelRows, 0.0f);
+    float scales[kPanelRows], zeros[kPanelRows], units[kPanelRows];
+    uint8_t sets[kPanelRows] = {};
+    for (int64_t r = 0; r < kPanelRows; ++r) {
+      const int64_t n = static_cast<int64_t>(matrix.units.size());
+      units[r] = n == 0 ? 1.0f : matrix.units[n == 1 ? 0 : std::min(row + r, n - 1)];
+    }
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t col = g * size, cols = std::min(size, w.cols - col);
+      for (int64_t r = 0; r < rows; ++r) {
+        const float* from = w.row(row + r) + col;
+        for (int64_t k = 0; k < cols; ++k) panel[k * kPanelRows + r] = from[k];
+      }
+      PanelFit fit{.w = panel.data(),
+                   .ld = kPanelRows,
+                   .cols = cols,
+                   .h = h.empty() ? nullptr : h.data() + col,
+                   .search = search == ClipSearch::kWeighted,
+                   .scales = scales,
+                   .zeros = zeros,
+                   .units = units,
+                   .sets = sets};
+      fitter.Describe(fit);
+      FitPanel(context.isa, fit);
+      for (int64_t r = 0; r < rows; ++r) {
+        matrix.scales(row + r, g) = scales[r];
+        if (grid.Uniform()) matrix.zeros(row + r, g) = zeros[r];
+        if (grid.NumSets() > 1) matrix.sets(row + r, g) = sets[r];
+      }
+    }
+  });
+}
+
+namespace {
+
+GridMatrix Allocate(const GridFitter& fitter, int64_t rows, int64_t cols) {
+  GridMatrix matrix;
+  matrix.grid = fitter.grid();
+  const int64_t groups = matrix.grid.NumGroups(cols);
+  matrix.codes.Resize(rows, cols);
+  matrix.scales.Resize(rows, groups);
+  if (matrix.grid.Uniform()) matrix.zeros.Resize(rows, groups);
+  if (matrix.grid.NumSets() > 1) matrix.sets.Resize(rows, groups);
+  if (!matrix.grid.Uniform()) matrix.levels = FixedLevels(matrix.grid);
+  return matrix;
+}
+
+}  // namespace
+
+std::vector<float> FitUnits(const Context& context, MatView<const float> w, std::span<const float> h,
+                            const GridSpec& grid, ClipSearch search) {
+  if (grid.scale == ScaleKind::kE4M3) {
+    float largest = 0;
+    for (int64_t i = 0; i < w.rows; ++i) {
+      for (int64_t j = 0; j < w.cols; ++j) largest = std::max(largest, std::fabs(w(i, j)));
+    }
+    // The largest block scale, amax / top, becomes 448, the largest FP8.
+    const GridFitter fitter(grid);
+    const float top = grid.Uniform() ? static_cast<float>((1 << (grid.bits - 1)))
+                                     : fitter.levels()(0, fitter.levels().cols() - 1);
+    const float unit = largest / (top * 448.0f);
+    return {unit > 0x1p-100f ? unit : 1.0f};
+  }
+  if (grid.scale != ScaleKind::kSteps) return {};
+  // A first fit with fp16 scales says how large a row's scales are. A sixteenth of the steps is left above
+  // the largest, because feedback and refit may ask for a larger one.
+  GridSpec wide = grid;
+  wide.scale = ScaleKind::kHalf;
+  const GridFitter fitter(wide);
+  GridMatrix first = Allocate(fitter, w.rows, w.cols);
+  FitGroups(context, w, h, fitter, search, first);
+  const auto steps = static_cast<float>((1 << grid.scale_bits) - 1);
+  std::vector<float> units(w.rows);
+  for (int64_t i = 0; i < w.rows; ++i) {
+    float largest = 0;
+    for (int64_t g = 0; g < first.scales.cols(); ++g) largest = std::max(largest, first.scales(i, g));
+    units[i] = ToFloat(ToF16(std::clamp(largest * 1.0625f / steps, 0x1p-24f, 65504.0f / steps)));
+  }
+  return units;
+}
+
+GridMatrix FitGrid(const Context& context, MatView<const float> w, std::span<const float> h,
+                   const GridSpec& grid, ClipSearch search) {
+  const std::string wrong = CheckGrid(grid);
+  PLANISH_CHECK(wrong.empty()) << wrong;
+  PLANISH_CHECK(h.empty() || static_cast<int64_t>(h.size()) == w.cols) << h.size();
+  if (w.rows == 0 || w.cols == 0) {
+    GridMatrix empty;
+    empty.grid = grid;
+    return empty;
+  }
+  const GridFitter fitter(grid);
+  GridMatrix matrix = Allocate(fitter, w.rows, w.cols);
+  matrix.units = FitUnits(context, w, h, grid, search);
+  FitGroups(context, w, h, fitter, search, matrix);
+  return matrix;
+}
+
+void EncodeAll(const Context& context, MatView<const float> w, GridMatrix& matrix) {
+  const GridSpec& grid = matrix.grid;
+  const int64_t size = grid.GroupSize(w.cols);
+  context.pool->ParallelFor(w.rows, [&](int64_t i) {
+    for (int64_t j = 0; j < w.cols; ++j) {
+      const int64_t g = j / size;
+      const float scale = matrix.scales(i, g);
+      if (grid.Uniform()) {
+        matrix.codes(i, j) = EncodeNearest(w(i, j), scale, matrix.zeros(i, g), grid.NumLevels() - 1);
+      } else {
+        const float* levels = matrix.levels.row(grid.NumSets() > 1 ? matrix.sets(i, g) : 0);
+        matrix.codes(i, j) = EncodeNearest(w(i, j), scale, levels, grid.NumLevels());
+      }
+    }
+  });
+}
+
+}  // namespace planish

@@ -1,0 +1,216 @@
+// Names of grids and their fixed levels.
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+
+#include <fmt/format.h>
+
+#include "base/check.h"
+#include "grids/grid.h"
+#include "tensor/dtype.h"
+
+namespace planish {
+namespace {
+
+constexpr GridSpec Integer(int bits) { return {.bits = bits}; }
+constexpr GridSpec Float(int exponent, int mantissa) {
+  return {.bits = 1 + exponent + mantissa, .levels = LevelKind::kMinifloat, .exponent_bits = exponent};
+}
+constexpr GridSpec Of(LevelKind levels, int bits) { return {.bits = bits, .levels = levels}; }
+constexpr GridSpec Block(GridSpec grid, ScaleKind scale, int64_t group) {
+  grid.scale = scale;
+  grid.group = group;
+  return grid;
+}
+
+constexpr NamedGrid kNamed[] = {
+    {"int1", Of(LevelKind::kBinary, 1)},
+    {"int2", Integer(2)},
+    {"int3", Integer(3)},
+    {"int4", Integer(4)},
+    {"int5", Integer(5)},
+    {"int6", Integer(6)},
+    {"int7", Integer(7)},
+    {"int8", Integer(8)},
+    {"nf2", Of(LevelKind::kNormal, 2)},
+    {"nf3", Of(LevelKind::kNormal, 3)},
+    {"nf4", Of(LevelKind::kNormal, 4)},
+    {"e1m1", Float(1, 1)},
+    {"e2m0", Float(2, 0)},
+    {"e1m2", Float(1, 2)},
+    {"e2m1", Float(2, 1)},
+    {"e3m0", Float(3, 0)},
+    {"e1m3", Float(1, 3)},
+    {"e2m2", Float(2, 2)},
+    {"e3m1", Float(3, 1)},
+    {"e2m3", Float(2, 3)},
+    {"e3m2", Float(3, 2)},
+    {"e2m4", Float(2, 4)},
+    {"e3m3", Float(3, 3)},
+    {"e4m2", Float(4, 2)},
+    {"e3m4", Float(3, 4)},
+    {"e4m3", Float(4, 3)},
+    {"e5m2", Float(5, 2)},
+    {"rf8", Of(LevelKind::kResidual, 8)},
+    {"bitmod3", Of(LevelKind::kBitMod, 3)},
+    {"bitmod4", Of(LevelKind::kBitMod, 4)},
+    {"mxfp4", Block(Float(2, 1), ScaleKind::kE8M0, 32)},
+    {"mxfp6", Block(Float(2, 3), ScaleKind::kE8M0, 32)},
+    {"mxfp6_e3m2", Block(Float(3, 2), ScaleKind::kE8M0, 32)},
+    {"mxfp8", Block(Float(4, 3), ScaleKind::kE8M0, 32)},
+    {"mxfp8_e5m2", Block(Float(5, 2), ScaleKind::kE8M0, 32)},
+    {"nvfp4", Block(Float(2, 1), ScaleKind::kE4M3, 16)},
+};
+
+// Inverse of the normal distribution function by bisection of erfc: 60 halvings of [-10, 10].
+double NormalQuantile(double p) {
+  double low = -10, high = 10;
+  for (int i = 0; i < 60; ++i) {
+    const double mid = 0.5 * (low + high);
+    (0.5 * std::erfc(-mid / std::sqrt(2.0)) < p ? low : high) = mid;
+  }
+  return 0.5 * (low + high);
+}
+
+// NF: 2^(b-1) quantiles below zero and 2^(b-1) above, evenly spaced in probability between 1/2 and
+// 1 - (1/(2 * 2^b - 2) + 1/(2 * 2^b)) / 2, zero shared, divided by the largest.
+std::vector<float> NormalLevels(int bits) {
+  const int half = 1 << (bits - 1);
+  const double n = 2 * half;
+  const double end = 1 - 0.5 * (1 / (2 * n) + 1 / (2 * n - 2));
+  const double top = NormalQuantile(end);
+  std::vector<float> levels;
+  for (int i = half - 1; i > 0; --i) {
+    levels.push_back(static_cast<float>(-NormalQuantile(0.5 + (end - 0.5) * i / (half - 1)) / top));
+  }
+  for (int i = 0; i <= half; ++i) {
+    levels.push_back(static_cast<float>(NormalQuantile(0.5 + (end - 0.5) * i / half) / top));
+  }
+  return levels;
+}
+
+// Every code is a number, except those of the two 8-bit formats of deep learning: E4M3 has a NaN at the top
+// and E5M2 infinity and NaN in its last binade.
+std::vector<float> MinifloatLevels(int exponent_bits, int mantissa_bits) {
+  const int bias = (1 << (exponent_bits - 1)) - 1;
+  int codes = 1 << (exponent_bits + mantissa_bits);
+  if (exponent_bits == 4 && mantissa_bits == 3) codes -= 1;
+  if (exponent_bits == 5 && mantissa_bits == 2) codes -= 4;
+  std::vector<float> levels;
+  for (int code = 0; code < codes; ++code) {
+    const int e = code >> mantissa_bits, m = code & ((1 << mantissa_bits) - 1);
+    const int significand = e == 0 ? m : m + (1 << mantissa_bits);
+    const double value = std::ldexp(significand, std::max(e, 1) - bias - mantissa_bits);
+    levels.push_back(static_cast<float>(value));
+    if (code > 0) levels.push_back(static_cast<float>(-value));
+  }
+  return levels;
+}
+
+std::vector<float> ResidualLevels() {
+  constexpr double kResiduals[] = {1.0, 1.0625, 1.125, 1.25, 1.5};
+  std::vector<float> levels = {0.0f};
+  for (int e = 0; e < 16; ++e) {
+    for (const double r : kResiduals) {
+      levels.push_back(static_cast<float>(std::ldexp(r, e - 8)));
+      levels.push_back(-levels.back());
+    }
+  }
+  return levels;
+}
+
+std::vector<float> BitModLevels(int bits, int set) {
+  constexpr float kThree[] = {1, 2, 4}, kFour[] = {1, 2, 3, 4, 6, 8, 12};
+  constexpr float kSpecial3[] = {3, -3, 6, -6}, kSpecial4[] = {10, -10, 16, -16};
+  std::vector<float> levels = {0.0f, bits == 3 ? kSpecial3[set] : kSpecial4[set]};
+  for (const float v : bits == 3 ? std::span<const float>(kThree) : std::span<const float>(kFour)) {
+    levels.push_back(v);
+    levels.push_back(-v);
+  }
+  return levels;
+}
+
+std::vector<float> LevelSet(const GridSpec& grid, int set) {
+  switch (grid.levels) {
+    case LevelKind::kUniform:
+      break;
+    case LevelKind::kBinary:
+      return {-1.0f, 1.0f};
+    case LevelKind::kMinifloat:
+      return MinifloatLevels(grid.exponent_bits, grid.bits - 1 - grid.exponent_bits);
+    case LevelKind::kNormal:
+      return NormalLevels(grid.bits);
+    case LevelKind::kResidual:
+      return ResidualLevels();
+    case LevelKind::kBitMod:
+      return BitModLevels(grid.bits, set);
+  }
+  PLANISH_CHECK(false) << "a uniform grid has no levels";
+  return {};
+}
+
+}  // namespace
+
+std::span<const NamedGrid> NamedGrids() { return kNamed; }
+
+std::optional<GridSpec> FindGrid(const std::string& name) {
+  const auto* it = std::find_if(std::begin(kNamed), std::end(kNamed),
+                                [&](const NamedGrid& named) { return name == named.name; });
+  if (it == std::end(kNamed)) return std::nullopt;
+  return it->grid;
+}
+
+std::string GridText(const GridSpec& grid) {
+  const NamedGrid* best = nullptr;
+  for (const NamedGrid& named : kNamed) {
+    const GridSpec& g = named.grid;
+    const bool same = g.bits == grid.bits && g.levels == grid.levels && g.exponent_bits == grid.exponent_bits;
+    const bool blocks = g.scale == grid.scale && g.group == grid.group;
+    if (same && (best == nullptr || (blocks && g.scale != ScaleKind::kHalf))) best = &named;
+  }
+  std::string text = best == nullptr ? "grid" : best->name;
+  const bool block = best != nullptr && best->grid.scale != ScaleKind::kHalf;
+  if (grid.group > 0 && !block) text += fmt::format(" g{}", grid.group);
+  if (grid.Uniform() && grid.symmetric) text += " sym";
+  if (grid.scale == ScaleKind::kSteps) text += fmt::format(" s{}", grid.scale_bits);
+  if (grid.HasZeros() && grid.ZeroBits() != grid.bits) text += fmt::format(" z{}", grid.ZeroBits());
+  return text;
+}
+
+std::string LevelsName(const GridSpec& grid) {
+  for (const NamedGrid& named : kNamed) {  // the plain formats stand before the blocks made of them
+    const GridSpec& g = named.grid;
+    if (g.bits == grid.bits && g.levels == grid.levels && g.exponent_bits == grid.exponent_bits) {
+      return named.name;
+    }
+  }
+  return "";
+}
+
+std::string CheckGrid(const GridSpec& grid) {
+  const auto range = [](const char* what, int64_t low, int64_t high, int64_t found) {
+    return found >= low && found <= high
+               ? std::string()
+               : fmt::format("{}: expected {} to {}, found {}", what, low, high, found);
+  };
+  std::string wrong = range("bits", grid.Uniform() ? 2 : 1, 8, grid.bits);
+  if (wrong.empty()) wrong = range("group", 0, int64_t{1} << 24, grid.group);
+  if (wrong.empty() && grid.scale == ScaleKind::kSteps) wrong = range("scale_bits", 4, 8, grid.scale_bits);
+  if (wrong.empty() && grid.HasZeros()) wrong = range("zero_bits", grid.bits, 8, grid.ZeroBits());
+  return wrong;
+}
+
+Mat<float> FixedLevels(const GridSpec& grid) {
+  Mat<float> sets(grid.NumSets(), grid.NumLevels());
+  for (int set = 0; set < grid.NumSets(); ++set) {
+    std::vector<float> levels = LevelSet(grid, set);
+    PLANISH_CHECK(!levels.empty() && static_cast<int>(levels.size()) <= grid.NumLevels()) << GridText(grid);
+    for (float& level : levels) level = ToFloat(ToF16(level));
+    std::sort(levels.begin(), levels.end());
+    levels.resize(grid.NumLevels(), levels.back());
+    std::copy(levels.begin(), levels.end(), sets.row(set));
+  }
+  return sets;
+}
+
+}  // namespace planish
