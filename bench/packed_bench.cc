@@ -30,14 +30,14 @@ Matrix RandomCodes(int64_t rows, int64_t cols, int bits, int64_t group) {
   IntegerMatrix m{.grid = {bits, group, false}, .codes = Mat<uint8_t>(rows, cols)};
   const int64_t groups = m.grid.NumGroups(cols);
   m.scales = Mat<float>(rows, groups);
-  m.zeros = Mat<uint8_t>(rows, groups);
+  m.zeros = Mat<float>(rows, groups);
   const Random random(1);
   for (int64_t i = 0; i < rows * cols; ++i) {
     m.codes.data()[i] = static_cast<uint8_t>(random.Below(static_cast<uint64_t>(i), uint64_t{1} << bits));
   }
   for (int64_t i = 0; i < rows * groups; ++i) {
     m.scales.data()[i] = 0.0078125f;
-    m.zeros.data()[i] = static_cast<uint8_t>(1 << (bits - 1));
+    m.zeros.data()[i] = static_cast<float>(1 << (bits - 1));
   }
   return PackInteger(m);
 }
