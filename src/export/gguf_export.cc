@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "formats/gguf_tokenizer.h"
 #include "grids/gguf_encode.h"
+#include "grids/gguf_fit.h"
 #include "math/nn.h"
 #include "model/gguf_model.h"
 
@@ -125,9 +126,7 @@ Result<std::vector<Item>> Plan(const Model& model, const GgufExport& options, Gg
     if (!slot.in_layer && !IsFloat(wanted) && wanted != GgufType::kQ8_0) wanted = GgufType::kQ6_K;
     const GgufType type = FitGgufType(wanted, slot.in);
     if (type != wanted) {
-      result.notes.push_back(fmt::format("{}: {}, as rows of {} values are no multiple of the {} of {}", name,
-                                         InfoOf(type).name, slot.in, InfoOf(wanted).block,
-                                         InfoOf(wanted).name));
+      result.notes.push_back(name + ": " + FallbackText(wanted, type, slot.in));
     }
     const auto* sum = std::get_if<SumPart>(&linear.w.body);
     const Matrix* matrix = sum != nullptr && options.drop_paths ? &sum->terms.front() : &linear.w;
@@ -201,30 +200,6 @@ Status WriteVector(const Item& item, GgufWriter& writer) {
 }
 
 }  // namespace
-
-GgufType FitGgufType(GgufType type, int64_t cols) {
-  if (cols % InfoOf(type).block == 0) return type;
-  GgufType smaller = GgufType::kF16;
-  switch (type) {
-    case GgufType::kQ4_K:
-      smaller = GgufType::kQ5_0;
-      break;
-    case GgufType::kQ5_K:
-      smaller = GgufType::kQ5_1;
-      break;
-    case GgufType::kQ6_K:
-      smaller = GgufType::kQ8_0;
-      break;
-    case GgufType::kQ2_K:
-    case GgufType::kQ3_K:
-    case GgufType::kIQ4_XS:
-      smaller = GgufType::kIQ4_NL;
-      break;
-    default:
-      break;
-  }
-  return cols % InfoOf(smaller).block == 0 ? smaller : GgufType::kF16;
-}
 
 Result<GgufExported> ExportGguf(const Context& context, const Model& model, const GgufExport& options,
                                 const std::string& path) {

@@ -27,7 +27,4 @@ struct GgufExported {
 Result<GgufExported> ExportGguf(const Context& context, const Model& model, const GgufExport& options,
                                 const std::string& path);
 
-// The type that rows of `cols` values get when `type` is asked for.
-GgufType FitGgufType(GgufType type, int64_t cols);
-
 }  // namespace planish

@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "formats/tokenizer.h"
+#include "grids/gguf_fit.h"
 #include "model/model_test_util.h"
 
 namespace planish {
