@@ -3,6 +3,7 @@
 
 #include "apps/app.h"
 #include "base/file.h"
+#include "export/importance.h"
 #include "export/target.h"
 
 namespace planish::app {
@@ -10,9 +11,31 @@ namespace {
 
 struct ConvertFlags {
   RunOptions run;
-  std::string model, output, target;
+  std::string model, output, target, statistics, imatrix;
   bool merge = false, drop_paths = false;
 };
+
+// What --statistics or --imatrix say of the model's columns.
+Status ReadImportance(const ConvertFlags& flags, const ConvertTarget& target, const Model& model,
+                      ConvertOptions& options) {
+  const std::string& path = flags.statistics.empty() ? flags.imatrix : flags.statistics;
+  if (path.empty()) return {};
+  if (!target.takes_importance) {
+    return InputError(fmt::format("--statistics and --imatrix: target '{}' weighs no errors", target.name));
+  }
+  if (!flags.statistics.empty()) {
+    PLANISH_TRY(const StatisticsFile statistics, LoadStatistics(path));
+    auto importance = ImportanceOf(model, statistics);
+    if (!importance.ok()) return importance.error().At(path);
+    options.importance = std::move(importance).value();
+    return {};
+  }
+  PLANISH_TRY(const Imatrix imatrix, OpenImatrix(path));
+  auto importance = ImportanceOf(model, imatrix);
+  if (!importance.ok()) return importance.error().At(path);
+  options.importance = std::move(importance).value();
+  return {};
+}
 
 Status RunConvert(const ConvertFlags& flags) {
   ConvertOptions options;
@@ -23,6 +46,7 @@ Status RunConvert(const ConvertFlags& flags) {
   }
   PLANISH_TRY(const auto run, Run::Start(flags.run));
   PLANISH_TRY(const Model model, LoadModel(flags.model));
+  PLANISH_RETURN_IF_ERROR(ReadImportance(flags, *target, model, options));
   PLANISH_TRY(const Converted done, target->write(run->context(), model, options, flags.output));
   if (flags.run.json) {
     PrintJson(
@@ -57,10 +81,17 @@ void AddConvertVerb(CLI::App& app) {
   verb->add_option("-o,--output", flags->output, "File or folder to make")->required();
   verb->add_option("--to", flags->target, "Format, and its type after a colon: gguf:q4_k (see below)")
       ->required();
+  auto* statistics =
+      verb->add_option("--statistics", flags->statistics,
+                       "What `calibrate` wrote: errors are weighed by the inputs' mean squares");
+  verb->add_option("--imatrix", flags->imatrix, "The same from llama.cpp's importance matrix")
+      ->excludes(statistics);
   auto* merge = verb->add_flag("--merge", flags->merge, "Add low-rank paths to the matrix beside them");
   verb->add_flag("--drop-paths", flags->drop_paths, "Leave low-rank paths out")->excludes(merge);
   AddRunOptions(*verb, flags->run);
-  verb->footer(TargetsText() + "Example:\n  planish convert model/ -o model.gguf --to gguf:q4_k");
+  verb->footer(TargetsText() +
+               "Examples:\n  planish convert model/ -o model.gguf --to gguf:q4_k\n"
+               "  planish convert model/ -o model.gguf --to gguf:q3_k --statistics statistics.safetensors");
   AddVerb(*verb, [flags] { return RunConvert(*flags); });
 }
 

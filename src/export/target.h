@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,6 +24,9 @@ enum class Paths {
 struct ConvertOptions {
   std::string type;  // what follows the colon of "gguf:q8_0"; empty: nothing
   Paths paths = Paths::kRefuse;
+  // How much each column's error counts, by name of the weight; weights that are not here count all alike.
+  // Only for targets that take it.
+  std::map<std::string, std::vector<float>> importance;
 };
 
 struct Converted {
@@ -40,6 +44,7 @@ struct ConvertTarget {
   // and the option that makes it fit.
   Result<Converted> (*write)(const Context& context, const Model& model, const ConvertOptions& options,
                              const std::string& output);
+  bool takes_importance = false;
 };
 
 std::span<const ConvertTarget> AllConvertTargets();

@@ -30,13 +30,15 @@ Result<Converted> WriteGguf(const Context& context, const Model& model, const Co
                             const std::string& output) {
   const GgufExport gguf{.type = ParseGgufType(options.type).value(),
                         .merge = options.paths == Paths::kMerge,
-                        .drop_paths = options.paths == Paths::kDrop};
+                        .drop_paths = options.paths == Paths::kDrop,
+                        .importance = options.importance};
   PLANISH_TRY(GgufExported done, ExportGguf(context, model, gguf, output));
   return Converted{done.tensors, done.bytes, std::move(done.notes)};
 }
 
 constexpr ConvertTarget kTargets[] = {
-    {"gguf", "one file for llama.cpp and what is built on it", GgufTypes, false, WriteGguf},
+    {"gguf", "one file for llama.cpp and what is built on it", GgufTypes, false, WriteGguf,
+     /*takes_importance=*/true},
 };
 
 std::string Listing() {

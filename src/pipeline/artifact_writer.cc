@@ -40,6 +40,8 @@ Result<Contents> Collect(const Model& model) {
     if (!IsOriginal(linear.w)) compressed[linear.name] = &linear;
     if (!bank.empty() && !model.checkpoint.Has(linear.name)) banks[bank].push_back(&linear);
   }
+  const Json described =
+      model.config.value("quantization_config", Json::object()).value("tensors", Json::object());
   for (const TensorInfo* info : model.checkpoint.tensors()) {
     // Blocks of a GGUF file are listed under their tensor's name and a suffix.
     constexpr std::string_view kBlocks = ".blocks";
@@ -52,6 +54,9 @@ Result<Contents> Collect(const Model& model) {
     } else if (bank != banks.end()) {  // written expert by expert, compressed or not
       for (const Linear* member : bank->second) AddParts(*member, contents);
     } else {
+      // Described though original: a GGUF file keeps it the other way round than the family's checkpoints.
+      if (described.contains(name))
+        contents.descriptions[name] = OrderedJson::parse(DumpJson(described[name]));
       PLANISH_TRY(const TensorView view, model.checkpoint.Get(info->name));
       contents.tensors.push_back({{info->name, info->type, info->shape}, nullptr, view.bytes()});
     }
