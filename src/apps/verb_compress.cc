@@ -29,8 +29,9 @@ struct CompressFlags {
 Result<Recipe> RecipeFromFlags(const CompressFlags& flags) {
   Recipe recipe;
   const SolveStage* round = FindStage(flags.method.value_or("gptq"));
-  std::map<std::string, OptionValue> given = {{"bits", flags.bits.value_or(4)},
-                                              {"group", flags.group.value_or(128)}};
+  std::map<std::string, OptionValue> given;
+  if (flags.bits) given["bits"] = *flags.bits;
+  if (flags.group) given["group"] = *flags.group;
   if (flags.symmetric) given["symmetric"] = true;
   if (flags.grid) given["grid"] = *flags.grid;
   if (flags.scale_bits) given["scale_bits"] = *flags.scale_bits;

@@ -3,36 +3,51 @@
 
 #include "apps/app.h"
 #include "base/file.h"
-#include "export/gguf_export.h"
+#include "export/importance.h"
+#include "export/target.h"
 
 namespace planish::app {
 namespace {
 
 struct ConvertFlags {
   RunOptions run;
-  std::string model, output, target;
-  GgufExport gguf;
+  std::string model, output, target, statistics, imatrix;
+  bool merge = false, drop_paths = false;
 };
 
-Status RunConvert(ConvertFlags& flags) {
-  constexpr std::string_view kPrefix = "gguf:";
-  const auto type =
-      flags.target.starts_with(kPrefix) ? ParseGgufType(flags.target.substr(kPrefix.size())) : std::nullopt;
-  if (!type) {
-    std::vector<std::string> names = {"gguf:F32", "gguf:F16", "gguf:BF16"};
-    for (const auto& info : AllGgufTypes()) {
-      if (info.encodes) names.push_back(fmt::format("gguf:{}", info.name));
-    }
-    return InputError(
-        fmt::format("--to: expected one of {}, found '{}'", fmt::join(names, ", "), flags.target));
+// What --statistics or --imatrix say of the model's columns.
+Status ReadImportance(const ConvertFlags& flags, const ConvertTarget& target, const Model& model,
+                      ConvertOptions& options) {
+  const std::string& path = flags.statistics.empty() ? flags.imatrix : flags.statistics;
+  if (path.empty()) return {};
+  if (!target.takes_importance) {
+    return InputError(fmt::format("--statistics and --imatrix: target '{}' weighs no errors", target.name));
   }
-  flags.gguf.type = *type;
+  if (!flags.statistics.empty()) {
+    PLANISH_TRY(const StatisticsFile statistics, LoadStatistics(path));
+    auto importance = ImportanceOf(model, statistics);
+    if (!importance.ok()) return importance.error().At(path);
+    options.importance = std::move(importance).value();
+    return {};
+  }
+  PLANISH_TRY(const Imatrix imatrix, OpenImatrix(path));
+  auto importance = ImportanceOf(model, imatrix);
+  if (!importance.ok()) return importance.error().At(path);
+  options.importance = std::move(importance).value();
+  return {};
+}
+
+Status RunConvert(const ConvertFlags& flags) {
+  ConvertOptions options;
+  options.paths = flags.merge ? Paths::kMerge : flags.drop_paths ? Paths::kDrop : Paths::kRefuse;
+  PLANISH_TRY(const ConvertTarget* target, ParseConvertTarget(flags.target, options));
   if (FileExists(flags.output) || DirectoryExists(flags.output)) {
     return InputError(fmt::format("{}: already exists; choose another output or remove it", flags.output));
   }
   PLANISH_TRY(const auto run, Run::Start(flags.run));
   PLANISH_TRY(const Model model, LoadModel(flags.model));
-  PLANISH_TRY(const GgufExported done, ExportGguf(run->context(), model, flags.gguf, flags.output));
+  PLANISH_RETURN_IF_ERROR(ReadImportance(flags, *target, model, options));
+  PLANISH_TRY(const Converted done, target->write(run->context(), model, options, flags.output));
   if (flags.run.json) {
     PrintJson(
         {{"output", flags.output}, {"tensors", done.tensors}, {"bytes", done.bytes}, {"notes", done.notes}});
@@ -44,19 +59,39 @@ Status RunConvert(ConvertFlags& flags) {
   return {};
 }
 
+// The targets as a block of --help.
+std::string TargetsText() {
+  std::string text = "Targets:\n";
+  for (const ConvertTarget& target : AllConvertTargets()) {
+    std::string name = target.name;
+    if (target.types != nullptr) name += target.type_optional ? "[:TYPE]" : ":TYPE";
+    text += fmt::format("  {:<26}{}\n", name, target.summary);
+    if (target.types == nullptr) continue;
+    text += fmt::format("  {:<26}TYPE: {}\n", "", fmt::join(target.types(), ", "));
+  }
+  return text;
+}
+
 }  // namespace
 
 void AddConvertVerb(CLI::App& app) {
   auto flags = std::make_shared<ConvertFlags>();
   CLI::App* verb = app.add_subcommand("convert", "Write a model in the format of another program");
   verb->add_option("MODEL", flags->model, "The model")->required();
-  verb->add_option("-o,--output", flags->output, "File to make")->required();
-  verb->add_option("--to", flags->target, "Format and type: gguf:q8_0, gguf:q4_k, gguf:bf16, ...")
+  verb->add_option("-o,--output", flags->output, "File or folder to make")->required();
+  verb->add_option("--to", flags->target, "Format, and its type after a colon: gguf:q4_k (see below)")
       ->required();
-  auto* merge = verb->add_flag("--merge", flags->gguf.merge, "Add low-rank paths to the matrix beside them");
-  verb->add_flag("--drop-paths", flags->gguf.drop_paths, "Leave low-rank paths out")->excludes(merge);
+  auto* statistics =
+      verb->add_option("--statistics", flags->statistics,
+                       "What `calibrate` wrote: errors are weighed by the inputs' mean squares");
+  verb->add_option("--imatrix", flags->imatrix, "The same from llama.cpp's importance matrix")
+      ->excludes(statistics);
+  auto* merge = verb->add_flag("--merge", flags->merge, "Add low-rank paths to the matrix beside them");
+  verb->add_flag("--drop-paths", flags->drop_paths, "Leave low-rank paths out")->excludes(merge);
   AddRunOptions(*verb, flags->run);
-  verb->footer("Example:\n  planish convert model/ -o model.gguf --to gguf:q4_k");
+  verb->footer(TargetsText() +
+               "Examples:\n  planish convert model/ -o model.gguf --to gguf:q4_k\n"
+               "  planish convert model/ -o model.gguf --to gguf:q3_k --statistics statistics.safetensors");
   AddVerb(*verb, [flags] { return RunConvert(*flags); });
 }
 

@@ -7,7 +7,9 @@
 #include "base/file.h"
 #include "formats/gguf_tokenizer.h"
 #include "grids/gguf_encode.h"
+#include "grids/gguf_fit.h"
 #include "math/nn.h"
+#include "model/gguf_family.h"
 #include "model/gguf_model.h"
 
 namespace planish {
@@ -19,12 +21,16 @@ bool IsFloat(GgufType type) {
   return type == GgufType::kF32 || type == GgufType::kF16 || type == GgufType::kBF16;
 }
 
-// A matrix or vector on its way out.
+// A matrix, the experts of a layer, or a vector on its way out.
 struct Item {
   GgufTensorSpec spec;
-  const Matrix* matrix = nullptr;
-  std::span<const float> vector;
-  int64_t permuted_heads = 0;
+  struct Part {
+    const Matrix* matrix = nullptr;
+    std::span<const float> importance;  // [cols] or empty
+  };
+  std::vector<Part> parts;
+  std::span<const float> vector;  // when there are no parts
+  GgufRowOrder order;
 };
 
 int32_t FileType(GgufType type) {
@@ -101,48 +107,97 @@ Result<GgufMetadata> MakeMetadata(const Model& model, const GgufExport& options)
   return metadata;
 }
 
-Result<std::string> NameOf(const std::string& name) {
-  const auto gguf = GgufNameOf(name);
-  if (!gguf) return InputError(fmt::format("tensor '{}' has no name in GGUF", name));
-  return *gguf;
-}
+class Planner {
+ public:
+  Planner(const Model& model, const GgufFamily& family, const GgufExport& options, GgufExported& result)
+      : model_(model), family_(family), options_(options), result_(result) {}
 
-Result<std::vector<Item>> Plan(const Model& model, const GgufExport& options, GgufExported& result) {
-  std::vector<Item> items;
-  const auto add_vector = [&](const std::string& name, std::span<const float> values) -> Status {
-    PLANISH_TRY(const std::string gguf, NameOf(name));
-    items.push_back({{gguf, GgufType::kF32, {static_cast<int64_t>(values.size())}},
-                     nullptr,
-                     values,
-                     GgufPermutedHeads(gguf, model.config)});
-    return {};
-  };
-  for (size_t i = 0; i < model.linears.size(); ++i) {
-    const LinearSlot& slot = model.program.linears[i];
-    const Linear& linear = model.linears[i];
-    PLANISH_TRY(const std::string name, NameOf(slot.weight));
-    GgufType wanted = options.type;
-    if (!slot.in_layer && !IsFloat(wanted) && wanted != GgufType::kQ8_0) wanted = GgufType::kQ6_K;
-    const GgufType type = FitGgufType(wanted, slot.in);
-    if (type != wanted) {
-      result.notes.push_back(fmt::format("{}: {}, as rows of {} values are no multiple of the {} of {}", name,
-                                         InfoOf(type).name, slot.in, InfoOf(wanted).block,
-                                         InfoOf(wanted).name));
+  Result<std::vector<Item>> Plan() {
+    for (const Block& block : model_.program.blocks) {
+      for (const Op& op : block.ops) {
+        if (const auto* attention = std::get_if<AttentionOp>(&op.body)) attention_ = attention->shape;
+      }
     }
-    const auto* sum = std::get_if<SumPart>(&linear.w.body);
-    const Matrix* matrix = sum != nullptr && options.drop_paths ? &sum->terms.front() : &linear.w;
-    items.push_back({{name, type, {slot.in, slot.out}}, matrix, {}, GgufPermutedHeads(name, model.config)});
-    if (!slot.bias.empty()) PLANISH_RETURN_IF_ERROR(add_vector(slot.bias, linear.bias));
+    for (size_t i = 0; i < model_.linears.size(); ++i) {
+      PLANISH_RETURN_IF_ERROR(AddLinear(model_.program.linears[i], model_.linears[i]));
+    }
+    for (size_t i = 0; i < model_.vectors.size(); ++i) {
+      const VectorSlot& slot = model_.program.vectors[i];
+      std::vector<int64_t> dims(slot.shape.rbegin(), slot.shape.rend());
+      if (dims.empty()) dims = {slot.size};
+      PLANISH_RETURN_IF_ERROR(AddVector(slot.name, std::move(dims), model_.vectors[i]));
+    }
+    return std::move(items_);
   }
-  for (size_t i = 0; i < model.vectors.size(); ++i) {
-    PLANISH_RETURN_IF_ERROR(add_vector(model.program.vectors[i].name, model.vectors[i]));
-  }
-  return items;
-}
 
-int64_t SourceRow(const Item& item, int64_t row, int64_t rows) {
-  return item.permuted_heads == 0 ? row : GgufSourceRow(row, rows / item.permuted_heads);
-}
+ private:
+  Result<GgufPlace> PlaceOf(const std::string& name) const {
+    auto place = GgufPlaceOf(family_, model_.program, name);
+    if (!place) {
+      return InputError(
+          fmt::format("tensor '{}' has no name in GGUF's architecture '{}'", name, family_.arch));
+    }
+    return *place;
+  }
+  GgufRowOrder OrderOf(const std::string& name) const {
+    return RowOrderOf(family_, name, attention_.heads, attention_.kv_heads);
+  }
+
+  Status AddVector(const std::string& name, std::vector<int64_t> dims, std::span<const float> values) {
+    PLANISH_TRY(const GgufPlace place, PlaceOf(name));
+    items_.push_back({{place.name, GgufType::kF32, std::move(dims)}, {}, values, OrderOf(place.name)});
+    return {};
+  }
+
+  Result<Item::Part> PartOf(const LinearSlot& slot, const Linear& linear, const std::string& name) const {
+    const auto* sum = std::get_if<SumPart>(&linear.w.body);
+    Item::Part part{sum != nullptr && options_.drop_paths ? &sum->terms.front() : &linear.w, {}};
+    const auto known = options_.importance.find(slot.weight);
+    if (known != options_.importance.end()) {
+      part.importance = known->second;
+      if (static_cast<int64_t>(part.importance.size()) != slot.in) {
+        return InputError(fmt::format("tensor '{}' has {} columns, its importance {} values", slot.weight,
+                                      slot.in, part.importance.size()));
+      }
+    } else if (slot.in_layer && !slot.keep && !options_.importance.empty()) {
+      result_.notes.push_back(fmt::format("{}: no importance is known, all columns count alike", name));
+    }
+    return part;
+  }
+
+  Status AddLinear(const LinearSlot& slot, const Linear& linear) {
+    PLANISH_TRY(const GgufPlace place, PlaceOf(slot.weight));
+    PLANISH_TRY(const Item::Part part, PartOf(slot, linear, place.name));
+    if (place.expert > 0) {
+      const auto bank =
+          std::ranges::find_if(items_, [&](const Item& i) { return i.spec.name == place.name; });
+      if (bank == items_.end() || static_cast<int64_t>(bank->parts.size()) != place.expert) {
+        return InputError(fmt::format("tensor '{}': the experts before it are missing", slot.weight));
+      }
+      bank->parts.push_back(part);
+      bank->spec.dims.back() = place.expert + 1;
+      return {};
+    }
+    GgufType wanted = options_.type;
+    if (!slot.in_layer && !IsFloat(wanted) && wanted != GgufType::kQ8_0) wanted = GgufType::kQ6_K;
+    if (slot.keep) wanted = GgufType::kF32;  // routers and gates
+    const GgufType type = FitGgufType(wanted, slot.in);
+    if (type != wanted) result_.notes.push_back(place.name + ": " + FallbackText(wanted, type, slot.in));
+    std::vector<int64_t> dims = {slot.in, slot.out};
+    if (slot.keep && slot.out == 1) dims.pop_back();
+    if (place.expert == 0) dims.push_back(1);
+    items_.push_back({{place.name, type, std::move(dims)}, {part}, {}, OrderOf(place.name)});
+    if (slot.bias.empty()) return {};
+    return AddVector(slot.bias, {slot.out}, linear.bias);
+  }
+
+  const Model& model_;
+  const GgufFamily& family_;
+  const GgufExport& options_;
+  GgufExported& result_;
+  AttentionShape attention_;
+  std::vector<Item> items_;
+};
 
 void ToHalves(const Context& context, GgufType type, MatView<const float> w, std::byte* out) {
   context.pool->ParallelFor(w.rows, [&](int64_t i) {
@@ -153,8 +208,8 @@ void ToHalves(const Context& context, GgufType type, MatView<const float> w, std
   });
 }
 
-Status WriteMatrix(const Context& context, const Item& item, GgufWriter& writer) {
-  const Matrix& matrix = *item.matrix;
+Status WriteMatrix(const Context& context, const Item& item, const Item::Part& part, GgufWriter& writer) {
+  const Matrix& matrix = *part.matrix;
   const int64_t rows = matrix.rows, cols = matrix.cols, row_bytes = GgufRowBytes(item.spec.type, cols);
   const auto* blocks = std::get_if<Blocks>(&matrix.body);
   const bool copied = blocks != nullptr && blocks->type == item.spec.type;
@@ -168,7 +223,7 @@ Status WriteMatrix(const Context& context, const Item& item, GgufWriter& writer)
     const std::span<const std::byte> bytes(out.data(), static_cast<size_t>(count * row_bytes));
     std::atomic<bool> finite{true};
     context.pool->ParallelFor(count, [&](int64_t i) {
-      const int64_t source = SourceRow(item, row + i, rows);
+      const int64_t source = item.order.Source(row + i, rows);
       if (copied) {
         std::memcpy(out.data() + i * row_bytes, blocks->data.bytes.data() + source * row_bytes,
                     static_cast<size_t>(row_bytes));
@@ -184,7 +239,7 @@ Status WriteMatrix(const Context& context, const Item& item, GgufWriter& writer)
     } else if (!copied && IsFloat(item.spec.type)) {
       ToHalves(context, item.spec.type, panel, out.data());
     } else if (!copied) {
-      EncodeBlocks(context, item.spec.type, panel, {}, out.data());
+      EncodeBlocks(context, item.spec.type, panel, part.importance, out.data());
     }
     PLANISH_RETURN_IF_ERROR(writer.Append(bytes));
   }
@@ -195,52 +250,35 @@ Status WriteVector(const Item& item, GgufWriter& writer) {
   const auto size = static_cast<int64_t>(item.vector.size());
   std::vector<float> values(item.vector.size());
   for (int64_t i = 0; i < size; ++i) {
-    values[static_cast<size_t>(i)] = item.vector[static_cast<size_t>(SourceRow(item, i, size))];
+    values[static_cast<size_t>(i)] = item.vector[static_cast<size_t>(item.order.Source(i, size))];
   }
   return writer.Append(std::as_bytes(std::span(values)));
 }
 
 }  // namespace
 
-GgufType FitGgufType(GgufType type, int64_t cols) {
-  if (cols % InfoOf(type).block == 0) return type;
-  GgufType smaller = GgufType::kF16;
-  switch (type) {
-    case GgufType::kQ4_K:
-      smaller = GgufType::kQ5_0;
-      break;
-    case GgufType::kQ5_K:
-      smaller = GgufType::kQ5_1;
-      break;
-    case GgufType::kQ6_K:
-      smaller = GgufType::kQ8_0;
-      break;
-    case GgufType::kQ2_K:
-    case GgufType::kQ3_K:
-    case GgufType::kIQ4_XS:
-      smaller = GgufType::kIQ4_NL;
-      break;
-    default:
-      break;
-  }
-  return cols % InfoOf(smaller).block == 0 ? smaller : GgufType::kF16;
-}
-
 Result<GgufExported> ExportGguf(const Context& context, const Model& model, const GgufExport& options,
                                 const std::string& path) {
   if (!IsFloat(options.type) && !InfoOf(options.type).encodes) {
     return InputError(fmt::format("blocks of type {} can be read, not written", InfoOf(options.type).name));
   }
+  if (!options.importance.empty() && (IsFloat(options.type) || options.type == GgufType::kQ8_0)) {
+    return InputError(
+        fmt::format("importance says nothing to type {}, whose values are rounded one by one; leave it out",
+                    InfoOf(options.type).name));
+  }
   PLANISH_RETURN_IF_ERROR(CheckSums(model, options));
   GgufExported result;
   PLANISH_TRY(const GgufMetadata metadata, MakeMetadata(model, options));
-  PLANISH_TRY(const auto items, Plan(model, options, result));
+  PLANISH_TRY(const auto items, Planner(model, *GgufFamilyOf(model.program), options, result).Plan());
   std::vector<GgufTensorSpec> specs;
   for (const Item& item : items) specs.push_back(item.spec);
   PLANISH_TRY(auto writer, GgufWriter::Create(path, metadata, specs));
   for (const Item& item : items) {
-    PLANISH_RETURN_IF_ERROR(item.matrix != nullptr ? WriteMatrix(context, item, writer)
-                                                   : WriteVector(item, writer));
+    for (const Item::Part& part : item.parts) {
+      PLANISH_RETURN_IF_ERROR(WriteMatrix(context, item, part, writer));
+    }
+    if (item.parts.empty()) PLANISH_RETURN_IF_ERROR(WriteVector(item, writer));
     ++result.tensors;
     if (context.progress != nullptr) {
       context.progress->Update("convert", static_cast<double>(result.tensors),

@@ -1,7 +1,9 @@
 // A model as one GGUF file that llama.cpp loads.
 #pragma once
 
+#include <map>
 #include <string>
+#include <vector>
 
 #include "base/context.h"
 #include "formats/gguf_types.h"
@@ -13,6 +15,9 @@ struct GgufExport {
   GgufType type = GgufType::kQ8_0;  // of the layers' matrices: F32, F16, BF16 or one that encodes
   bool merge = false;               // sums are added up before they are encoded
   bool drop_paths = false;          // of sums only the first term is kept
+  // Mean square of each input, by name of the weight: errors are weighed by it where blocks are made. Weights
+  // that are not here count all columns alike.
+  std::map<std::string, std::vector<float>> importance;
 };
 
 struct GgufExported {
@@ -26,8 +31,5 @@ struct GgufExported {
 // `merge` or `drop_paths` says what becomes of them; values that are not finite.
 Result<GgufExported> ExportGguf(const Context& context, const Model& model, const GgufExport& options,
                                 const std::string& path);
-
-// The type that rows of `cols` values get when `type` is asked for.
-GgufType FitGgufType(GgufType type, int64_t cols);
 
 }  // namespace planish

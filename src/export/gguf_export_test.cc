@@ -6,7 +6,10 @@
 
 #include <filesystem>
 
+#include "base/file.h"
+#include "base/json.h"
 #include "formats/tokenizer.h"
+#include "grids/gguf_fit.h"
 #include "model/model_test_util.h"
 
 namespace planish {
@@ -84,12 +87,144 @@ TEST_F(GgufExportTest, ASecondExportLosesNothing) {
   EXPECT_EQ(Difference(once, Through(once, GgufType::kQ4_0, "twice.gguf")), 0);
 }
 
-TEST_F(GgufExportTest, OtherFamilies) {
-  for (const char* name : {"mistral", "qwen2", "qwen3"}) {
-    const std::string folder = test::ModelFolder(name);
-    if (!std::filesystem::exists(folder)) GTEST_SKIP() << folder << " is not here";
-    const Model model = Load(folder);
-    EXPECT_EQ(Difference(model, Through(model, GgufType::kBF16, std::string(name) + ".gguf")), 0) << name;
+// A family's own names, order of rows, experts, norms and keys: what is read back computes the same.
+struct FamilyCase {
+  const char* folder;             // of the shared models
+  Json changes = Json::object();  // to its config, where GGUF holds less
+};
+void PrintTo(const FamilyCase& c, std::ostream* out) { *out << c.folder; }
+
+class GgufFamilies : public GgufExportTest, public testing::WithParamInterface<FamilyCase> {
+ protected:
+  // The model with the changes, beside a tokenizer of single bytes.
+  Model Prepared(const FamilyCase& c) {
+    const std::filesystem::path from = test::ModelFolder(c.folder), to = folder_ / "model";
+    std::filesystem::create_directories(to);
+    for (const auto& entry : std::filesystem::directory_iterator(from)) {
+      const auto name = entry.path().filename();
+      if (name.string().find("safetensors") != std::string::npos) {
+        std::filesystem::create_symlink(entry.path(), to / name);
+      }
+    }
+    Json config = test::ReadJson((from / "config.json").string());
+    config.update(c.changes);
+    EXPECT_TRUE(WriteFileAtomically((to / "config.json").string(), DumpJson(config)).ok());
+    Json tokenizer = test::ReadJson(kDemo + "/tokenizer.json");
+    Json vocab = Json::object();
+    for (const auto& [token, id] : tokenizer["model"]["vocab"].items()) {
+      if (id < 250) vocab[token] = id;
+    }
+    tokenizer["model"]["vocab"] = vocab;
+    tokenizer["model"]["merges"] = Json::array();
+    tokenizer["added_tokens"] = Json::array();
+    tokenizer["post_processor"] = nullptr;
+    EXPECT_TRUE(WriteFileAtomically((to / "tokenizer.json").string(), DumpJson(tokenizer)).ok());
+    return Load(to.string());
+  }
+  double Largest(const Model& model) {
+    const Mat<float> x = OnePass(context_.context, model, {{1, 17, 200, 3, 42, 7, 99, 250, 11, 5}});
+    return test::MaxAbs(x);
+  }
+};
+
+TEST_P(GgufFamilies, ReadBackComputesTheSame) {
+  if (!std::filesystem::exists(test::ModelFolder(GetParam().folder))) GTEST_SKIP() << "no shared models here";
+  const Model model = Prepared(GetParam());
+  const Model back = Through(model, GgufType::kF32, "f32.gguf");
+  EXPECT_EQ(back.linears.size(), model.linears.size());
+  EXPECT_EQ(back.vectors.size(), model.vectors.size());
+  EXPECT_LE(Difference(model, back), 2e-6 * Largest(model));
+  // Written again from the file, it is the same file.
+  const Model twice = Through(back, GgufType::kF32, "twice.gguf");
+  EXPECT_EQ(Difference(back, twice), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Tiny, GgufFamilies,
+    testing::Values(FamilyCase{"mistral"}, FamilyCase{"qwen2"}, FamilyCase{"qwen3"}, FamilyCase{"gemma3"},
+                    FamilyCase{"gpt2"}, FamilyCase{"moe", {{"norm_topk_prob", true}}},
+                    FamilyCase{"tiny/cohere"}, FamilyCase{"tiny/falcon"}, FamilyCase{"tiny/falcon7"},
+                    FamilyCase{"tiny/gemma2", {{"query_pre_attn_scalar", 16}}}, FamilyCase{"tiny/gpt_neox"},
+                    FamilyCase{"tiny/granite"}, FamilyCase{"tiny/llama_bias"}, FamilyCase{"tiny/mixtral"},
+                    FamilyCase{"tiny/olmo2"}, FamilyCase{"tiny/phi3"}, FamilyCase{"tiny/qwen2_moe"},
+                    FamilyCase{"tiny/qwen3_moe"}, FamilyCase{"tiny/smollm3", {{"no_rope_layers", {1, 1, 1}}}},
+                    FamilyCase{"tiny/stablelm"}, FamilyCase{"tiny/starcoder2"}));
+
+TEST_F(GgufFamilies, WhatAnArchitectureCannotHoldIsRefused) {
+  const std::tuple<const char*, Json, const char*> cases[] = {
+      {"tiny/gemma2", Json::object(), "architecture 'gemma2' cannot hold scores scaled by"},
+      {"tiny/smollm3", Json::object(), "cannot hold layer 1 without rotation"},
+      {"tiny/qwen3_moe", {{"norm_topk_prob", false}}, "experts' weights not divided by their sum"},
+      {"tiny/qwen2_moe", {{"hidden_act", "gelu"}}, "hidden_act = \"gelu\""},
+      {"opt", Json::object(), "family 'opt' cannot be written as GGUF"},
+      {"tiny/llama_dynamic", Json::object(), "rope_type 'dynamic' cannot be written"},
+  };
+  for (const auto& [folder, changes, message] : cases) {
+    if (!std::filesystem::exists(test::ModelFolder(folder))) continue;
+    std::filesystem::remove_all(folder_ / "model");
+    const Model model = Prepared({folder, changes});
+    const auto exported = ExportGguf(context_.context, model, {.type = GgufType::kF32}, Path("no.gguf"));
+    ASSERT_FALSE(exported.ok()) << folder;
+    EXPECT_THAT(exported.error().message, HasSubstr(message));
+  }
+}
+
+// Importance decides what is rounded well: the error it weighs is smaller with it than without.
+TEST_F(GgufExportTest, ImportanceLowersTheErrorItWeighs) {
+  const Model demo = Load(kDemo);
+  size_t index = 0;
+  while (!demo.program.linears[index].in_layer) ++index;
+  const LinearSlot& slot = demo.program.linears[index];
+  std::vector<float> importance(static_cast<size_t>(slot.in));
+  for (size_t i = 0; i < importance.size(); ++i) importance[i] = i % 7 == 0 ? 50.0f : 0.1f;
+  const auto error = [&](const GgufExport& options, const std::string& name) {
+    const auto exported = ExportGguf(context_.context, demo, options, Path(name));
+    EXPECT_TRUE(exported.ok()) << (exported.ok() ? "" : exported.error().message);
+    const Mat<float> before = Reconstruct(demo.linears[index].w),
+                     after = Reconstruct(Load(Path(name)).linears[index].w);
+    double sum = 0;
+    for (int64_t i = 0; i < before.rows(); ++i) {
+      for (int64_t j = 0; j < before.cols(); ++j) {
+        const double e = double{before(i, j)} - after(i, j);
+        sum += importance[static_cast<size_t>(j)] * e * e;
+      }
+    }
+    return sum;
+  };
+  const double plain = error({.type = GgufType::kQ4_0}, "plain.gguf");
+  const double weighed =
+      error({.type = GgufType::kQ4_0, .importance = {{slot.weight, importance}}}, "weighed.gguf");
+  EXPECT_LT(weighed, 0.7 * plain);
+  // Values rounded one by one have nothing to weigh, and a wrong width is told.
+  const auto message = [&](const GgufExport& options) {
+    const auto exported = ExportGguf(context_.context, demo, options, Path("no.gguf"));
+    return exported.ok() ? std::string("no error") : exported.error().message;
+  };
+  EXPECT_THAT(message({.type = GgufType::kBF16, .importance = {{slot.weight, importance}}}),
+              HasSubstr("importance says nothing to type BF16"));
+  EXPECT_THAT(message({.type = GgufType::kQ4_0, .importance = {{slot.weight, {1.0f}}}}),
+              HasSubstr("its importance 1 values"));
+}
+
+// What rounding with feedback made lies in the file bit for bit.
+TEST_F(GgufExportTest, BlocksOfAnArtifactAreCarriedOver) {
+  Model demo = Load(kDemo);
+  for (size_t i = 0; i < demo.linears.size(); ++i) {
+    if (!demo.program.linears[i].in_layer) continue;
+    const GgufType type = FitGgufType(GgufType::kQ4_K, demo.program.linears[i].in);
+    Matrix& w = demo.linears[i].w;
+    Buffer blocks(static_cast<size_t>(w.rows * GgufRowBytes(type, w.cols)));
+    // Bytes that no encoder would make, but finite: scales of 1 and steps of all kinds.
+    for (size_t k = 0; k < blocks.size(); ++k) blocks.data()[k] = static_cast<std::byte>(37 * k % 61);
+    w = BlockMatrix(type, w.rows, w.cols, std::move(blocks));
+  }
+  const Model back = Through(demo, GgufType::kQ4_K, "blocks.gguf");
+  for (size_t i = 0; i < demo.linears.size(); ++i) {
+    const auto* before = std::get_if<Blocks>(&demo.linears[i].w.body);
+    if (before == nullptr) continue;
+    const auto* after = std::get_if<Blocks>(&back.linears[i].w.body);
+    ASSERT_NE(after, nullptr) << demo.linears[i].name;
+    EXPECT_TRUE(std::ranges::equal(before->data.bytes, after->data.bytes)) << demo.linears[i].name;
   }
 }
 

@@ -131,6 +131,11 @@ void PackSmall(const One& o, bool minimum, bool high_bits, uint8_t* b) {
   PutNibbles32(o, b);
 }
 
+void PackQ8(const One& o, uint8_t* b) {
+  PutHalf(o.d(), b);
+  for (int i = 0; i < 32; ++i) b[2 + i] = static_cast<uint8_t>(o.code(i) - 127);
+}
+
 }  // namespace
 
 void PackBlock(GgufType type, const EncodedLanes& lanes, int lane, uint8_t* block) {
@@ -145,6 +150,8 @@ void PackBlock(GgufType type, const EncodedLanes& lanes, int lane, uint8_t* bloc
       return PackSmall(wide, false, true, block);
     case GgufType::kQ5_1:
       return PackSmall(wide, true, true, block);
+    case GgufType::kQ8_0:
+      return PackQ8(wide, block);
     case GgufType::kQ2_K:
       return PackQ2K(narrow, block);
     case GgufType::kQ3_K:

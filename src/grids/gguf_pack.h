@@ -18,7 +18,7 @@ struct EncodedLanes {
 
 inline int Iq4Value(int code) { return kIq4Values[code]; }
 
-// Writes the block whose first lane is `lane`; the type is one of those that encode, but Q8_0.
+// Writes the block whose first lane is `lane`; the type is one of those that encode.
 void PackBlock(GgufType type, const EncodedLanes& lanes, int lane, uint8_t* block);
 
 }  // namespace planish

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "grids/fit_support.h"
+#include "grids/gguf_fit.h"
 #include "tensor/dtype.h"
 
 namespace planish {
@@ -17,6 +18,7 @@ int64_t RunBytes(int64_t count, int bits) { return (count * bits + 7) / 8; }
 }  // namespace
 
 int64_t GridBytes(const GridSpec& grid, int64_t rows, int64_t cols) {
+  if (grid.InBlocks()) return rows * GgufRowBytes(FitGgufType(grid.block_type, cols), cols);
   const int64_t groups = rows * grid.NumGroups(cols);
   int64_t bytes = rows * RunBytes(cols, grid.bits);
   if (grid.HasZeros()) bytes += RunBytes(groups, grid.ZeroBits());

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/context.h"
+#include "formats/gguf_types.h"
 #include "tensor/view.h"
 
 namespace planish {
@@ -25,6 +26,7 @@ enum class LevelKind : uint8_t {
   kNormal,     // quantiles of a normal distribution, 0 included (NF4 of arXiv 2305.14314)
   kResidual,   // RF8: +-2^e (1 + 2^-k), k in {none, 1..4}, e in 0..15
   kBitMod,     // one of four sets chosen for each group (arXiv 2411.11745)
+  kGguf,       // a block type of GGUF files, which says all of codes, scales and minima: grids/gguf_fit.h
 };
 
 enum class ScaleKind : uint8_t {
@@ -44,10 +46,13 @@ struct GridSpec {
   ScaleKind scale = ScaleKind::kHalf;
   int scale_bits = 8;  // kSteps: 4 to 8
   int zero_bits = 0;   // uniform: zeros are multiples of 2^(bits - zero_bits) below 2^bits; 0: as bits
+  // kGguf: one that encodes; `group` is its block and nothing else here counts. F16: no block fits the rows.
+  GgufType block_type = GgufType::kF32;
 
   int64_t GroupSize(int64_t cols) const { return group == 0 ? cols : group; }
   int64_t NumGroups(int64_t cols) const { return (cols + GroupSize(cols) - 1) / GroupSize(cols); }
   bool Uniform() const { return levels == LevelKind::kUniform; }
+  bool InBlocks() const { return levels == LevelKind::kGguf; }
   bool HasZeros() const { return Uniform() && !symmetric; }
   int ZeroBits() const { return zero_bits == 0 ? bits : zero_bits; }
   float ZeroStep() const { return 1.0f / static_cast<float>(1 << (ZeroBits() - bits)); }
@@ -70,6 +75,8 @@ struct NamedGrid {
 };
 std::span<const NamedGrid> NamedGrids();
 std::optional<GridSpec> FindGrid(const std::string& name);
+// The same grid for rows of `cols` values: a block type that does not fit gives way (FitGgufType).
+GridSpec FitToRows(const GridSpec& grid, int64_t cols);
 // The name, and what differs from what the name stands for: "int3 g64 s8 z6", "nf4 g32".
 std::string GridText(const GridSpec& grid);
 // The name of the levels alone, whatever the scales: "e2m1" for mxfp4. Not for uniform grids.
@@ -78,10 +85,10 @@ std::string LevelsName(const GridSpec& grid);
 std::string CheckGrid(const GridSpec& grid);
 
 // The fixed levels [sets, 2^bits], every one an fp16 number, each set ascending. Formats with fewer values
-// than codes repeat the last. The grid must not be uniform.
+// than codes repeat the last. The grid must not be uniform or in blocks.
 Mat<float> FixedLevels(const GridSpec& grid);
 
-// A matrix on the grid. The last group of a row may be shorter.
+// A matrix on a grid that is not in blocks. The last group of a row may be shorter.
 struct GridMatrix {
   GridSpec grid;
   Mat<uint8_t> codes;        // [rows, cols], one code a byte

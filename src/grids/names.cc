@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "base/check.h"
+#include "grids/gguf_fit.h"
 #include "grids/grid.h"
 #include "tensor/dtype.h"
 
@@ -21,6 +22,10 @@ constexpr GridSpec Block(GridSpec grid, ScaleKind scale, int64_t group) {
   grid.scale = scale;
   grid.group = group;
   return grid;
+}
+
+constexpr GridSpec Gguf(GgufType type, int64_t block) {
+  return {.bits = 8, .group = block, .levels = LevelKind::kGguf, .block_type = type};
 }
 
 constexpr NamedGrid kNamed[] = {
@@ -60,6 +65,18 @@ constexpr NamedGrid kNamed[] = {
     {"mxfp8", Block(Float(4, 3), ScaleKind::kE8M0, 32)},
     {"mxfp8_e5m2", Block(Float(5, 2), ScaleKind::kE8M0, 32)},
     {"nvfp4", Block(Float(2, 1), ScaleKind::kE4M3, 16)},
+    {"q2_k", Gguf(GgufType::kQ2_K, 256)},
+    {"q3_k", Gguf(GgufType::kQ3_K, 256)},
+    {"q4_k", Gguf(GgufType::kQ4_K, 256)},
+    {"q5_k", Gguf(GgufType::kQ5_K, 256)},
+    {"q6_k", Gguf(GgufType::kQ6_K, 256)},
+    {"iq4_xs", Gguf(GgufType::kIQ4_XS, 256)},
+    {"iq4_nl", Gguf(GgufType::kIQ4_NL, 32)},
+    {"q4_0", Gguf(GgufType::kQ4_0, 32)},
+    {"q4_1", Gguf(GgufType::kQ4_1, 32)},
+    {"q5_0", Gguf(GgufType::kQ5_0, 32)},
+    {"q5_1", Gguf(GgufType::kQ5_1, 32)},
+    {"q8_0", Gguf(GgufType::kQ8_0, 32)},
 };
 
 // Inverse of the normal distribution function by bisection of erfc: 60 halvings of [-10, 10].
@@ -144,8 +161,10 @@ std::vector<float> LevelSet(const GridSpec& grid, int set) {
       return ResidualLevels();
     case LevelKind::kBitMod:
       return BitModLevels(grid.bits, set);
+    case LevelKind::kGguf:
+      break;
   }
-  PLANISH_CHECK(false) << "a uniform grid has no levels";
+  PLANISH_CHECK(false) << GridText(grid) << " has no levels";
   return {};
 }
 
@@ -160,7 +179,14 @@ std::optional<GridSpec> FindGrid(const std::string& name) {
   return it->grid;
 }
 
+GridSpec FitToRows(const GridSpec& grid, int64_t cols) {
+  if (!grid.InBlocks()) return grid;
+  const GgufType type = FitGgufType(grid.block_type, cols);
+  return Gguf(type, InfoOf(type).block);
+}
+
 std::string GridText(const GridSpec& grid) {
+  if (grid.InBlocks()) return InfoOf(grid.block_type).name;
   const NamedGrid* best = nullptr;
   for (const NamedGrid& named : kNamed) {
     const GridSpec& g = named.grid;
@@ -193,6 +219,9 @@ std::string CheckGrid(const GridSpec& grid) {
                ? std::string()
                : fmt::format("{}: expected {} to {}, found {}", what, low, high, found);
   };
+  if (grid.InBlocks() && !InfoOf(grid.block_type).encodes) {
+    return fmt::format("block type: {} cannot be made", InfoOf(grid.block_type).name);
+  }
   std::string wrong = range("bits", grid.Uniform() ? 2 : 1, 8, grid.bits);
   if (wrong.empty()) wrong = range("group", 0, int64_t{1} << 24, grid.group);
   if (wrong.empty() && grid.scale == ScaleKind::kSteps) wrong = range("scale_bits", 4, 8, grid.scale_bits);

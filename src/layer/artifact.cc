@@ -128,7 +128,7 @@ Result<GridSpec> ReadGrid(const Json& d, const std::string& tensor, bool uniform
   if (!uniform) {
     PLANISH_TRY(const std::string name, JsonString(d, "grid"));
     const auto known = FindGrid(name);
-    if (!known.has_value() || known->Uniform()) {
+    if (!known.has_value() || known->Uniform() || known->InBlocks()) {
       return InputError(
           fmt::format("'{}': grid: '{}' is no table of levels that is known here", tensor, Abbreviate(name)));
     }

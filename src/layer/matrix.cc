@@ -309,6 +309,13 @@ Matrix DenseMatrix(int64_t rows, int64_t cols, DType type, Blob data) {
   return {rows, cols, Dense{type, std::move(data)}};
 }
 
+Matrix BlockMatrix(GgufType type, int64_t rows, int64_t cols, Buffer blocks) {
+  PLANISH_CHECK(static_cast<int64_t>(blocks.size()) == rows * GgufRowBytes(type, cols)) << blocks.size();
+  auto owner = std::make_shared<Buffer>(std::move(blocks));
+  const auto view = std::as_const(*owner).bytes();
+  return {rows, cols, Blocks{type, {view, std::move(owner)}}};
+}
+
 Matrix DenseMatrix(MatView<const float> values, DType type) {
   const int64_t size = DTypeBits(type) / 8;
   auto buffer = std::make_shared<Buffer>(static_cast<size_t>(values.rows * values.cols * size));

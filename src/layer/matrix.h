@@ -13,6 +13,7 @@
 #include "formats/gguf_types.h"
 #include "grids/grid.h"
 #include "math/gemm.h"
+#include "tensor/buffer.h"
 #include "tensor/view.h"
 
 namespace planish {
@@ -69,6 +70,8 @@ inline Matrix PackInteger(const IntegerMatrix& matrix) { return PackCodes(matrix
 inline IntegerMatrix UnpackInteger(const Matrix& matrix) { return UnpackCodes(matrix); }
 
 Matrix DenseMatrix(int64_t rows, int64_t cols, DType type, Blob data);
+// Of [rows, GgufRowBytes(type, cols)] bytes.
+Matrix BlockMatrix(GgufType type, int64_t rows, int64_t cols, Buffer blocks);
 // An owned copy in the given type, each element rounded to nearest even.
 Matrix DenseMatrix(MatView<const float> values, DType type);
 

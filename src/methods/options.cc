@@ -142,7 +142,9 @@ Result<Options> ResolveOptions(const std::string& owner, std::span<const OptionS
 }
 
 Result<Options> ResolveOptions(const SolveStage& stage, const std::map<std::string, OptionValue>& given) {
-  return ResolveOptions("method '" + stage.name + "'", stage.options, given);
+  PLANISH_TRY(Options options, ResolveOptions("method '" + stage.name + "'", stage.options, given));
+  if (stage.check != nullptr) PLANISH_RETURN_IF_ERROR(stage.check(options));
+  return options;
 }
 
 }  // namespace planish

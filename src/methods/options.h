@@ -27,8 +27,9 @@ std::string NameHint(const std::string& name, const std::vector<std::string>& kn
 // other way), and -0.0 becomes 0.0. Errors: another type, out of range, not finite, not a choice.
 Result<OptionValue> CheckOption(const OptionSpec& spec, const OptionValue& given);
 
-// Every option of the stage: given or default. Errors: as CheckOption, or a name the stage does not
-// have. Defaults that break their own spec are a mistake of the method (PLANISH_CHECK).
+// Every option of the stage: given or default. Errors: as CheckOption, a name the stage does not have, or
+// what the stage's own `check` finds. Defaults that break their own spec are a mistake of the method
+// (PLANISH_CHECK).
 Result<Options> ResolveOptions(const SolveStage& stage, const std::map<std::string, OptionValue>& given);
 // The same for any list of specs; `owner` stands in messages: "method 'gptq'".
 Result<Options> ResolveOptions(const std::string& owner, std::span<const OptionSpec> specs,

@@ -78,10 +78,13 @@ struct SolveStage {
                   std::span<const Options> options, std::span<LayerSolution> solutions) = nullptr;
   // How the site has to be factored for these options; null when needs_factor is false.
   FeedbackOptions (*factor_options)(const Options& options) = nullptr;
+  // What no single option's spec can say: options that do not go together. Null: any do. Called wherever
+  // options are resolved, so that `solve` sees none that it would have to ignore.
+  Status (*check)(const Options& options) = nullptr;
 };
 
-// The grid that the options of a rounding stage describe.
-GridSpec GridOfOptions(const Options& options);
+// The grid that the options of a rounding stage describe, for rows of `cols` values (FitToRows).
+GridSpec GridOfOptions(const Options& options, int64_t cols);
 
 // All stages, in the order of the documentation.
 std::span<const SolveStage* const> AllStages();

@@ -7,53 +7,13 @@
 
 #include "base/names.h"
 #include "layer/artifact.h"
+#include "model/gguf_family.h"
 #include "tensor/buffer.h"
 
 namespace planish {
 namespace {
 
-struct Name {
-  const char* gguf;
-  const char* hf;
-};
-constexpr Name kTopNames[] = {
-    {"token_embd", "model.embed_tokens"}, {"output_norm", "model.norm"}, {"output", "lm_head"}};
-constexpr Name kLayerNames[] = {{"attn_norm", "input_layernorm"},    {"attn_q", "self_attn.q_proj"},
-                                {"attn_k", "self_attn.k_proj"},      {"attn_v", "self_attn.v_proj"},
-                                {"attn_output", "self_attn.o_proj"}, {"attn_q_norm", "self_attn.q_norm"},
-                                {"attn_k_norm", "self_attn.k_norm"}, {"ffn_norm", "post_attention_layernorm"},
-                                {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
-                                {"ffn_down", "mlp.down_proj"}};
 constexpr const char* kRopeFreqs = "rope_freqs.weight";
-
-// "N.rest" -> its two halves, if N is a number of at most 4 digits.
-bool SplitLayer(std::string_view text, std::string& number, std::string& rest) {
-  const size_t dot = text.find('.');
-  if (dot == std::string_view::npos || dot == 0 || dot > 4) return false;
-  number = text.substr(0, dot);
-  rest = text.substr(dot + 1);
-  return number.find_first_not_of("0123456789") == std::string::npos;
-}
-
-// "stem.weight" or "stem.bias" translated between the columns of the tables.
-std::optional<std::string> Translate(const std::string& name, const char* Name::*from, const char* Name::*to,
-                                     const std::string& from_layer, const std::string& to_layer) {
-  const size_t dot = name.rfind('.');
-  if (dot == std::string::npos) return std::nullopt;
-  const std::string stem = name.substr(0, dot), suffix = name.substr(dot);
-  if (suffix != ".weight" && suffix != ".bias") return std::nullopt;
-  std::string number, rest;
-  if (stem.starts_with(from_layer) && SplitLayer(stem.substr(from_layer.size()), number, rest)) {
-    for (const Name& n : kLayerNames) {
-      if (rest == n.*from) return to_layer + number + "." + n.*to + suffix;
-    }
-    return std::nullopt;
-  }
-  for (const Name& n : kTopNames) {
-    if (stem == n.*from) return n.*to + suffix;
-  }
-  return std::nullopt;
-}
 
 Status ReadRopeScaling(const GgufFile& file, const std::string& a, Json& config) {
   PLANISH_TRY(const std::string type, file.String(a + "rope.scaling.type", "none"));
@@ -72,26 +32,108 @@ Status ReadRopeScaling(const GgufFile& file, const std::string& a, Json& config)
   return {};
 }
 
-Status ReadSizes(const GgufFile& file, const std::string& a, Json& config) {
-  PLANISH_TRY(config["hidden_size"], file.Int(a + "embedding_length"));
-  PLANISH_TRY(config["num_hidden_layers"], file.Int(a + "block_count"));
-  PLANISH_TRY(config["intermediate_size"], file.Int(a + "feed_forward_length"));
-  PLANISH_TRY(const int64_t heads, file.Int(a + "attention.head_count"));
-  PLANISH_TRY(config["num_key_value_heads"], file.Int(a + "attention.head_count_kv", heads));
-  config["num_attention_heads"] = heads;
-  PLANISH_TRY(config["max_position_embeddings"], file.Int(a + "context_length"));
-  if (heads < 1) return InputError(fmt::format("{}attention.head_count: {}", a, heads));
-  PLANISH_TRY(const int64_t hidden, file.Int(a + "embedding_length"));
-  PLANISH_TRY(config["head_dim"], file.Int(a + "attention.key_length", hidden / heads));
-  if (!file.Has(a + "attention.layer_norm_rms_epsilon")) {
-    return InputError(fmt::format("key '{}attention.layer_norm_rms_epsilon' is missing", a));
+// A count or width a program may have: what follows multiplies them.
+Result<int64_t> ReadCount(const GgufFile& file, const std::string& key) {
+  PLANISH_TRY(const int64_t value, file.Int(key));
+  if (value < 1 || value > (int64_t{1} << 24)) {
+    return InputError(fmt::format("key '{}': expected 1 to 2^24, found {}", key, value));
   }
-  PLANISH_TRY(config["rms_norm_eps"], file.Number(a + "attention.layer_norm_rms_epsilon", 0));
-  PLANISH_TRY(config["rope_theta"], file.Number(a + "rope.freq_base", 10000));
+  return value;
+}
+
+Status ReadSizes(const GgufFile& file, const GgufFamily& family, const std::string& a, Json& config) {
+  const GgufSizes& names = family.sizes;
+  PLANISH_TRY(const int64_t hidden, ReadCount(file, a + "embedding_length"));
+  PLANISH_TRY(const int64_t heads, ReadCount(file, a + "attention.head_count"));
+  PLANISH_TRY(const int64_t kv_heads, file.Int(a + "attention.head_count_kv", heads));
+  config[names.hidden] = hidden;
+  config[names.heads] = heads;
+  if (names.kv_heads != nullptr) {
+    config[names.kv_heads] = kv_heads;
+  } else if (kv_heads != heads) {
+    return InputError(fmt::format("{}attention.head_count_kv: expected {} as there are heads, found {}", a,
+                                  heads, kv_heads));
+  }
+  PLANISH_TRY(config[names.layers], ReadCount(file, a + "block_count"));
+  PLANISH_TRY(config[names.inter], ReadCount(file, a + "feed_forward_length"));
+  PLANISH_TRY(config[names.positions], ReadCount(file, a + "context_length"));
+  const int64_t usual = hidden / heads;
+  PLANISH_TRY(const int64_t head_dim, file.Int(a + "attention.key_length", usual));
+  if (family.head_dim) config["head_dim"] = head_dim;
+  if (!family.head_dim && head_dim != usual) {
+    return InputError(fmt::format("{}attention.key_length: expected {}, found {}", a, usual, head_dim));
+  }
+  const std::string eps =
+      a + (family.layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon");
+  if (!file.Has(eps)) return InputError(fmt::format("key '{}' is missing", eps));
+  PLANISH_TRY(config[family.eps], file.Number(eps, 0));
+  if (family.theta != nullptr) {
+    PLANISH_TRY(config["rope_theta"],
+                file.Number(a + "rope.freq_base", Json::parse(family.theta).get<double>()));
+  }
+  PLANISH_TRY(const int64_t rotated, file.Int(a + "rope.dimension_count", head_dim));
+  if (family.partial && head_dim > 0) {
+    config["partial_rotary_factor"] = static_cast<double>(rotated) / static_cast<double>(head_dim);
+  }
   const GgufTensor* table = file.Find("token_embd.weight");
   if (table == nullptr) return InputError("tensor 'token_embd.weight' is missing");
   config["vocab_size"] = table->rows();
   config["tie_word_embeddings"] = file.Find("output.weight") == nullptr;
+  return {};
+}
+
+Status ReadKeys(const GgufFile& file, const GgufFamily& family, const std::string& a, Json& config) {
+  for (const GgufKey& key : family.keys) {
+    const std::string name = a + key.key;
+    if (!file.Has(name)) {
+      if (key.fallback != nullptr) config[key.field] = Json::parse(key.fallback);
+      continue;
+    }
+    switch (key.kind) {
+      case GgufKey::Kind::kInt: {
+        PLANISH_TRY(config[key.field], file.Int(name));
+        break;
+      }
+      case GgufKey::Kind::kFloat: {
+        PLANISH_TRY(config[key.field], file.Number(name, 0));
+        break;
+      }
+      case GgufKey::Kind::kBool: {
+        PLANISH_TRY(const bool flag, file.Bool(name, false));
+        config[key.field] = flag;
+        break;
+      }
+    }
+  }
+  for (const GgufImplied& implied : family.implied) config[implied.field] = Json::parse(implied.value);
+  for (const GgufName& flag : family.flags) config[flag.hf] = file.Find(flag.gguf) != nullptr;
+  if (family.experts != nullptr) {
+    PLANISH_TRY(config[family.experts], ReadCount(file, a + "expert_count"));
+    PLANISH_TRY(config["num_experts_per_tok"], ReadCount(file, a + "expert_used_count"));
+    config["norm_topk_prob"] = family.normalized;
+  } else {
+    PLANISH_TRY(const int64_t experts, file.Int(a + "expert_count", 0));
+    if (experts > 0)
+      return InputError(fmt::format("{}expert_count {}: expected none in this family", a, experts));
+  }
+  return {};
+}
+
+// What a family's own reader of configs cannot know from single keys.
+Status ReadFamilyFields(const GgufFile& file, const GgufFamily& family, const std::string& a, Json& config) {
+  const std::string_view name = family.family;
+  if (name == "gemma2" || name == "gemma3") {
+    // The file says nothing of the scores' scale; in the largest model of each it is another.
+    const int64_t largest = name == "gemma2" ? 46 : 62;
+    const bool by_hidden = config["num_hidden_layers"] == largest;
+    config["query_pre_attn_scalar"] =
+        by_hidden ? config["hidden_size"].get<int64_t>() / config["num_attention_heads"].get<int64_t>()
+                  : config["head_dim"].get<int64_t>();
+  }
+  if (name == "gemma3") {
+    PLANISH_TRY(config["sliding_window_pattern"], file.Int(a + "attention.sliding_window_pattern", 6));
+  }
+  if (name == "falcon") config["num_ln_in_parallel_attn"] = family.tensor != nullptr ? 2 : 1;
   return {};
 }
 
@@ -104,31 +146,15 @@ Status ReadTokenIds(const GgufFile& file, Json& config) {
   return {};
 }
 
-Result<Json> ReadConfig(const GgufFile& file) {
-  PLANISH_TRY(const std::string arch, file.String("general.architecture"));
-  if (arch != "llama" && arch != "qwen2" && arch != "qwen3") {
-    return InputError(
-        fmt::format("general.architecture '{}': expected llama, qwen2 or qwen3", Abbreviate(arch)));
-  }
-  const std::string a = arch + ".";
+Result<Json> ReadConfig(const GgufFile& file, const GgufFamily& family) {
+  const std::string a = std::string(family.arch) + ".";
   Json config;
-  config["model_type"] = arch;
-  PLANISH_RETURN_IF_ERROR(ReadSizes(file, a, config));
+  config["model_type"] = family.model_type;
+  PLANISH_RETURN_IF_ERROR(ReadSizes(file, family, a, config));
+  PLANISH_RETURN_IF_ERROR(ReadKeys(file, family, a, config));
+  PLANISH_RETURN_IF_ERROR(ReadFamilyFields(file, family, a, config));
   PLANISH_RETURN_IF_ERROR(ReadRopeScaling(file, a, config));
   PLANISH_RETURN_IF_ERROR(ReadTokenIds(file, config));
-  PLANISH_TRY(const int64_t experts, file.Int(a + "expert_count", 0));
-  if (experts > 0)
-    return InputError(fmt::format("{}expert_count {}: experts cannot be read yet", a, experts));
-  PLANISH_TRY(const int64_t window, file.Int(a + "attention.sliding_window", 0));
-  if (arch == "llama") {
-    if (window > 0) {
-      config["model_type"] = "mistral";
-      config["sliding_window"] = window;
-    } else {
-      config["attention_bias"] = file.Find("blk.0.attn_q.bias") != nullptr;
-      config["mlp_bias"] = file.Find("blk.0.ffn_up.bias") != nullptr;
-    }
-  }
   return config;
 }
 
@@ -151,52 +177,105 @@ struct Owner {
   std::vector<Buffer> copies;
 };
 
-std::span<const std::byte> UnpermuteRows(const GgufTensor& tensor, int64_t rows, int64_t heads,
-                                         Owner& owner) {
-  const int64_t row_bytes = static_cast<int64_t>(tensor.bytes.size()) / rows;
-  Buffer copy(tensor.bytes.size());
+// The rows of a tensor in Hugging Face's order.
+std::span<const std::byte> ReorderRows(std::span<const std::byte> bytes, int64_t rows,
+                                       const GgufRowOrder& order, Owner& owner) {
+  const int64_t row_bytes = static_cast<int64_t>(bytes.size()) / rows;
+  Buffer copy(bytes.size());
   for (int64_t i = 0; i < rows; ++i) {
-    std::memcpy(copy.data() + GgufSourceRow(i, rows / heads) * row_bytes, tensor.bytes.data() + i * row_bytes,
+    std::memcpy(copy.data() + order.Source(i, rows) * row_bytes, bytes.data() + i * row_bytes,
                 static_cast<size_t>(row_bytes));
   }
   owner.copies.push_back(std::move(copy));
   return std::as_const(owner.copies.back()).bytes();
 }
 
-Status AddTensor(const GgufTensor& tensor, Json& config, Owner& owner,
-                 std::vector<Checkpoint::Loose>& tensors) {
-  const auto name = Translate(tensor.name, &Name::gguf, &Name::hf, "blk.", "model.layers.");
+// Norms without the 1 that the file has added to them.
+Result<std::span<const std::byte>> SubtractPlus(const GgufTensor& tensor, float plus, Owner& owner) {
+  if (tensor.type != GgufType::kF32) {
+    return InputError(
+        fmt::format("tensor '{}': type {}, expected F32", Abbreviate(tensor.name), InfoOf(tensor.type).name));
+  }
+  Buffer copy(tensor.bytes.size());
+  for (size_t i = 0; i + 4 <= copy.size(); i += 4) {
+    float value;
+    std::memcpy(&value, tensor.bytes.data() + i, 4);
+    value -= plus;
+    std::memcpy(copy.data() + i, &value, 4);
+  }
+  owner.copies.push_back(std::move(copy));
+  return std::as_const(owner.copies.back()).bytes();
+}
+
+// One matrix or vector of the file under its Hugging Face name. Matrices that the family's checkpoints keep
+// the other way round are described as parts, which always lie as [out, in]; so are blocks.
+void AddPart(const std::string& name, GgufType type, std::vector<int64_t> shape,
+             std::span<const std::byte> bytes, bool as_part, Json& config,
+             std::vector<Checkpoint::Loose>& tensors) {
+  Checkpoint::Loose loose;
+  loose.info.name = name;
+  loose.info.type = DTypeOf(type);
+  loose.info.shape = std::move(shape);
+  loose.bytes = bytes;
+  const bool blocks = loose.info.type == DType::kU8;
+  if (blocks || (as_part && loose.info.shape.size() == 2)) {
+    const int64_t rows = loose.info.shape.front(), cols = loose.info.shape.back();
+    Json& parts = config["quantization_config"]["tensors"][name];
+    parts = {{"kind", blocks ? "blocks" : "dense"}, {"tensor", name}, {"rows", rows}, {"cols", cols}};
+    if (blocks) {
+      parts["type"] = InfoOf(type).name;
+      loose.info.name += ".blocks";
+      loose.info.shape = {rows, GgufRowBytes(type, cols)};
+    }
+  }
+  tensors.push_back(std::move(loose));
+}
+
+Status AddTensor(const GgufTensor& tensor, const GgufFamily& family, const GgufRowOrder& order, Json& config,
+                 Owner& owner, std::vector<Checkpoint::Loose>& tensors) {
+  const auto name = HfNameOf(family, tensor.name);
   if (!name)
     return InputError(fmt::format("tensor '{}' has no place in this architecture", Abbreviate(tensor.name)));
-  const DType type = DTypeOf(tensor.type);
-  const bool blocks = type == DType::kU8;
-  if (blocks && !InfoOf(tensor.type).decodes) {
+  const bool blocks = DTypeOf(tensor.type) == DType::kU8;
+  if (blocks && (!InfoOf(tensor.type).decodes || tensor.dims.size() < 2)) {
     return InputError(fmt::format("tensor '{}': values of type {} cannot be read", Abbreviate(tensor.name),
                                   InfoOf(tensor.type).name));
   }
-  Checkpoint::Loose loose;
-  loose.info.name = *name;
-  loose.info.type = type;
-  loose.info.shape.assign(tensor.dims.rbegin(), tensor.dims.rend());
-  loose.bytes = tensor.bytes;
-  if (const int64_t heads = GgufPermutedHeads(tensor.name, config); heads > 0) {
-    const int64_t rows = tensor.dims.size() == 1 ? tensor.dims[0] : tensor.rows();
-    if (rows % (2 * heads) != 0 || (tensor.dims.size() == 1 && blocks)) {
-      return InputError(fmt::format("tensor '{}': {} rows for {} heads", tensor.name, rows, heads));
+  std::vector<int64_t> shape(tensor.dims.rbegin(), tensor.dims.rend());
+  if (const size_t star = name->find('*'); star != std::string::npos) {  // the experts of a layer
+    const auto experts = config[family.experts].get<int64_t>();
+    if (shape.size() != 3 || shape.front() != experts) {
+      return InputError(fmt::format("tensor '{}': expected {} matrices, found dimensions [{}]",
+                                    Abbreviate(tensor.name), experts, fmt::join(shape, ", ")));
     }
-    loose.bytes = UnpermuteRows(tensor, rows, heads, owner);
+    const size_t size = tensor.bytes.size() / static_cast<size_t>(experts);
+    for (int64_t e = 0; e < experts; ++e) {
+      std::string own = *name;
+      own.replace(star, 1, std::to_string(e));
+      AddPart(own, tensor.type, {shape[1], shape[2]},
+              tensor.bytes.subspan(static_cast<size_t>(e) * size, size), false, config, tensors);
+    }
+    return {};
   }
-  if (blocks) {
-    Json& parts = config["quantization_config"]["tensors"][*name];
-    parts = {{"kind", "blocks"},
-             {"tensor", *name},
-             {"type", InfoOf(tensor.type).name},
-             {"rows", tensor.rows()},
-             {"cols", tensor.cols()}};
-    loose.info.name += ".blocks";
-    loose.info.shape = {tensor.rows(), GgufRowBytes(tensor.type, tensor.cols())};
+  if (shape.size() > 2) {
+    return InputError(fmt::format("tensor '{}': expected a matrix, found dimensions [{}]",
+                                  Abbreviate(tensor.name), fmt::join(shape, ", ")));
   }
-  tensors.push_back(std::move(loose));
+  std::span<const std::byte> bytes = tensor.bytes;
+  if (order.kind != GgufFamily::Rows::kAsIs) {
+    const int64_t rows = shape.front();
+    if (!order.Fits(rows) || (shape.size() == 1 && blocks)) {
+      return InputError(fmt::format("tensor '{}': {} rows for {} heads", tensor.name, rows, order.heads));
+    }
+    bytes = ReorderRows(bytes, rows, order, owner);
+  }
+  if (StoresPlus(family, tensor.name)) {
+    PLANISH_TRY(bytes, SubtractPlus(tensor, family.norm_plus, owner));
+  }
+  // A gate of one row is a vector there.
+  if (shape.size() == 1 && tensor.name.ends_with("_shexp.weight")) shape.insert(shape.begin(), 1);
+  const bool turned = std::string_view(family.family) == "gpt2" && tensor.name.starts_with("blk.");
+  AddPart(*name, tensor.type, std::move(shape), bytes, turned, config, tensors);
   return {};
 }
 
@@ -221,9 +300,13 @@ Status ReadRopeFactors(const GgufTensor& tensor, Json& config) {
 
 Result<GgufModel> Read(const std::shared_ptr<const GgufFile>& file) {
   GgufModel model;
-  PLANISH_TRY(model.config, ReadConfig(*file));
+  PLANISH_TRY(const GgufFamily* family, GgufFamilyOf(*file));
+  PLANISH_TRY(model.config, ReadConfig(*file, *family));
   model.config["quantization_config"] = {
       {"quant_method", "planish"}, {"version", kArtifactVersion}, {"tensors", Json::object()}};
+  const std::string a = std::string(family->arch) + ".";
+  PLANISH_TRY(const int64_t heads, file->Int(a + "attention.head_count"));
+  PLANISH_TRY(const int64_t kv_heads, file->Int(a + "attention.head_count_kv", heads));
   auto owner = std::make_shared<Owner>();
   owner->file = file;
   std::vector<Checkpoint::Loose> tensors;
@@ -232,7 +315,8 @@ Result<GgufModel> Read(const std::shared_ptr<const GgufFile>& file) {
       PLANISH_RETURN_IF_ERROR(ReadRopeFactors(tensor, model.config));
       continue;
     }
-    PLANISH_RETURN_IF_ERROR(AddTensor(tensor, model.config, *owner, tensors));
+    const GgufRowOrder order = RowOrderOf(*family, tensor.name, heads, kv_heads);
+    PLANISH_RETURN_IF_ERROR(AddTensor(tensor, *family, order, model.config, *owner, tensors));
   }
   // Nothing but floats: an original like any other.
   if (model.config["quantization_config"]["tensors"].empty()) model.config.erase("quantization_config");
@@ -247,69 +331,6 @@ Result<GgufModel> OpenGgufModel(const std::string& path) {
   auto model = Read(file);
   if (!model.ok()) return model.error().At(path);
   return model;
-}
-
-std::optional<std::string> GgufNameOf(const std::string& name) {
-  return Translate(name, &Name::hf, &Name::gguf, "model.layers.", "blk.");
-}
-
-int64_t GgufPermutedHeads(const std::string& gguf_name, const Json& config) {
-  if (config["model_type"] != "llama" && config["model_type"] != "mistral") return 0;
-  const bool q = gguf_name.find(".attn_q.") != std::string::npos;
-  const bool k = gguf_name.find(".attn_k.") != std::string::npos;
-  if (!q && !k) return 0;
-  auto heads = k ? config.find("num_key_value_heads") : config.end();
-  if (heads == config.end() || !heads->is_number_integer()) heads = config.find("num_attention_heads");
-  return heads != config.end() && heads->is_number_integer() ? heads->get<int64_t>() : 0;
-}
-
-Status AddHyperParameters(const Json& config, const Program& program, GgufMetadata& metadata) {
-  const std::string& family = program.family;
-  if (family != "llama" && family != "mistral" && family != "qwen2" && family != "qwen3") {
-    return InputError(fmt::format(
-        "family '{}' cannot be written as GGUF yet: expected llama, mistral, qwen2 or qwen3", family));
-  }
-  const std::string arch = family == "mistral" ? "llama" : family, a = arch + ".";
-  PLANISH_TRY(const int64_t heads, JsonInt(config, "num_attention_heads"));
-  PLANISH_TRY(const int64_t kv_heads, JsonInt(config, "num_key_value_heads", heads));
-  PLANISH_TRY(const int64_t inter, JsonInt(config, "intermediate_size"));
-  PLANISH_TRY(const double eps, JsonNumber(config, "rms_norm_eps", 1e-6));
-  const Json parameters = config.contains("rope_parameters") && config["rope_parameters"].is_object()
-                              ? config["rope_parameters"]
-                              : Json::object();
-  PLANISH_TRY(const double top_theta, JsonNumber(config, "rope_theta", 10000.0));
-  PLANISH_TRY(const double theta, JsonNumber(parameters, "rope_theta", top_theta));
-  const Json scaling = config.contains("rope_scaling") && config["rope_scaling"].is_object()
-                           ? config["rope_scaling"]
-                           : parameters;
-  PLANISH_TRY(const std::string old_type, JsonString(scaling, "type", "default"));
-  PLANISH_TRY(const std::string type, JsonString(scaling, "rope_type", old_type));
-  if (type != "default") {
-    return InputError(fmt::format("rope_type '{}' cannot be written as GGUF yet", Abbreviate(type)));
-  }
-  metadata.String("general.architecture", arch);
-  metadata.Int(a + "context_length", program.max_positions);
-  metadata.Int(a + "embedding_length", program.hidden);
-  metadata.Int(a + "block_count", static_cast<int64_t>(program.blocks.size()) - 2);
-  metadata.Int(a + "feed_forward_length", inter);
-  metadata.Int(a + "attention.head_count", heads);
-  metadata.Int(a + "attention.head_count_kv", kv_heads);
-  metadata.Float(a + "attention.layer_norm_rms_epsilon", static_cast<float>(eps));
-  const auto head_dim = static_cast<int64_t>(2 * program.ropes.front().inv_freq.size());
-  if (arch != "qwen2") {
-    metadata.Int(a + "attention.key_length", head_dim);
-    metadata.Int(a + "attention.value_length", head_dim);
-  } else if (head_dim * heads != program.hidden) {
-    return InputError("qwen2 as GGUF needs heads * head_dim = hidden size");
-  }
-  if (arch == "llama") metadata.Int(a + "rope.dimension_count", head_dim);
-  metadata.Float(a + "rope.freq_base", static_cast<float>(theta));
-  metadata.Int(a + "vocab_size", program.vocab);
-  if (family == "mistral" && config.contains("sliding_window") &&
-      config["sliding_window"].is_number_integer()) {
-    metadata.Int(a + "attention.sliding_window", config["sliding_window"].get<int64_t>());
-  }
-  return {};
 }
 
 }  // namespace planish

@@ -6,27 +6,16 @@
 #include <set>
 
 #include "base/file.h"
-#include "formats/gguf_tokenizer.h"
+#include "formats/checkpoint_writer.h"
 #include "layer/artifact.h"
+#include "model/folder.h"
 
 namespace planish {
 namespace {
 
-// Copied as they are when the source has them.
-constexpr const char* kCompanions[] = {"generation_config.json",
-                                       "tokenizer.json",
-                                       "tokenizer_config.json",
-                                       "special_tokens_map.json",
-                                       "tokenizer.model",
-                                       "vocab.json",
-                                       "merges.txt",
-                                       "added_tokens.json",
-                                       "chat_template.jinja"};
-
 // Tensors of the artifact in the checkpoint's order, a compressed one replaced by its parts.
 struct Contents {
-  std::vector<TensorSpec> specs;
-  std::map<std::string, std::span<const std::byte>> data;
+  std::vector<TensorSource> tensors;
   OrderedJson descriptions = OrderedJson::object();
 };
 
@@ -37,8 +26,7 @@ void AddParts(const Linear& linear, Contents& contents) {
   OrderedJson description = DescribeParts(linear.w, linear.name, parts);
   if (!IsOriginal(linear.w)) contents.descriptions[linear.name] = std::move(description);
   for (const auto& part : parts) {
-    contents.specs.push_back({part.name, part.type, part.shape});
-    contents.data[part.name] = part.bytes;
+    contents.tensors.push_back({{part.name, part.type, part.shape}, nullptr, part.bytes});
   }
 }
 
@@ -52,6 +40,8 @@ Result<Contents> Collect(const Model& model) {
     if (!IsOriginal(linear.w)) compressed[linear.name] = &linear;
     if (!bank.empty() && !model.checkpoint.Has(linear.name)) banks[bank].push_back(&linear);
   }
+  const Json described =
+      model.config.value("quantization_config", Json::object()).value("tensors", Json::object());
   for (const TensorInfo* info : model.checkpoint.tensors()) {
     // Blocks of a GGUF file are listed under their tensor's name and a suffix.
     constexpr std::string_view kBlocks = ".blocks";
@@ -64,31 +54,14 @@ Result<Contents> Collect(const Model& model) {
     } else if (bank != banks.end()) {  // written expert by expert, compressed or not
       for (const Linear* member : bank->second) AddParts(*member, contents);
     } else {
+      // Described though original: a GGUF file keeps it the other way round than the family's checkpoints.
+      if (described.contains(name))
+        contents.descriptions[name] = OrderedJson::parse(DumpJson(described[name]));
       PLANISH_TRY(const TensorView view, model.checkpoint.Get(info->name));
-      contents.specs.push_back({info->name, info->type, info->shape});
-      contents.data[info->name] = {view.data, static_cast<size_t>(view.NumBytes())};
+      contents.tensors.push_back({{info->name, info->type, info->shape}, nullptr, view.bytes()});
     }
   }
   return contents;
-}
-
-Status WriteTensors(const Context& context, const Contents& contents, const std::string& folder) {
-  PLANISH_TRY(const ShardPlan plan, PlanShards(contents.specs));
-  double done = 0;
-  for (const auto& shard : plan.files) {
-    PLANISH_TRY(auto writer, SafetensorsWriter::Create(JoinPath(folder, shard.name), shard.tensors, {}));
-    const auto order = writer.order();
-    for (const auto& spec : order) {
-      PLANISH_RETURN_IF_ERROR(context.CheckCancelled());
-      const auto bytes = contents.data.at(spec.name);
-      PLANISH_RETURN_IF_ERROR(writer.Append(spec.name, bytes));
-      done += static_cast<double>(bytes.size());
-      if (context.progress)
-        context.progress->Update("write", done, static_cast<double>(plan.total_bytes), "bytes");
-    }
-    PLANISH_RETURN_IF_ERROR(writer.Commit());
-  }
-  return WriteIndex(folder, plan);
 }
 
 }  // namespace
@@ -98,22 +71,12 @@ Status WriteArtifact(const Context& context, const Model& model, const Manifest&
   PLANISH_RETURN_IF_ERROR(RemoveTree(folder));
   PLANISH_RETURN_IF_ERROR(MakeDirectories(folder));
   PLANISH_TRY(const Contents contents, Collect(model));
-  PLANISH_RETURN_IF_ERROR(WriteTensors(context, contents, folder));
-  for (const char* name : kCompanions) {
-    const std::string path = JoinPath(model.path, name);
-    if (!FileExists(path)) continue;
-    PLANISH_TRY(const std::string content, ReadTextFile(path));
-    PLANISH_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(folder, name), content));
-  }
-  if (FileExists(model.path)) {
-    PLANISH_TRY(const auto gguf, GgufFile::Open(model.path));
-    PLANISH_TRY(const std::string tokenizer, TokenizerJsonOf(*gguf));
-    PLANISH_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(folder, "tokenizer.json"), tokenizer));
-  }
+  PLANISH_RETURN_IF_ERROR(WriteTensors(context, contents.tensors, folder));
+  PLANISH_RETURN_IF_ERROR(CarryCompanions(model, folder));
   OrderedJson config = OrderedJson::parse(DumpJson(model.config));
   config["quantization_config"] = {
       {"quant_method", "planish"}, {"version", kArtifactVersion}, {"tensors", contents.descriptions}};
-  PLANISH_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(folder, "config.json"), DumpJson(config, 1) + "\n"));
+  PLANISH_RETURN_IF_ERROR(WriteConfig(config, folder));
   OrderedJson json;
   json["version"] = kArtifactVersion;
   for (const auto& [part, value] : manifest.fingerprint) json["fingerprint"][part] = value;

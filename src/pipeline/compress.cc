@@ -52,8 +52,8 @@ double StoredBits(double out, double in, const LayerPlan& plan) {
   double bits = 0;
   for (const auto& [stage, options] : plan.stages) {
     if (stage->kind == StageKind::kRound) {
-      const auto bytes =
-          GridBytes(GridOfOptions(options), static_cast<int64_t>(out), static_cast<int64_t>(in));
+      const auto rows = static_cast<int64_t>(out), cols = static_cast<int64_t>(in);
+      const auto bytes = GridBytes(GridOfOptions(options, cols), rows, cols);
       bits += 8 * static_cast<double>(bytes) / (out * in);
     } else {
       const auto rank = static_cast<double>(options.Int("rank"));

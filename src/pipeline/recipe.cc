@@ -244,8 +244,11 @@ Result<StageEntry> Reader::Stage(const toml::table& table) const {
                           stage->name));
   }
   PLANISH_TRY(const Values given, Section(table, "method '" + stage->name + "'", stage->options, {"method"}));
-  PLANISH_TRY(Options options, ResolveOptions(*stage, given));
-  return StageEntry{stage, std::move(options)};
+  auto options = ResolveOptions(*stage, given);
+  if (!options.ok()) {
+    return At(table.source(), fmt::format("method '{}': {}", stage->name, options.error().message));
+  }
+  return StageEntry{stage, std::move(options).value()};
 }
 
 // All but the options, which can be read only when the methods of all rules are known.

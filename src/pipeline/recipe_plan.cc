@@ -26,7 +26,8 @@ Result<Options> Carry(const SolveStage& stage, const Values& values) {
     const OptionSpec* spec = FindOption(stage.options, name);
     if (spec != nullptr && CheckOption(*spec, value).ok()) kept.emplace(name, value);
   }
-  return ResolveOptions(stage, kept);
+  // Not checked together yet: rules may still change them.
+  return ResolveOptions("method '" + stage.name + "'", stage.options, kept);
 }
 
 }  // namespace
@@ -97,7 +98,13 @@ Result<LayerPlan> PlanFor(const Recipe& recipe, const std::string& tensor_name) 
         values[name] = std::move(value).value();
       }
     }
-    plan.stages.emplace_back(stage, Options(std::move(values)));
+    Options options(std::move(values));
+    const Status together = stage->check == nullptr ? Status() : stage->check(options);
+    if (!together.ok()) {
+      return together.error().At(
+          fmt::format("tensor '{}': method '{}'", Abbreviate(tensor_name), stage->name));
+    }
+    plan.stages.emplace_back(stage, std::move(options));
   }
   return plan;
 }

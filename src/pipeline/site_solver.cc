@@ -23,7 +23,7 @@ struct SiteWork {
 Result<const SiteFactor*> Factor(const Context& context, SiteWork& work, const SolveStage& stage,
                                  const Options& options) {
   const FeedbackOptions feedback = stage.factor_options(options);
-  const int64_t group = GridOfOptions(options).group;
+  const int64_t group = GridOfOptions(options, work.h.rows()).group;
   const auto key = std::tuple(group, feedback.damping, static_cast<int>(feedback.order));
   auto known = work.factors.find(key);
   if (known == work.factors.end()) {

@@ -28,12 +28,17 @@ void AddLoss(const float* acc, const float* e, int64_t ld, const float* diag, in
   }
 }
 
+struct GroupWork {
+  std::vector<float> targets, ordered, weights;
+  GroupValues values;
+};
+
 // Blocks of a dynamic pass hold whole groups.
 int64_t BlockSize(const ColumnProblem& problem, const FeedbackOptions& options, bool dynamic) {
   const int64_t block = std::min(options.block, problem.cols());
   if (!dynamic) return block;
-  const int64_t group = problem.grid.GroupSize(problem.cols());
-  return std::max(block / group, int64_t{1}) * group;
+  const int64_t whole = problem.BlockColumns();
+  return std::max(block / whole, int64_t{1}) * whole;
 }
 
 // The fit of group g in the panel at `row`; where its columns are is the caller's.
@@ -48,15 +53,28 @@ PanelFit GroupFitOf(const ColumnProblem& problem, ColumnCoding& coding, int64_t 
   return fit;
 }
 
-// Fits the grid of the group at positions [begin, end) of the block to the targets of its columns, each
-// weighted by `cost`.
+// Fits the grid of the group, or of the block of groups, at positions [begin, end) of the panel's block to
+// the targets of its columns, each weighted by `cost`.
 void FitToTargets(const ColumnProblem& problem, const PanelBlock& block, int64_t begin, int64_t end,
-                  const float* cost, PanelFit fit, std::vector<float>& targets) {
-  targets.resize((end - begin) * kPanelRows);
-  TargetPanel(problem.context->isa, block, begin, end, targets.data());
-  fit.w = targets.data();
+                  const float* cost, int64_t row, ClipSearch search, ColumnCoding& coding, GroupWork& work) {
+  const int64_t count = end - begin;
+  work.targets.resize(count * kPanelRows);
+  TargetPanel(problem.context->isa, block, begin, end, work.targets.data());
+  if (problem.grid.InBlocks()) {
+    const int64_t b = block.columns[begin] / count;
+    work.ordered.resize(count * kPanelRows);
+    work.weights.resize(count);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t k = block.columns[begin + i] - b * count;
+      std::copy_n(work.targets.data() + i * kPanelRows, kPanelRows, work.ordered.data() + k * kPanelRows);
+      work.weights[k] = cost[i];
+    }
+    return FitBlock(problem, b, row, work.ordered.data(), kPanelRows, work.weights.data(), coding);
+  }
+  PanelFit fit = GroupFitOf(problem, coding, block.groups[begin], row, search);
+  fit.w = work.targets.data();
   fit.ld = kPanelRows;
-  fit.cols = end - begin;
+  fit.cols = count;
   fit.h = cost;
   FitPanel(problem.context->isa, fit);
 }
@@ -83,17 +101,30 @@ void GroupValues::Use(PanelBlock& block) const {
   block.num_levels = static_cast<int>(static_cast<int64_t>(values.size()) / kPanelRows);
 }
 
+void DescribeCodes(const ColumnProblem& problem, PanelBlock& block) {
+  using Form = PanelBlock::Form;
+  if (problem.grid.InBlocks()) {
+    const SearchCodes& codes = problem.layout.codes;
+    block.form = codes.table ? Form::kTable : Form::kMinimum;
+    block.low_code = static_cast<float>(codes.low);
+    block.max_code = static_cast<float>(codes.high - codes.low);
+    return;
+  }
+  const bool fine = problem.grid.ZeroBits() > problem.grid.bits;
+  block.form = !problem.grid.Uniform() ? Form::kValues : fine ? Form::kFine : Form::kWhole;
+  block.max_code = static_cast<float>((1 << problem.grid.bits) - 1);
+}
+
 int64_t ColumnProblem::num_panels() const { return padded / kPanelRows; }
 
 double UndampedLoss(const ColumnProblem& problem, const ColumnCoding& coding) {
   std::vector<double> losses = coding.losses;
-  const int64_t size = problem.grid.GroupSize(problem.cols());
+  const int64_t size = problem.GroupColumns();
   problem.context->pool->ParallelFor(problem.num_panels(), [&](int64_t panel) {
     const int64_t begin = panel * kPanelRows, end = begin + kPanelRows;
     for (int64_t j = 0; j < problem.cols(); ++j) {
-      const float* scales = coding.scales.row(j / size);
       for (int64_t r = begin; r < end; ++r) {
-        const double e = problem.w(j, r) - Unscaled(problem, coding, j, j / size, r) * scales[r];
+        const double e = problem.w(j, r) - CodedValue(problem, coding, j, j / size, r);
         losses[r] -= problem.site->lambda * e * e;
       }
     }
@@ -110,10 +141,14 @@ MatView<float> PaddedRows(const ColumnProblem& problem, Mat<float>& m, int64_t c
 ColumnProblem MakeProblem(const Context& context, MatView<const float> w, const SiteFactor& site,
                           const GridSpec& grid, ClipSearch search) {
   ColumnProblem p;
-  p.fitter = std::make_shared<const GridFitter>(grid);
   p.context = &context;
   p.site = &site;
   p.grid = grid;
+  if (grid.InBlocks()) {
+    p.layout = LayoutOf(grid.block_type);
+  } else {
+    p.fitter = std::make_shared<const GridFitter>(grid);
+  }
   p.rows = w.rows;
   p.padded = (w.rows + kPanelRows - 1) / kPanelRows * kPanelRows;
   // An odd number of cache lines between columns spreads a panel over all sets of the cache.
@@ -127,36 +162,48 @@ ColumnProblem MakeProblem(const Context& context, MatView<const float> w, const 
     }
   });
   for (const int32_t j : site.dead) std::fill_n(p.w.row(j), p.padded, 0.0f);
-  p.own_units = FitUnits(context, w, site.diag, grid, search);
+  if (!grid.InBlocks()) p.own_units = FitUnits(context, w, site.diag, grid, search);
   p.units.assign(p.padded, 1.0f);
   for (int64_t r = 0; r < p.padded && !p.own_units.empty(); ++r) {
     const int64_t last = static_cast<int64_t>(p.own_units.size()) - 1;
     p.units[r] = p.own_units[std::min(r, last)];
   }
   p.group_of.resize(w.cols);
-  const int64_t size = grid.GroupSize(w.cols);
+  const int64_t size = p.GroupColumns();
   for (int64_t i = 0; i < w.cols; ++i) p.group_of[i] = static_cast<int32_t>(site.order[i] / size);
   return p;
 }
 
 ColumnCoding MakeCoding(const ColumnProblem& problem) {
-  const int64_t groups = problem.grid.NumGroups(problem.cols());
+  const int64_t blocks = problem.grid.NumGroups(problem.cols()), groups = blocks * problem.GroupsOfBlock();
   ColumnCoding coding;
   coding.codes.Resize(problem.cols(), problem.ld);
   coding.scales.Resize(groups, problem.ld);
   coding.zeros.Resize(groups, problem.ld);
-  coding.sets.Resize(groups, problem.ld);
   coding.zeros.Fill(0.0f);
-  coding.sets.Fill(0);
+  if (problem.grid.InBlocks()) {
+    coding.super_scales.Resize(blocks, problem.ld);
+    coding.super_mins.Resize(blocks, problem.ld);
+    coding.steps.Resize(groups, problem.ld);
+    coding.min_steps.Resize(groups, problem.ld);
+  } else {
+    coding.sets.Resize(groups, problem.ld);
+    coding.sets.Fill(0);
+  }
   coding.losses.assign(problem.padded, 0.0);
   return coding;
 }
 
 void FitStatic(const ColumnProblem& problem, ClipSearch search, ColumnCoding& coding) {
-  const int64_t size = problem.grid.GroupSize(problem.cols());
+  const int64_t size = problem.BlockColumns();
   problem.context->pool->ParallelFor(problem.num_panels(), [&](int64_t panel) {
     const int64_t row = panel * kPanelRows;
-    for (int64_t g = 0; g < coding.scales.rows(); ++g) {
+    for (int64_t g = 0; g * size < problem.cols(); ++g) {
+      if (problem.grid.InBlocks()) {
+        FitBlock(problem, g, row, problem.w.row(g * size) + row, problem.ld,
+                 problem.site->diag.data() + g * size, coding);
+        continue;
+      }
       PanelFit fit = GroupFitOf(problem, coding, g, row, search);
       fit.w = problem.w.row(g * size) + row;
       fit.ld = problem.ld;
@@ -189,10 +236,9 @@ void RoundNearest(const ColumnProblem& problem, ColumnScratch& scratch, ColumnCo
                         .acc = zeros,
                         .e = e.row(j) + row,
                         .ld = problem.ld,
-                        .inv_diag = no_feedback.data(),
-                        .max_code = static_cast<float>((1 << problem.grid.bits) - 1),
-                        .fine_zeros = problem.grid.ZeroBits() > problem.grid.bits};
-      if (!problem.grid.Uniform()) {
+                        .inv_diag = no_feedback.data()};
+      DescribeCodes(problem, column);
+      if (column.form == PanelBlock::Form::kValues) {
         if (problem.group_of[j] != known) values.Make(problem, coding, problem.group_of[j], row);
         known = problem.group_of[j];
         values.Use(column);
@@ -214,28 +260,23 @@ void RoundNearest(const ColumnProblem& problem, ColumnScratch& scratch, ColumnCo
 
 namespace {
 
-struct GroupWork {
-  std::vector<float> targets;
-  GroupValues values;
-};
-
-// The block in stretches of one group each: `dynamic` fits the group's grid to the targets first, and a
-// grid of levels has its values made.
+// The block in stretches of one group (in blocks: one block) each: `dynamic` fits its grid to the targets
+// first, and a grid of levels has its values made.
 void RoundByGroups(const ColumnProblem& problem, const FeedbackOptions& options, bool dynamic,
                    PanelBlock& block, int64_t count, const float* cost, int64_t row, ColumnCoding& coding,
                    GroupWork& work) {
   const Isa isa = problem.context->isa;
+  const auto per = static_cast<int32_t>(problem.GroupsOfBlock());
   for (int64_t begin = 0, end; begin < count; begin = end) {
-    const int32_t g = block.groups[begin];
-    end = std::find_if(block.groups + begin, block.groups + count, [&](int32_t x) { return x != g; }) -
+    const int32_t b = block.groups[begin] / per;
+    end = std::find_if(block.groups + begin, block.groups + count, [&](int32_t x) { return x / per != b; }) -
           block.groups;
-    FeedPanel(isa, block, 0, begin, end);
+    FeedPanel(isa, block, 0, begin, begin, end);
     if (dynamic) {
-      FitToTargets(problem, block, begin, end, cost + begin,
-                   GroupFitOf(problem, coding, g, row, options.search), work.targets);
+      FitToTargets(problem, block, begin, end, cost + begin, row, options.search, coding, work);
     }
-    if (!problem.grid.Uniform()) {
-      work.values.Make(problem, coding, g, row);
+    if (block.form == PanelBlock::Form::kValues) {
+      work.values.Make(problem, coding, b, row);
       work.values.Use(block);
     }
     RoundPanel(isa, block, begin, end);
@@ -295,10 +336,9 @@ Status RoundFeedback(const ColumnProblem& problem, const FeedbackOptions& option
                        .ld = ld,
                        .coefficients = coefficients.data(),
                        .coefficients_ld = block_size,
-                       .inv_diag = inv_diag.data() + b,
-                       .max_code = static_cast<float>((1 << problem.grid.bits) - 1),
-                       .fine_zeros = problem.grid.ZeroBits() > problem.grid.bits};
-      if (!dynamic && problem.grid.Uniform()) {
+                       .inv_diag = inv_diag.data() + b};
+      DescribeCodes(problem, block);
+      if (!dynamic && block.form != PanelBlock::Form::kValues) {
         RoundPanel(context.isa, block, 0, count);
       } else {
         RoundByGroups(problem, options, dynamic, block, count, conditional.data() + b, row, coding,
@@ -330,6 +370,10 @@ int64_t TakeBetterRows(const ColumnProblem& problem, const ColumnCoding& from, C
   copy(from.scales, into.scales);
   copy(from.zeros, into.zeros);
   copy(from.sets, into.sets);
+  copy(from.super_scales, into.super_scales);
+  copy(from.super_mins, into.super_mins);
+  copy(from.steps, into.steps);
+  copy(from.min_steps, into.min_steps);
   return taken;
 }
 

@@ -7,8 +7,10 @@
 #include <vector>
 
 #include "grids/fit_support.h"
+#include "grids/gguf_fit.h"
 #include "methods/round/feedback.h"
 #include "methods/round/panel.h"
+#include "tensor/buffer.h"
 
 namespace planish {
 
@@ -16,27 +18,37 @@ namespace planish {
 struct ColumnProblem {
   const Context* context = nullptr;
   const SiteFactor* site = nullptr;
-  std::shared_ptr<const GridFitter> fitter;
   GridSpec grid;
-  std::vector<float> units;       // [padded] of the scales, 1 where the grid has none
-  std::vector<float> own_units;   // as GridMatrix has them
-  int64_t rows = 0;               // m
-  int64_t padded = 0;             // m rounded up to whole panels
-  int64_t ld = 0;                 // floats between columns
-  Mat<float> w;                   // [n, ld]
-  std::vector<int32_t> group_of;  // [n], position -> group
+  std::shared_ptr<const GridFitter> fitter;  // null for grids in blocks
+  BlockLayout layout;                        // of grids in blocks; else a "block" is one group
+  std::vector<float> units;                  // [padded] of the scales, 1 where the grid has none
+  std::vector<float> own_units;              // as GridMatrix has them
+  int64_t rows = 0;                          // m
+  int64_t padded = 0;                        // m rounded up to whole panels
+  int64_t ld = 0;                            // floats between columns
+  Mat<float> w;                              // [n, ld]
+  std::vector<int32_t> group_of;             // [n], position -> group
 
   int64_t cols() const { return w.rows(); }
+  // Columns whose parameters are chosen together, and columns with one scale and zero ("group"): the same
+  // unless blocks are divided into sub-blocks.
+  int64_t BlockColumns() const { return grid.GroupSize(cols()); }
+  int64_t GroupColumns() const { return grid.InBlocks() ? layout.n : grid.GroupSize(cols()); }
+  int64_t GroupsOfBlock() const { return grid.InBlocks() ? layout.subs : 1; }
   int64_t num_panels() const;
 };
 
 // A grid and codes for every row, and the damped loss e H_d e^T of each: what every choice between two
 // codings of a row looks at, because the undamped one rewards fitting the calibration text's noise.
 struct ColumnCoding {
-  Mat<uint8_t> codes;          // [n, ld], natural order
-  Mat<float> scales, zeros;    // [groups, ld]; zeros stay 0 for grids of levels
-  Mat<uint8_t> sets;           // [groups, ld]
-  std::vector<double> losses;  // [padded]
+  Mat<uint8_t> codes;        // [n, ld], natural order
+  Mat<float> scales, zeros;  // [groups, ld]; zeros stay 0 for grids of levels, are minima in blocks
+  Mat<uint8_t> sets;         // [groups, ld], grids of levels
+  // Blocks of several sub-blocks: scale = super_scale * step, zero = -super_min * min_step.
+  Mat<float> super_scales, super_mins;  // [blocks, ld]
+  Mat<int8_t> steps;                    // [groups, ld]
+  Mat<uint8_t> min_steps;               // [groups, ld]
+  std::vector<double> losses;           // [padded]
 };
 
 // Large matrices that the passes overwrite, kept between them: fresh memory would have to be cleared by
@@ -52,11 +64,22 @@ struct GroupValues {
   void Make(const ColumnProblem& problem, const ColumnCoding& coding, int64_t group, int64_t row);
   void Use(PanelBlock& block) const;
 };
-// The value of a code over its scale: what a scale multiplies.
+// The value of a code over its scale, without a minimum: what a scale multiplies.
 inline float Unscaled(const ColumnProblem& p, const ColumnCoding& c, int64_t j, int64_t g, int64_t r) {
+  if (p.grid.InBlocks()) {
+    const int code = c.codes(j, r);
+    return static_cast<float>(p.layout.codes.table ? Iq4Value(code) : code + p.layout.codes.low);
+  }
   if (p.grid.Uniform()) return static_cast<float>(c.codes(j, r)) - c.zeros(g, r);
   return p.fitter->levels()(c.sets(g, r), c.codes(j, r));
 }
+
+inline float CodedValue(const ColumnProblem& p, const ColumnCoding& c, int64_t j, int64_t g, int64_t r) {
+  const float value = Unscaled(p, c, j, g, r) * c.scales(g, r);
+  return p.grid.InBlocks() ? value + c.zeros(g, r) : value;
+}
+// Sets what the block needs to know of the codes.
+void DescribeCodes(const ColumnProblem& problem, PanelBlock& block);
 
 // A matrix of the padded rows: the first `count` columns of storage.
 MatView<float> PaddedRows(const ColumnProblem& problem, Mat<float>& m, int64_t count);
@@ -79,5 +102,24 @@ Status RefitSweep(const ColumnProblem& problem, bool polish, ColumnScratch& scra
 // tr(E H E^T) = sum of losses - lambda |E|^2.
 double UndampedLoss(const ColumnProblem& problem, const ColumnCoding& coding);
 GridMatrix ToMatrix(const ColumnProblem& problem, const ColumnCoding& coding);
+
+// ---- grids in blocks: blocks.cc, refit_blocks.cc
+
+// Chooses the parameters of block b for the rows of one panel: x[k * ld + r] is the value of column k of the
+// block, weights[k] what an error there costs.
+void FitBlock(const ColumnProblem& problem, int64_t b, int64_t row, const float* x, int64_t ld,
+              const float* weights, ColumnCoding& coding);
+// The rows as they lie in a file.
+Buffer ToBlocks(const ColumnProblem& problem, const ColumnCoding& coding);
+
+// Memory of RefitBlock, kept between calls.
+struct BlockRefitWork {
+  std::vector<float> gradient, a, ha, u, hu, v, hv, moved;  // [columns of a block][kPanelRows]
+};
+// New scales and minima of block b for the rows of one panel, codes fixed, each taken where L falls: first
+// the super-scales together, then every sub-block's own. h [columns of the block, same] is H_d's diagonal
+// block, gradient [columns of the block, ld] that of the errors, which follows the moves; so do the losses.
+void RefitBlock(const ColumnProblem& problem, int64_t b, int64_t row, MatView<const float> h,
+                MatView<float> gradient, BlockRefitWork& work, ColumnCoding& coding);
 
 }  // namespace planish

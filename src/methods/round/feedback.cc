@@ -5,6 +5,8 @@
 
 #include <fmt/format.h>
 
+#include "grids/gguf_decode.h"
+#include "grids/gguf_encode.h"
 #include "math/gemm.h"
 #include "methods/round/columns.h"
 
@@ -31,6 +33,29 @@ void CheckArguments(MatView<const float> w, const GridSpec& grid) {
   PLANISH_CHECK(wrong.empty()) << wrong;
 }
 
+// The parameters of all groups of one coding for another.
+void CopyGrid(const ColumnProblem& problem, const ColumnCoding& from, ColumnCoding& to) {
+  const auto copy = [&](const auto& source, auto& target) {
+    std::copy_n(source.data(), source.rows() * problem.ld, target.data());
+  };
+  copy(from.scales, to.scales);
+  copy(from.zeros, to.zeros);
+  copy(from.sets, to.sets);
+  copy(from.super_scales, to.super_scales);
+  copy(from.super_mins, to.super_mins);
+  copy(from.steps, to.steps);
+  copy(from.min_steps, to.min_steps);
+}
+
+// A grid in blocks must fit the rows; the caller has already let it give way (FitToRows).
+Status CheckBlocks(const GridSpec& grid, int64_t cols) {
+  if (!grid.InBlocks() || (InfoOf(grid.block_type).encodes && cols % grid.group == 0)) return {};
+  return InputError(
+      fmt::format("rows of {} values are a multiple of no block of GGUF types, expected one of 32; a rule "
+                  "with skip = true leaves the tensor as it is",
+                  cols));
+}
+
 // True when positions [k * size, (k + 1) * size) are the columns of one group, for every k.
 bool GroupsStayWhole(const std::vector<int32_t>& order, int64_t size) {
   for (size_t i = 0; i < order.size(); ++i) {
@@ -44,6 +69,7 @@ bool GroupsStayWhole(const std::vector<int32_t>& order, int64_t size) {
 
 Result<Rounded> RoundWithFeedback(const Context& context, MatView<const float> w, const SiteFactor& site,
                                   const GridSpec& grid, const FeedbackOptions& options) {
+  PLANISH_RETURN_IF_ERROR(CheckBlocks(grid, w.cols));
   CheckArguments(w, grid);
   PLANISH_CHECK(site.r.rows() == w.cols) << "factor of " << site.r.rows() << " inputs, weight of " << w.cols;
   PLANISH_CHECK(options.block > 0 && options.refit_rounds >= 0);
@@ -57,41 +83,50 @@ Result<Rounded> RoundWithFeedback(const Context& context, MatView<const float> w
   RoundNearest(problem, scratch, best);
   Rounded rounded;
   rounded.loss_nearest = UndampedLoss(problem, best);
-  const auto use_grid_of_best = [&] {
-    std::copy_n(best.scales.data(), best.scales.rows() * problem.ld, candidate.scales.data());
-    std::copy_n(best.zeros.data(), best.zeros.rows() * problem.ld, candidate.zeros.data());
-    std::copy_n(best.sets.data(), best.sets.rows() * problem.ld, candidate.sets.data());
-  };
-  use_grid_of_best();
+  CopyGrid(problem, best, candidate);
   PLANISH_RETURN_IF_ERROR(RoundFeedback(problem, options, dynamic, scratch, candidate));
   rounded.rows_nearest = problem.rows - TakeBetterRows(problem, candidate, best);
 
   const std::vector<double> before = best.losses;
   for (int round = 0; round < options.refit_rounds; ++round) {
     PLANISH_RETURN_IF_ERROR(RefitSweep(problem, options.polish, scratch, best));
-    use_grid_of_best();
+    CopyGrid(problem, best, candidate);
     PLANISH_RETURN_IF_ERROR(RoundFeedback(problem, options, /*dynamic=*/false, scratch, candidate));
     TakeBetterRows(problem, candidate, best);
   }
   for (int64_t r = 0; r < problem.rows; ++r) rounded.rows_refitted += best.losses[r] < before[r];
   rounded.loss = UndampedLoss(problem, best);
-  rounded.matrix = ToMatrix(problem, best);
+  if (grid.InBlocks()) {
+    rounded.blocks = ToBlocks(problem, best);
+  } else {
+    rounded.matrix = ToMatrix(problem, best);
+  }
   return rounded;
 }
 
 Result<Rounded> RoundToNearest(const Context& context, MatView<const float> w, MatView<const float> h,
                                const GridSpec& grid, ClipSearch search) {
+  PLANISH_RETURN_IF_ERROR(CheckBlocks(grid, w.cols));
   CheckArguments(w, grid);
   PLANISH_CHECK(h.rows == h.cols && (h.rows == 0 || h.rows == w.cols)) << h.rows << " x " << h.cols;
   PLANISH_RETURN_IF_ERROR(CheckFinite(w));
   std::vector<float> diag(h.rows);
   for (int64_t i = 0; i < h.rows; ++i) diag[i] = h(i, i);
   Rounded rounded;
-  rounded.matrix = FitGrid(context, w, diag, grid, search);
-  EncodeAll(context, w, rounded.matrix);
   Mat<float> w_hat(w.rows, w.cols);
-  context.pool->ParallelFor(w.rows,
-                            [&](int64_t i) { DecodeRow(rounded.matrix, i, 0, w.cols, w_hat.row(i)); });
+  if (grid.InBlocks()) {
+    const int64_t row_bytes = GgufRowBytes(grid.block_type, w.cols);
+    rounded.blocks = Buffer(static_cast<size_t>(w.rows * row_bytes));
+    EncodeBlocks(context, grid.block_type, w, diag, rounded.blocks.data());
+    context.pool->ParallelFor(w.rows, [&](int64_t i) {
+      DecodeBlockRow(grid.block_type, rounded.blocks.data() + i * row_bytes, 0, w.cols, w_hat.row(i));
+    });
+  } else {
+    rounded.matrix = FitGrid(context, w, diag, grid, search);
+    EncodeAll(context, w, rounded.matrix);
+    context.pool->ParallelFor(w.rows,
+                              [&](int64_t i) { DecodeRow(rounded.matrix, i, 0, w.cols, w_hat.row(i)); });
+  }
   rounded.loss = LayerLoss(context, w, w_hat, h);
   rounded.loss_nearest = rounded.loss;
   rounded.rows_nearest = w.rows;

@@ -18,6 +18,7 @@
 #include "base/check.h"
 #include "base/context.h"
 #include "grids/grid.h"
+#include "tensor/buffer.h"
 #include "tensor/view.h"
 
 namespace planish {
@@ -64,6 +65,7 @@ Result<SiteFactor> FactorSite(const Context& context, MatView<const float> h, in
 
 struct Rounded {
   GridMatrix matrix;
+  Buffer blocks;              // [rows, GgufRowBytes] instead of `matrix`, for grids in blocks
   double loss = 0;            // tr(E H E^T), undamped H
   double loss_nearest = 0;    // the same for the nearest codes on the first grid (round to nearest)
   int64_t rows_nearest = 0;   // rows that kept their nearest codes
@@ -71,7 +73,8 @@ struct Rounded {
 };
 
 // w [m, n]. The damped loss of a row is never above that of nearest rounding on the static grid: where
-// feedback would lose, the nearest codes are kept. Errors: NaN or infinity in w, interrupted.
+// feedback would lose, the nearest codes are kept. Losses are those of the stored form: fp16 scales, whole
+// steps, the bytes of blocks. Errors: NaN or infinity in w, interrupted, rows that no block fits.
 Result<Rounded> RoundWithFeedback(const Context& context, MatView<const float> w, const SiteFactor& site,
                                   const GridSpec& grid, const FeedbackOptions& options);
 // Round to nearest. h [n, n] gives the loss and, by its diagonal, the weights of the search; with an

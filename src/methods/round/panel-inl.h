@@ -6,6 +6,7 @@
 // 32 KB). At B = 128 and n = 4096 this is 3 % of the multiply-adds of the layer.
 #pragma once
 
+#include "grids/gguf_table-inl.h"
 #include "grids/lanes-inl.h"
 #include "methods/round/panel.h"
 
@@ -54,7 +55,22 @@ inline Rounding RoundLevels(const PanelBlock& b, int64_t at, Lanes t) {
   return r;
 }
 
-enum class Form { kWhole, kFine, kLevels };
+// (code + low) * scale + minimum. A scale of 0 gives infinity or NaN, which the clamp takes to a code.
+inline Rounding RoundMinimum(const PanelBlock& b, int64_t group, int64_t at, Lanes t) {
+  const Lanes s = Load(b.scales + group * b.ld + at), m = Load(b.zeros + group * b.ld + at);
+  const Lanes low = Set(b.low_code), high = Set(b.low_code + b.max_code);
+  const Lanes a = Min(Max(RoundEven(Div(Sub(t, m), s)), low), high);
+  return {Add(Mul(a, s), m), Sub(a, low)};
+}
+
+inline Rounding RoundTable(const PanelBlock& b, int64_t group, int64_t at, Lanes t) {
+  const Lanes s = Load(b.scales + group * b.ld + at);
+  Rounding r;
+  r.value = Mul(NearestOfTable(Div(t, s), &r.code), s);
+  return r;
+}
+
+using Form = PanelBlock::Form;
 
 template <Form kForm>
 inline void RoundAs(const PanelBlock& b, int64_t begin, int64_t end) {
@@ -70,8 +86,12 @@ inline void RoundAs(const PanelBlock& b, int64_t begin, int64_t end) {
       const Lanes w_v = Load(w + at);
       const Lanes t = Fma(acc[v], inv, w_v);
       Rounding r;
-      if constexpr (kForm == Form::kLevels) {
+      if constexpr (kForm == Form::kValues) {
         r = RoundLevels(b, at, t);
+      } else if constexpr (kForm == Form::kMinimum) {
+        r = RoundMinimum(b, b.groups[j], at, t);
+      } else if constexpr (kForm == Form::kTable) {
+        r = RoundTable(b, b.groups[j], at, t);
       } else {
         r = RoundUniform<kForm == Form::kFine>(b, b.groups[j], at, t);
       }
@@ -83,15 +103,24 @@ inline void RoundAs(const PanelBlock& b, int64_t begin, int64_t end) {
 }
 
 inline void RoundBody(const PanelBlock& b, int64_t begin, int64_t end) {
-  if (b.values != nullptr) return RoundAs<Form::kLevels>(b, begin, end);
-  if (b.fine_zeros) return RoundAs<Form::kFine>(b, begin, end);
-  RoundAs<Form::kWhole>(b, begin, end);
+  switch (b.form) {
+    case Form::kWhole:
+      return RoundAs<Form::kWhole>(b, begin, end);
+    case Form::kFine:
+      return RoundAs<Form::kFine>(b, begin, end);
+    case Form::kMinimum:
+      return RoundAs<Form::kMinimum>(b, begin, end);
+    case Form::kTable:
+      return RoundAs<Form::kTable>(b, begin, end);
+    case Form::kValues:
+      return RoundAs<Form::kValues>(b, begin, end);
+  }
 }
 
-inline void FeedBody(const PanelBlock& b, int64_t first, int64_t begin, int64_t end) {
+inline void FeedBody(const PanelBlock& b, int64_t first, int64_t last, int64_t begin, int64_t end) {
   for (int64_t j = begin; j < end; ++j) {
     Lanes acc[kVectors];
-    Feed(b, j, first, begin, acc);
+    Feed(b, j, first, last, acc);
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) Store(b.acc + j * b.ld + v * Lanes::kWidth, acc[v]);
   }

@@ -5,8 +5,8 @@
 namespace planish {
 
 void RoundPanelScalar(const PanelBlock& block, int64_t begin, int64_t end) { RoundBody(block, begin, end); }
-void FeedPanelScalar(const PanelBlock& block, int64_t first, int64_t begin, int64_t end) {
-  FeedBody(block, first, begin, end);
+void FeedPanelScalar(const PanelBlock& block, int64_t first, int64_t last, int64_t begin, int64_t end) {
+  FeedBody(block, first, last, begin, end);
 }
 void TargetPanelScalar(const PanelBlock& block, int64_t begin, int64_t end, float* targets) {
   TargetBody(block, begin, end, targets);
@@ -20,12 +20,12 @@ void RoundPanel(Isa isa, const PanelBlock& block, int64_t begin, int64_t end) {
   RoundPanelScalar(block, begin, end);
 }
 
-void FeedPanel(Isa isa, const PanelBlock& block, int64_t first, int64_t begin, int64_t end) {
+void FeedPanel(Isa isa, const PanelBlock& block, int64_t first, int64_t last, int64_t begin, int64_t end) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return FeedPanelAvx512(block, first, begin, end);
-  if (isa == Isa::kAvx2) return FeedPanelAvx2(block, first, begin, end);
+  if (isa == Isa::kAvx512) return FeedPanelAvx512(block, first, last, begin, end);
+  if (isa == Isa::kAvx2) return FeedPanelAvx2(block, first, last, begin, end);
 #endif
-  FeedPanelScalar(block, first, begin, end);
+  FeedPanelScalar(block, first, last, begin, end);
 }
 
 void TargetPanel(Isa isa, const PanelBlock& block, int64_t begin, int64_t end, float* targets) {

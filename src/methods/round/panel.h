@@ -24,9 +24,13 @@ struct PanelBlock {
   const float* coefficients = nullptr;  // [j * coefficients_ld + i] = weight of error i in column j, i < j
   int64_t coefficients_ld = 0;
   const float* inv_diag = nullptr;  // t_j = w_j + acc_j * inv_diag[j]
+  // How a value is made of its code: (code - zero) * scale with a whole zero or any; (code + low_code) *
+  // scale
+  // + zero; the IQ4 table's entry times scale; or one of `values`. Scales may be negative in the last three.
+  enum class Form : uint8_t { kWhole, kFine, kMinimum, kTable, kValues } form = Form::kWhole;
   float max_code = 0;
-  bool fine_zeros = false;  // zeros need not be whole
-  // Grids of levels, one group at a time: the values [num_levels][kPanelRows] of its codes, ascending in
+  float low_code = 0;  // kMinimum
+  // kValues, one group at a time: the values [num_levels][kPanelRows] of its codes, ascending in
   // every row, and the midpoints between value i - 1 and i at [i]. Scales and zeros are not read then.
   const float* values = nullptr;
   const float* midpoints = nullptr;
@@ -36,23 +40,23 @@ struct PanelBlock {
 // For columns j in [begin, end): acc_j += sum_{begin <= i < j} e_i c_ij, i ascending; then
 // q_j = the nearest value of the grid to t_j (EncodeNearest) and e_j = w_j - q_j.
 void RoundPanel(Isa isa, const PanelBlock& block, int64_t begin, int64_t end);
-// For columns j in [begin, end): acc_j += sum_{first <= i < begin} e_i c_ij. With RoundPanel from
-// `begin` this continues the same chain of fused multiply-adds.
-void FeedPanel(Isa isa, const PanelBlock& block, int64_t first, int64_t begin, int64_t end);
+// For columns j in [begin, end): acc_j += sum_{first <= i < last} e_i c_ij. With last = begin, RoundPanel
+// from `begin` continues the same chain of fused multiply-adds.
+void FeedPanel(Isa isa, const PanelBlock& block, int64_t first, int64_t last, int64_t begin, int64_t end);
 // What columns [begin, end) would be if their errors could cancel all that was fed into them: t_j as in
 // RoundPanel with q_j = t_j, so that (E R)_j = 0. targets[(j - begin) * kPanelRows + row]. Overwrites e of
 // these columns and leaves acc.
 void TargetPanel(Isa isa, const PanelBlock& block, int64_t begin, int64_t end, float* targets);
 
 void RoundPanelScalar(const PanelBlock& block, int64_t begin, int64_t end);
-void FeedPanelScalar(const PanelBlock& block, int64_t first, int64_t begin, int64_t end);
+void FeedPanelScalar(const PanelBlock& block, int64_t first, int64_t last, int64_t begin, int64_t end);
 void TargetPanelScalar(const PanelBlock& block, int64_t begin, int64_t end, float* targets);
 #if defined(__x86_64__)
 void RoundPanelAvx2(const PanelBlock& block, int64_t begin, int64_t end);
-void FeedPanelAvx2(const PanelBlock& block, int64_t first, int64_t begin, int64_t end);
+void FeedPanelAvx2(const PanelBlock& block, int64_t first, int64_t last, int64_t begin, int64_t end);
 void TargetPanelAvx2(const PanelBlock& block, int64_t begin, int64_t end, float* targets);
 void RoundPanelAvx512(const PanelBlock& block, int64_t begin, int64_t end);
-void FeedPanelAvx512(const PanelBlock& block, int64_t first, int64_t begin, int64_t end);
+void FeedPanelAvx512(const PanelBlock& block, int64_t first, int64_t last, int64_t begin, int64_t end);
 void TargetPanelAvx512(const PanelBlock& block, int64_t begin, int64_t end, float* targets);
 #endif
 

@@ -79,19 +79,24 @@ constexpr int64_t kSuperColumns = 512;
 class Sweep {
  public:
   Sweep(const ColumnProblem& problem, ColumnScratch& scratch, ColumnCoding& coding)
-      : p_(problem), c_(coding), e_(scratch.e), gradients_(scratch.block) {
+      : p_(problem),
+        c_(coding),
+        e_(scratch.e),
+        gradients_(scratch.block),
+        block_work_(static_cast<size_t>(problem.context->pool->NumThreads())) {
     e_.Resize(p_.cols(), p_.ld);
-    const int64_t size = std::min(p_.grid.GroupSize(p_.cols()), p_.cols());
+    const int64_t size = std::min(p_.BlockColumns(), p_.cols());
     groups_at_once_ = std::max<int64_t>(1, kSuperColumns / size);
     gradients_.Resize(std::min(groups_at_once_ * size, p_.cols()), p_.ld);
     for (Mat<float>* m : {&a_, &ha_, &moved_, &old_}) m->Resize(size, p_.ld);
     columns_.resize(size);
     for (int64_t j = 0; j < size; ++j) columns_[j] = static_cast<int32_t>(j);
-    groups_.assign(size, 0);
+    groups_.resize(size);
+    for (int64_t j = 0; j < size; ++j) groups_[j] = static_cast<int32_t>(j / p_.GroupColumns());
   }
 
   Status Run(bool polish) {
-    const int64_t n = p_.cols(), size = p_.grid.GroupSize(n);
+    const int64_t n = p_.cols(), size = p_.BlockColumns();
     ForPanels([&](int64_t row) {
       for (int64_t j = 0; j < n; ++j) Errors(j, row);
     });
@@ -117,10 +122,8 @@ class Sweep {
   }
 
   void Errors(int64_t j, int64_t row) {
-    const int64_t g = j / p_.grid.GroupSize(p_.cols());
-    for (int64_t r = row; r < row + kPanelRows; ++r) {
-      e_(j, r) = p_.w(j, r) - Unscaled(p_, c_, j, g, r) * c_.scales(g, r);
-    }
+    const int64_t g = j / p_.GroupColumns();
+    for (int64_t r = row; r < row + kPanelRows; ++r) e_(j, r) = p_.w(j, r) - CodedValue(p_, c_, j, g, r);
   }
 
   void Group(int64_t g, int64_t begin, int64_t count, bool polish) {
@@ -130,17 +133,32 @@ class Sweep {
     ForPanels([&](int64_t row) {
       for (int64_t k = 0; k < count; ++k) {
         for (int64_t r = row; r < row + kPanelRows; ++r) {
-          a_(k, r) = Unscaled(p_, c_, begin + k, g, r);
           gradient_(k, r) += lambda * e_(begin + k, r);
           old_(k, r) = e_(begin + k, r);
         }
       }
     });
     Mat<float> h_gg(count, count);
+    std::vector<float> inv_diag(count);
     for (int64_t k = 0; k < count; ++k) {
       std::copy_n(h.row(begin + k), count, h_gg.row(k));
       h_gg(k, k) += lambda;
+      inv_diag[k] = 1.0f / h_gg(k, k);
     }
+    if (p_.grid.InBlocks()) {
+      p_.context->pool->ParallelFor(p_.num_panels(), [&](int64_t panel, int worker) {
+        const int64_t row = panel * kPanelRows;
+        RefitBlock(p_, g, row, h_gg, gradient_, block_work_[static_cast<size_t>(worker)], c_);
+        for (int64_t k = 0; k < count; ++k) Errors(begin + k, row);
+        if (polish) Polish(g, begin, row, h_gg, inv_diag);
+      });
+      return;
+    }
+    ForPanels([&](int64_t row) {
+      for (int64_t k = 0; k < count; ++k) {
+        for (int64_t r = row; r < row + kPanelRows; ++r) a_(k, r) = Unscaled(p_, c_, begin + k, g, r);
+      }
+    });
     MatMulTN(*p_.context, h_gg, PaddedRows(p_, a_, count), PaddedRows(p_, ha_, count));
     std::vector<double> h_one(count, 0.0);
     double one_h_one = 0;
@@ -148,8 +166,6 @@ class Sweep {
       for (int64_t i = 0; i < count; ++i) h_one[k] += h_gg(k, i);
       one_h_one += h_one[k];
     }
-    std::vector<float> inv_diag(count);
-    for (int64_t k = 0; k < count; ++k) inv_diag[k] = 1.0f / h_gg(k, k);
     ForPanels([&](int64_t row) {
       Refit(g, begin, row, h_one, one_h_one);
       if (polish) Polish(g, begin, row, h_gg, inv_diag);
@@ -212,15 +228,15 @@ class Sweep {
   // present values, the "errors" their moves, and H_gg takes the place of R.
   void Polish(int64_t g, int64_t begin, int64_t row, MatView<const float> h_gg,
               const std::vector<float>& inv_diag) {
-    const int64_t count = h_gg.rows;
+    const int64_t count = h_gg.rows, first = g * p_.GroupsOfBlock();
     for (int64_t k = 0; k < count; ++k) {
-      float* a = a_.row(k) + row;
-      for (int64_t r = 0; r < kPanelRows; ++r) a[r] *= c_.scales(g, row + r);
+      const int64_t own = first + groups_[static_cast<size_t>(k)];
+      for (int64_t r = row; r < row + kPanelRows; ++r) a_(k, r) = CodedValue(p_, c_, begin + k, own, r);
     }
     PanelBlock block{.w = a_.data() + row,
                      .codes = c_.codes.row(begin) + row,
-                     .scales = c_.scales.row(g) + row,
-                     .zeros = c_.zeros.row(g) + row,
+                     .scales = c_.scales.row(first) + row,
+                     .zeros = c_.zeros.row(first) + row,
                      .columns = columns_.data(),
                      .groups = groups_.data(),
                      .acc = gradient_.data + row,
@@ -228,11 +244,10 @@ class Sweep {
                      .ld = p_.ld,
                      .coefficients = h_gg.data,
                      .coefficients_ld = h_gg.stride,
-                     .inv_diag = inv_diag.data(),
-                     .max_code = static_cast<float>((1 << p_.grid.bits) - 1),
-                     .fine_zeros = p_.grid.ZeroBits() > p_.grid.bits};
+                     .inv_diag = inv_diag.data()};
+    DescribeCodes(p_, block);
     GroupValues values;
-    if (!p_.grid.Uniform()) {
+    if (block.form == PanelBlock::Form::kValues) {
       values.Make(p_, c_, g, row);
       values.Use(block);
     }
@@ -258,6 +273,7 @@ class Sweep {
   Mat<float> a_, ha_, moved_;
   Mat<float> old_;                         // [group, ld] the group's errors before the step, then their moves
   std::vector<int32_t> columns_, groups_;  // positions and group of the kernel's block
+  std::vector<BlockRefitWork> block_work_;
 };
 
 }  // namespace

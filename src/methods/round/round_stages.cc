@@ -2,7 +2,8 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
+#include "grids/gguf_fit.h"
+#include "methods/options.h"
 
 namespace planish {
 namespace {
@@ -18,7 +19,7 @@ std::vector<OptionSpec> GridOptions() {
        0,
        1 << 20,
        {},
-       "columns that share a scale; 0: the whole row (MX and NVFP4 have their own groups and scales)"},
+       "columns that share a scale; 0: the whole row (MX, NVFP4 and the types of GGUF have their own)"},
       {"scale_bits",
        int64_t{16},
        4,
@@ -41,16 +42,55 @@ std::vector<OptionSpec> GridOptions() {
   };
 }
 
+// The grid of the name or of `bits`, with its own groups and scales.
+GridSpec NamedGridOf(const Options& o) {
+  if (o.Text("grid") != "int") return *FindGrid(o.Text("grid"));
+  GridSpec grid;
+  grid.bits = static_cast<int>(o.Int("bits"));
+  return grid;
+}
+
+// An option that the grid does not have must keep its default: it would be ignored.
+Status CheckGridOptions(const Options& o) {
+  static const std::vector<OptionSpec> kSpecs = GridOptions();
+  const std::string& name = o.Text("grid");
+  const GridSpec grid = NamedGridOf(o);
+  const auto only_default = [&](const char* option, const std::string& reason) -> Status {
+    const OptionValue& fallback = FindOption(kSpecs, option)->fallback;
+    const OptionValue& value = o.values().at(option);
+    if (value == fallback) return {};
+    return InputError(fmt::format("option '{}': {} does not go with grid '{}', {}; leave it at {}", option,
+                                  OptionText(value), name, reason, OptionText(fallback)));
+  };
+  if (name != "int") PLANISH_RETURN_IF_ERROR(only_default("bits", "whose codes have bits of their own"));
+  if (grid.InBlocks() || grid.scale != ScaleKind::kHalf) {
+    const char* reason = grid.InBlocks() ? "a block type with groups and scales of its own"
+                                         : "which has groups and scales of its own";
+    PLANISH_RETURN_IF_ERROR(only_default("group", reason));
+    PLANISH_RETURN_IF_ERROR(only_default("scale_bits", reason));
+  }
+  if (grid.InBlocks()) {
+    PLANISH_RETURN_IF_ERROR(only_default("search", "whose scales are always searched"));
+  }
+  if (!grid.Uniform()) {
+    PLANISH_RETURN_IF_ERROR(only_default("symmetric", "which has no zeros"));
+    return only_default("zero_bits", "which has no zeros");
+  }
+  if (o.Bool("symmetric")) return only_default("zero_bits", "which is symmetric");
+  const int64_t zero_bits = o.Int("zero_bits");
+  if (zero_bits != 0 && zero_bits < grid.bits) {
+    return InputError(
+        fmt::format("option 'zero_bits': {} bits do not reach every code of {} bits, expected 0 or {} to 8",
+                    zero_bits, grid.bits, grid.bits));
+  }
+  return {};
+}
+
 }  // namespace
 
-// MX and NVFP4 fix groups and scales; group and scale_bits say nothing about them.
-GridSpec GridOfOptions(const Options& o) {
-  GridSpec grid;
-  if (o.Text("grid") == "int") {
-    grid.bits = static_cast<int>(o.Int("bits"));
-  } else {
-    grid = *FindGrid(o.Text("grid"));
-  }
+GridSpec GridOfOptions(const Options& o, int64_t cols) {
+  GridSpec grid = NamedGridOf(o);
+  if (grid.InBlocks()) return FitToRows(grid, cols);
   if (grid.scale == ScaleKind::kHalf) {
     grid.group = o.Int("group");
     if (o.Int("scale_bits") < 16) {
@@ -60,8 +100,8 @@ GridSpec GridOfOptions(const Options& o) {
   }
   if (grid.Uniform()) {
     grid.symmetric = o.Bool("symmetric");
-    // More bits than a code's are a finer zero; fewer would not reach every code.
-    if (grid.HasZeros()) grid.zero_bits = std::max(grid.bits, static_cast<int>(o.Int("zero_bits")));
+    // More bits than a code's are a finer zero.
+    if (grid.HasZeros() && o.Int("zero_bits") > 0) grid.zero_bits = static_cast<int>(o.Int("zero_bits"));
   }
   return grid;
 }
@@ -86,13 +126,27 @@ FeedbackOptions ReadFeedback(const Options& o) {
   return f;
 }
 
+// What was rounded as a part of the solution; a block type that gave way is told.
+void TakeMatrix(Rounded& rounded, const Options& o, const GridSpec& grid, MatView<const float> w,
+                LayerSolution& solution) {
+  if (!grid.InBlocks()) {
+    solution.matrix = PackCodes(rounded.matrix);
+    return;
+  }
+  solution.matrix = BlockMatrix(grid.block_type, w.rows, w.cols, std::move(rounded.blocks));
+  const GgufType wanted = NamedGridOf(o).block_type;
+  if (wanted != grid.block_type) {
+    solution.warnings.push_back("made of " + FallbackText(wanted, grid.block_type, w.cols));
+  }
+}
+
 Status SolveRtn(const Context& context, std::span<const LayerProblem> problems,
                 std::span<const Options> options, std::span<LayerSolution> solutions) {
   for (size_t i = 0; i < problems.size(); ++i) {
-    auto rounded = RoundToNearest(context, problems[i].w, problems[i].h, GridOfOptions(options[i]),
-                                  ReadSearch(options[i]));
+    const GridSpec grid = GridOfOptions(options[i], problems[i].w.cols);
+    auto rounded = RoundToNearest(context, problems[i].w, problems[i].h, grid, ReadSearch(options[i]));
     if (!rounded.ok()) return rounded.error().At(problems[i].name);
-    solutions[i].matrix = PackCodes(rounded->matrix);
+    TakeMatrix(*rounded, options[i], grid, problems[i].w, solutions[i]);
     solutions[i].loss_nearest = rounded->loss;
     solutions[i].steps.push_back({"rtn", rounded->loss, ""});
   }
@@ -103,11 +157,11 @@ Status SolveGptq(const Context& context, std::span<const LayerProblem> problems,
                  std::span<const Options> options, std::span<LayerSolution> solutions) {
   for (size_t i = 0; i < problems.size(); ++i) {
     const SiteFactor& site = *problems[i].factor;
-    auto rounded =
-        RoundWithFeedback(context, problems[i].w, site, GridOfOptions(options[i]), ReadFeedback(options[i]));
+    const GridSpec grid = GridOfOptions(options[i], problems[i].w.cols);
+    auto rounded = RoundWithFeedback(context, problems[i].w, site, grid, ReadFeedback(options[i]));
     if (!rounded.ok()) return rounded.error().At(problems[i].name);
     LayerSolution& solution = solutions[i];
-    solution.matrix = PackCodes(rounded->matrix);
+    TakeMatrix(*rounded, options[i], grid, problems[i].w, solution);
     solution.loss_nearest = rounded->loss_nearest;
     solution.steps.push_back({"gptq", rounded->loss, ""});
     if (site.retries > 0) {
@@ -125,8 +179,8 @@ Status SolveGptq(const Context& context, std::span<const LayerProblem> problems,
 }  // namespace
 
 const SolveStage& RtnStage() {
-  static const SolveStage stage = {
-      "rtn", "round to nearest", StageKind::kRound, false, GridOptions(), SolveRtn, nullptr};
+  static const SolveStage stage = {"rtn",         "round to nearest", StageKind::kRound, false,
+                                   GridOptions(), SolveRtn,           nullptr,           CheckGridOptions};
   return stage;
 }
 
@@ -138,7 +192,8 @@ const SolveStage& GptqStage() {
                     true,
                     GridOptions(),
                     SolveGptq,
-                    ReadFeedback};
+                    ReadFeedback,
+                    CheckGridOptions};
     s.options.push_back({"damping", 0.01, 0, 10, {}, "added to the diagonal of H, relative to its mean"});
     s.options.push_back({"order",
                          std::string("group_aware"),

@@ -1,0 +1,82 @@
+// The list of formats. A format is added by its own file and one row here.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+
+#include "base/names.h"
+#include "export/gguf_export.h"
+#include "export/target.h"
+
+namespace planish {
+namespace {
+
+std::string Lower(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return text;
+}
+
+std::vector<std::string> GgufTypes() {
+  std::vector<std::string> names = {"q8_0"};
+  for (const char* name : {"f32", "f16", "bf16"}) names.push_back(name);
+  for (const GgufTypeInfo& info : AllGgufTypes()) {
+    if (info.encodes && info.type != GgufType::kQ8_0) names.push_back(Lower(info.name));
+  }
+  return names;
+}
+
+Result<Converted> WriteGguf(const Context& context, const Model& model, const ConvertOptions& options,
+                            const std::string& output) {
+  const GgufExport gguf{.type = ParseGgufType(options.type).value(),
+                        .merge = options.paths == Paths::kMerge,
+                        .drop_paths = options.paths == Paths::kDrop,
+                        .importance = options.importance};
+  PLANISH_TRY(GgufExported done, ExportGguf(context, model, gguf, output));
+  return Converted{done.tensors, done.bytes, std::move(done.notes)};
+}
+
+constexpr ConvertTarget kTargets[] = {
+    {"gguf", "one file for llama.cpp and what is built on it", GgufTypes, false, WriteGguf,
+     /*takes_importance=*/true},
+};
+
+std::string Listing() {
+  std::vector<std::string> lines;
+  for (const ConvertTarget& target : kTargets) {
+    std::string line = target.name;
+    if (target.types != nullptr) {
+      const auto types = target.types();
+      line = target.type_optional ? fmt::format("{0}, {0}:TYPE", line) : fmt::format("{}:TYPE", line);
+      line += fmt::format(" (TYPE: {})", fmt::join(types, ", "));
+    }
+    lines.push_back(std::move(line));
+  }
+  return fmt::format("{}", fmt::join(lines, "; "));
+}
+
+}  // namespace
+
+std::span<const ConvertTarget> AllConvertTargets() { return kTargets; }
+
+Result<const ConvertTarget*> ParseConvertTarget(const std::string& text, ConvertOptions& options) {
+  const size_t colon = std::min(text.find(':'), text.size());
+  const std::string name = text.substr(0, colon);
+  const auto* target = std::ranges::find_if(kTargets, [&](const auto& t) { return name == t.name; });
+  const auto wrong = [&] {
+    return InputError(fmt::format("--to: expected one of {}; found '{}'", Listing(), Abbreviate(text)));
+  };
+  if (target == std::end(kTargets)) return wrong();
+  const bool given = colon < text.size();
+  if (target->types == nullptr) {
+    if (given) return wrong();
+    return target;
+  }
+  const auto types = target->types();
+  options.type = given ? Lower(text.substr(colon + 1)) : types.front();
+  const bool known = std::ranges::find(types, options.type) != types.end();
+  if (!known || (!given && !target->type_optional)) return wrong();
+  return target;
+}
+
+}  // namespace planish

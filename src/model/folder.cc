@@ -1,0 +1,68 @@
+#include "model/folder.h"
+
+#include "base/file.h"
+#include "formats/gguf_tokenizer.h"
+
+namespace planish {
+namespace {
+
+// Copied as they are when the source has them.
+constexpr const char* kCompanions[] = {"generation_config.json",
+                                       "tokenizer.json",
+                                       "tokenizer_config.json",
+                                       "special_tokens_map.json",
+                                       "tokenizer.model",
+                                       "vocab.json",
+                                       "merges.txt",
+                                       "added_tokens.json",
+                                       "chat_template.jinja"};
+
+// Families that come from GGUF files, and the classes of their models.
+struct ModelClass {
+  const char* family;
+  const char* name;
+};
+constexpr ModelClass kClasses[] = {{"llama", "LlamaForCausalLM"},
+                                   {"mistral", "MistralForCausalLM"},
+                                   {"qwen2", "Qwen2ForCausalLM"},
+                                   {"qwen3", "Qwen3ForCausalLM"}};
+
+}  // namespace
+
+Status CarryCompanions(const Model& model, const std::string& folder) {
+  for (const char* name : kCompanions) {
+    const std::string path = JoinPath(model.path, name);
+    if (!FileExists(path)) continue;
+    PLANISH_TRY(const std::string content, ReadTextFile(path));
+    PLANISH_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(folder, name), content));
+  }
+  if (!FileExists(model.path)) return {};
+  PLANISH_TRY(const auto gguf, GgufFile::Open(model.path));
+  PLANISH_TRY(const std::string tokenizer, TokenizerJsonOf(*gguf));
+  return WriteFileAtomically(JoinPath(folder, "tokenizer.json"), tokenizer);
+}
+
+Result<OrderedJson> OriginalConfig(const Model& model, const std::string& dtype) {
+  OrderedJson config = OrderedJson::parse(DumpJson(model.config));
+  config.erase("quantization_config");
+  const auto scaling = config.find("rope_scaling");
+  if (scaling != config.end() && scaling->is_object() && scaling->value("rope_type", "") == "factors") {
+    return InputError(
+        "rope_scaling: the file states frequencies one by one (rope_freqs.weight), which config.json cannot; "
+        "convert to GGUF, or start from the original model");
+  }
+  config["torch_dtype"] = dtype;
+  config.erase("dtype");
+  if (!config.contains("architectures")) {
+    for (const ModelClass& known : kClasses) {
+      if (model.program.family == known.family) config["architectures"] = {known.name};
+    }
+  }
+  return config;
+}
+
+Status WriteConfig(const OrderedJson& config, const std::string& folder) {
+  return WriteFileAtomically(JoinPath(folder, "config.json"), DumpJson(config, 1) + "\n");
+}
+
+}  // namespace planish

@@ -1,0 +1,106 @@
+// How families are described in GGUF files: one table, gguf_families.cc, that reading and writing share.
+// Architectures, keys and names are llama.cpp's (gguf-py/gguf/constants.py, tensor_mapping.py).
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "formats/gguf.h"
+#include "model/program.h"
+
+namespace planish {
+
+// Without ".weight" and ".bias". A star in the second stands for an expert's number: such tensors of a layer
+// lie together in one.
+struct GgufName {
+  const char* gguf;
+  const char* hf;
+};
+
+// A hyper-parameter: key after "ARCH.", field of config.json.
+struct GgufKey {
+  enum class Kind { kInt, kFloat, kBool } kind;
+  const char* key;
+  const char* field;
+  const char* fallback;  // JSON: what a missing field means; null: the key is left out then
+};
+
+// A field that the architecture leaves no choice in: its value, and what a missing one means, as JSON.
+struct GgufImplied {
+  const char* field;
+  const char* value;
+  const char* fallback;
+};
+
+struct GgufSizes {
+  const char* hidden = "hidden_size";
+  const char* layers = "num_hidden_layers";
+  const char* inter = "intermediate_size";
+  const char* heads = "num_attention_heads";
+  const char* kv_heads = "num_key_value_heads";
+  const char* positions = "max_position_embeddings";
+};
+
+struct GgufFamily {
+  const char* family;      // Program::family
+  const char* model_type;  // of the config that is made of a file
+  const char* arch;        // general.architecture
+  // Of rows that share the architecture, or the family, the first whose tensor is there counts.
+  const char* tensor = nullptr;  // in GGUF's name
+  const char* key = nullptr;     // or whose key is there and not 0, after "ARCH."
+  std::span<const GgufName> top, layer;
+  const char* layer_prefix = "model.layers.";
+  GgufSizes sizes;
+  std::span<const GgufKey> keys;
+  std::span<const GgufImplied> implied;
+  // A tensor of GGUF whose presence is a flag of the config.
+  std::span<const GgufName> flags;
+  const char* eps = "rms_norm_eps";
+  bool layer_norm = false;  // else RMS
+  enum class Rows {
+    kAsIs,
+    kPairs,   // q and k: the halves of a head interleaved
+    kGroups,  // fused q, k, v: all of q, of k, of v; in Hugging Face's each head of k has its q before it
+  } rows = Rows::kAsIs;
+  float norm_plus = 0;            // RMS norms multiply by 1 + w; GGUF stores the sum
+  const char* theta = "10000";    // of the rotation where the config says none, JSON; null: no rotation
+  int unrotated_every = 0;        // above 0: layers that do not rotate, counted from 1
+  bool partial = false;           // heads may be rotated in part
+  bool head_dim = false;          // it may differ from hidden / heads
+  const char* experts = nullptr;  // field with their number
+  bool normalized = false;        // weights of chosen experts are divided by their sum
+};
+
+std::span<const GgufFamily> AllGgufFamilies();
+const GgufFamily* GgufFamilyOf(const Program& program);  // null: none
+// Error: the architecture is not known here; lists those that are.
+Result<const GgufFamily*> GgufFamilyOf(const GgufFile& file);
+
+// Where a tensor of a Hugging Face checkpoint lies: "model.layers.3.mlp.experts.5.up_proj.weight" is expert 5
+// of "blk.3.ffn_up_exps.weight". Nothing where the family has no such tensor.
+struct GgufPlace {
+  std::string name;
+  int64_t expert = -1;
+};
+std::optional<GgufPlace> GgufPlaceOf(const GgufFamily& family, const Program& program,
+                                     const std::string& name);
+// The way back; a star stands for the expert.
+std::optional<std::string> HfNameOf(const GgufFamily& family, const std::string& name);
+
+// The order of a tensor's rows in GGUF.
+struct GgufRowOrder {
+  GgufFamily::Rows kind = GgufFamily::Rows::kAsIs;
+  int64_t heads = 0, kv_heads = 0;
+  // Row of the GGUF tensor -> row of the Hugging Face tensor, of `rows`.
+  int64_t Source(int64_t row, int64_t rows) const;
+  // Whether that many rows are whole heads.
+  bool Fits(int64_t rows) const;
+};
+GgufRowOrder RowOrderOf(const GgufFamily& family, const std::string& gguf_name, int64_t heads,
+                        int64_t kv_heads);
+// True for weights that GGUF stores with norm_plus added.
+bool StoresPlus(const GgufFamily& family, const std::string& gguf_name);
+
+}  // namespace planish
