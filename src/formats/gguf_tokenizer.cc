@@ -135,6 +135,12 @@ Result<std::string> TokenizerJsonOf(const GgufFile& file) {
   return DumpJson(json);
 }
 
+Result<TokenizerFiles> TokenizerFilesOf(const GgufFile& file) {
+  TokenizerFiles files;
+  PLANISH_TRY(files.json, TokenizerJsonOf(file));
+  return files;
+}
+
 Status AddTokenizer(const std::string& text, int64_t vocab, int64_t bos, int64_t eos,
                     GgufMetadata& metadata) {
   PLANISH_TRY(const Json json, ParseJson(text));

@@ -8,10 +8,12 @@
 
 #include "base/file.h"
 #include "base/json.h"
-#include "formats/gguf_tokenizer.h"
+#include "formats/sentencepiece.h"
+#include "formats/sentencepiece_normalizer.h"
 #include "formats/tokenizer_added.h"
 #include "formats/tokenizer_bpe.h"
 #include "formats/tokenizer_decode.h"
+#include "formats/tokenizer_files.h"
 #include "formats/tokenizer_normalize.h"
 #include "formats/tokenizer_split.h"
 #include "formats/tokenizer_unicode.h"
@@ -38,6 +40,29 @@ Result<std::string> ModelType(const Json& model) {
   return JsonString(model, "type", guess);
 }
 
+constexpr std::string_view kSpaceSymbol = "\xE2\x96\x81";  // U+2581
+
+// What a piece contributes to a text.
+std::string PieceText(const SentencePieceModel& model, size_t id) {
+  const Piece& piece = model.pieces[id];
+  if (piece.type == PieceType::kControl) return {};
+  if (piece.type == PieceType::kUnknown) return model.unk_surface;
+  if (piece.type == PieceType::kByte) return std::string(1, static_cast<char>(*FallbackByte(piece.text)));
+  std::string text = piece.text;
+  for (size_t at = text.find(kSpaceSymbol); at != text.npos; at = text.find(kSpaceSymbol, at + 1)) {
+    text.replace(at, kSpaceSymbol.size(), " ");
+  }
+  return text;
+}
+
+Decoder PieceDecoder(const PieceNormalization& normalization) {
+  Decoder decoder;
+  decoder.each_byte = true;
+  if (normalization.add_dummy_prefix) decoder.leading = LeadingSpace::kDropOne;
+  if (normalization.remove_extra_whitespaces) decoder.leading = LeadingSpace::kDropEach;
+  return decoder;
+}
+
 template <typename Model>
 Result<std::unique_ptr<const WordModel>> Own(Result<Model> model) {
   if (!model.ok()) return model.error();
@@ -47,13 +72,15 @@ Result<std::unique_ptr<const WordModel>> Own(Result<Model> model) {
 Result<std::unique_ptr<const WordModel>> ParseModel(const Json& json, const std::string& type,
                                                     bool byte_level) {
   if (type == "BPE") return Own(BpeModel::Parse(json, byte_level));
-  if (type != "Unigram" && type != "WordPiece") {
-    return InputError(fmt::format("type '{}' is not supported (known: BPE, Unigram, WordPiece)", type));
+  if (type != "Unigram" && type != "WordPiece" && type != "WordLevel") {
+    return InputError(
+        fmt::format("type '{}' is not supported (known: BPE, Unigram, WordPiece, WordLevel)", type));
   }
   if (byte_level) {
     return InputError(fmt::format("type '{}' with a ByteLevel pre-tokenizer is not supported", type));
   }
-  return type == "Unigram" ? Own(UnigramModel::Parse(json)) : Own(WordPieceModel::Parse(json));
+  if (type == "Unigram") return Own(UnigramModel::Parse(json));
+  return Own(type == "WordLevel" ? WordPieceModel::ParseWordLevel(json) : WordPieceModel::Parse(json));
 }
 
 }  // namespace
@@ -75,8 +102,14 @@ struct Tokenizer::Impl {
   mutable std::vector<std::unique_ptr<WordModel::Scratch>> free_scratch;
 
   Status Read(const Json& json);
+  Status ReadPieces(const SentencePieceModel& pieces, const Json& added_tokens);
   Status ReadAddedTokens(const Json& json);
-  Status FillBytes();
+  // `text_of` gives what a token decodes to.
+  template <typename TextOf>
+  Status FillBytes(const TextOf& text_of);
+  // Appends a token's bytes to those of the ones before it. *first: there are none; *leading: they are no
+  // text.
+  void AppendToken(int32_t id, bool* first, bool* leading, std::string* bytes) const;
   std::optional<std::string_view> Token(int32_t id) const {
     const auto token = model->vocabulary().Token(id);
     return token ? token : extra.Token(id);
@@ -120,11 +153,12 @@ Status Tokenizer::Impl::ReadAddedTokens(const Json& json) {
   return {};
 }
 
-Status Tokenizer::Impl::FillBytes() {
+template <typename TextOf>
+Status Tokenizer::Impl::FillBytes(const TextOf& text_of) {
   offsets.reserve(static_cast<size_t>(VocabSize()) + 1);
   for (int32_t id = 0; id < VocabSize(); ++id) {
     offsets.push_back(static_cast<uint32_t>(bytes.size()));
-    if (const auto token = Token(id)) bytes.append(decoder.Bytes(*token));
+    if (const auto token = Token(id)) bytes.append(text_of(id, *token));
     if (bytes.size() > UINT32_MAX) return InputError("the tokens' strings exceed 4 GiB");
   }
   offsets.push_back(static_cast<uint32_t>(bytes.size()));
@@ -142,7 +176,29 @@ Status Tokenizer::Impl::Read(const Json& json) {
   PLANISH_RETURN_IF_ERROR(ReadAddedTokens(Member(json, "added_tokens")));
   PLANISH_TRY(post_processor, PostProcessor::Parse(Member(json, "post_processor"), VocabSize()));
   PLANISH_TRY(decoder, Decoder::Parse(Member(json, "decoder")));
-  return FillBytes();
+  return FillBytes([this](int32_t, std::string_view token) { return decoder.Bytes(token); });
+}
+
+Status Tokenizer::Impl::ReadPieces(const SentencePieceModel& pieces, const Json& added_tokens) {
+  PLANISH_TRY(auto step, SentencePieceNormalizer::Make(pieces));
+  normalizer.steps.push_back(std::make_unique<SentencePieceNormalizer>(std::move(step)));
+  auto parsed = pieces.kind == SentencePieceModel::Kind::kBpe ? Own(BpeModel::FromPieces(pieces))
+                                                              : Own(UnigramModel::FromPieces(pieces));
+  if (!parsed.ok()) return parsed.error();
+  model = std::move(parsed).value();
+  PLANISH_RETURN_IF_ERROR(ReadAddedTokens(added_tokens));
+  for (int32_t id = 0; id < model->vocabulary().size(); ++id) {
+    const Piece& piece = pieces.pieces[static_cast<size_t>(id)];
+    if (piece.type != PieceType::kControl && piece.type != PieceType::kUnknown) continue;
+    special[static_cast<size_t>(id)] = true;
+    raw_tokens.Add({.id = id, .content = piece.text, .special = true}, piece.text);
+  }
+  if (pieces.add_bos && pieces.bos >= 0) post_processor.prefix.push_back(pieces.bos);
+  if (pieces.add_eos && pieces.eos >= 0) post_processor.suffix.push_back(pieces.eos);
+  decoder = PieceDecoder(pieces.normalization);
+  return FillBytes([&](int32_t id, std::string_view token) {
+    return id < model->vocabulary().size() ? PieceText(pieces, static_cast<size_t>(id)) : std::string(token);
+  });
 }
 
 // Text between added tokens of the first class: normalized, cut at those of the second, split into
@@ -176,19 +232,48 @@ Status Tokenizer::Impl::EncodeText(std::string_view text, bool recognize_special
   return {};
 }
 
+void Tokenizer::Impl::AppendToken(int32_t id, bool* first, bool* leading, std::string* out) const {
+  if (!std::exchange(*first, false)) out->append(decoder.separator);
+  std::string_view part = Bytes(id);
+  if (*leading && decoder.leading != LeadingSpace::kKeep) {
+    if (!special[static_cast<size_t>(id)] && Token(id)->starts_with(kSpaceSymbol)) {
+      part.remove_prefix(1);
+      *leading = decoder.leading == LeadingSpace::kDropEach;
+    }
+    *leading &= part.empty();
+  }
+  out->append(part);
+}
+
 Tokenizer::Tokenizer() : impl_(std::make_unique<Impl>()) {}
 Tokenizer::~Tokenizer() = default;
 
-Result<std::shared_ptr<const Tokenizer>> Tokenizer::Load(const std::string& folder) {
-  if (FileExists(folder)) {
-    PLANISH_TRY(const auto file, GgufFile::Open(folder));
-    const auto json = TokenizerJsonOf(*file);
-    if (!json.ok()) return json.error().At(folder);
-    return Parse(*json, folder);
+Result<std::shared_ptr<const Tokenizer>> Tokenizer::Load(const std::string& path) {
+  PLANISH_TRY(const TokenizerFiles files, ReadTokenizerFiles(path));
+  return FromFiles(files, path);
+}
+
+Result<std::shared_ptr<const Tokenizer>> Tokenizer::FromFiles(const TokenizerFiles& files,
+                                                              const std::string& name) {
+  if (!files.json.empty()) return Parse(files.json, JoinPath(name, "tokenizer.json"));
+  const std::string path = JoinPath(name, "tokenizer.model");
+  auto model = SentencePieceModel::Parse(files.model);
+  if (!model.ok()) return model.error().At(path);
+  PLANISH_TRY(const std::string added_tokens, ApplyTokenizerConfig(files, &*model));
+  return FromPieces(*model, added_tokens, path);
+}
+
+Result<std::shared_ptr<const Tokenizer>> Tokenizer::FromPieces(const SentencePieceModel& model,
+                                                               std::string_view added_tokens,
+                                                               const std::string& name) {
+  Json list;
+  if (!added_tokens.empty()) {
+    PLANISH_TRY(list, ParseJson(added_tokens));
   }
-  const std::string path = JoinPath(folder, "tokenizer.json");
-  PLANISH_TRY(const std::string text, ReadTextFile(path));
-  return Parse(text, path);
+  std::shared_ptr<Tokenizer> tokenizer(new Tokenizer);
+  const Status status = tokenizer->impl_->ReadPieces(model, list);
+  if (!status.ok()) return status.error().At(name);
+  return std::shared_ptr<const Tokenizer>(std::move(tokenizer));
 }
 
 Result<std::shared_ptr<const Tokenizer>> Tokenizer::Parse(std::string_view json, const std::string& name) {
@@ -245,15 +330,14 @@ std::string Tokenizer::Decode(std::span<const int32_t> ids, bool skip_special) c
     return impl_->decoder.Text(std::move(tokens), true);
   }
   std::string joined;
-  bool first = true;
+  bool first = true, leading = true;
   for (const int32_t id : ids) {
-    if (!impl_->HasToken(id) || (skip_special && IsSpecial(id))) continue;
-    if (!std::exchange(first, false)) joined.append(impl_->decoder.separator);
-    joined.append(impl_->Bytes(id));
+    if (impl_->HasToken(id) && !(skip_special && IsSpecial(id)))
+      impl_->AppendToken(id, &first, &leading, &joined);
   }
   std::string text;
   text.reserve(joined.size());
-  AppendReplacingInvalid(joined, false, &text);
+  AppendReplacingInvalid(joined, false, &text, impl_->decoder.each_byte);
   return text;
 }
 
@@ -273,9 +357,23 @@ std::string StreamDecoder::Push(int32_t id) {
   std::string text;
   if (!impl.HasToken(id)) return text;
   if (!impl.decoder.simple()) return PushSteps(id);
-  if (!std::exchange(first_, false)) held_.append(impl.decoder.separator);
-  held_.append(impl.Bytes(id));
-  held_.erase(0, AppendReplacingInvalid(held_, true, &text));
+  impl.AppendToken(id, &first_, &leading_, &held_);
+  held_.erase(0, AppendReplacingInvalid(held_, true, &text, impl.decoder.each_byte));
+  return text;
+}
+
+// Only the last token is needed: to be written when another one follows (BPE), or to be compared with the
+// next (CTC).
+std::string StreamDecoder::PushContext(int32_t id) {
+  const Tokenizer::Impl& impl = *tokenizer_.impl_;
+  const std::string* previous = pending_.empty() ? nullptr : &pending_[0];
+  std::string token(*impl.Token(id)), text;
+  if (impl.decoder.Is(DecodeStep::kCtc)) {
+    text = impl.decoder.CtcText(token, previous);
+  } else if (previous != nullptr) {
+    text = impl.decoder.BpeText(*previous, false);
+  }
+  pending_.assign(1, std::move(token));
   return text;
 }
 
@@ -283,10 +381,15 @@ std::string StreamDecoder::Push(int32_t id) {
 // does one that ends in U+FFFD, as long as further bytes could complete a character.
 std::string StreamDecoder::PushSteps(int32_t id) {
   const Tokenizer::Impl& impl = *tokenizer_.impl_;
+  if (impl.decoder.Is(DecodeStep::kBpe) || impl.decoder.Is(DecodeStep::kCtc)) return PushContext(id);
   if (first_ && impl.Bytes(id).empty()) return {};
   pending_.emplace_back(*impl.Token(id));
   std::string text = impl.decoder.Text(pending_, first_);
-  const bool cut = text.ends_with("\xEF\xBF\xBD") && FallbackByte(pending_.back()) && pending_.size() < 4;
+  size_t fallback_bytes = 0;
+  while (fallback_bytes < pending_.size() && FallbackByte(pending_[pending_.size() - 1 - fallback_bytes])) {
+    ++fallback_bytes;
+  }
+  const bool cut = text.ends_with("\xEF\xBF\xBD") && fallback_bytes > 0 && fallback_bytes < 4;
   if (cut || (text.empty() && first_)) return {};
   pending_.clear();
   first_ = false;
@@ -294,12 +397,13 @@ std::string StreamDecoder::PushSteps(int32_t id) {
 }
 
 std::string StreamDecoder::Flush() {
+  const Decoder& decoder = tokenizer_.impl_->decoder;
   std::string text;
-  if (!pending_.empty()) text = tokenizer_.impl_->decoder.Text(std::move(pending_), first_);
+  if (!pending_.empty() && !decoder.Is(DecodeStep::kCtc)) text = decoder.Text(std::move(pending_), first_);
   pending_.clear();
-  AppendReplacingInvalid(held_, false, &text);
+  AppendReplacingInvalid(held_, false, &text, decoder.each_byte);
   held_.clear();
-  first_ = true;
+  first_ = leading_ = true;
   return text;
 }
 

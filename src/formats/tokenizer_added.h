@@ -35,6 +35,11 @@ class AddedTokenMatcher {
   // is matched so. An empty one never matches.
   void Add(const AddedToken& token, std::string pattern);
   bool empty() const { return patterns_.empty(); }
+  // Bytes of the longest token at `at` < text.size(); 0: none starts there.
+  size_t MatchLength(std::string_view text, size_t at) const {
+    const int32_t found = starts_[static_cast<uint8_t>(text[at])] ? Longest(text, at) : -1;
+    return found < 0 ? 0 : patterns_[static_cast<size_t>(found)].text.size();
+  }
   // Cuts `text` (valid UTF-8) into tokens and the text between them, in order. Special tokens stay
   // text unless `recognize_special`. lstrip and rstrip tokens swallow white space around them.
   std::vector<Piece> Split(std::string_view text, bool recognize_special) const;

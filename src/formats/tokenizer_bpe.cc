@@ -14,6 +14,8 @@ namespace {
 
 // Below this many symbols a scan for the lowest rank beats a heap.
 constexpr size_t kShortWord = 64;
+// Of continuing_subword_prefix and end_of_word_suffix, which every character may get.
+constexpr size_t kMaxAffixBytes = 64;
 
 // The two parts of a merge: "left right" or ["left", "right"].
 Result<std::pair<std::string, std::string>> MergeParts(const Json& merge) {
@@ -44,6 +46,16 @@ size_t NextSpaceRun(std::string_view text, size_t from) {
   return text.size();
 }
 
+// True for tokens in which a run of space symbols begins behind something else.
+bool ReachesOverSpaces(std::string_view token) {
+  return !token.empty() && NextSpaceRun(token, 0) < token.size();
+}
+
+// Pieces that merging can make. User-defined ones are cut out before.
+bool Joins(const Piece& piece) {
+  return piece.type == PieceType::kNormal || piece.type == PieceType::kUnused;
+}
+
 // A word of at most 24 bytes as three numbers: together with the length they determine it.
 std::array<uint64_t, 3> PackWord(std::string_view word) {
   const char* p = word.data();
@@ -70,17 +82,24 @@ size_t HashWord(const std::array<uint64_t, 3>& key, size_t length) {
 
 void MergeTable::Reserve(size_t merges) {
   const size_t size = std::bit_ceil(merges * 2 + 2);
-  slots_.assign(size, Slot{kFree, 0});
+  slots_.assign(size, Slot{kFree, kNone, -1});
   mask_ = size - 1;
-  joined_.reserve(merges);
 }
 
-void MergeTable::Add(int32_t left, int32_t right, int32_t joined) {
+void MergeTable::Add(int32_t left, int32_t right, int32_t joined, uint32_t rank) {
   const uint64_t key = Key(left, right);
   size_t slot = Hash(key) & mask_;
   while (slots_[slot].key != kFree && slots_[slot].key != key) slot = (slot + 1) & mask_;
-  slots_[slot] = {key, static_cast<uint32_t>(joined_.size())};
-  joined_.push_back(joined);
+  slots_[slot] = {key, rank, joined};
+}
+
+void BpeModel::CharacterTable::Set(uint32_t character, int32_t symbol) {
+  uint16_t& page = index_[character >> 8];
+  if (page == 0) {
+    page = static_cast<uint16_t>(pages_.size());
+    pages_.push_back(EmptyPage());
+  }
+  pages_[page][character & 255] = symbol;
 }
 
 // Large enough for the frequent words of a text, small enough for the second-level cache.
@@ -90,9 +109,13 @@ Status BpeModel::ParseOptions(const Json& json) {
   PLANISH_TRY(const double dropout, JsonNumber(json, "dropout", 0.0));
   if (dropout != 0)
     return InputError(fmt::format("dropout {} is not supported, expected null or 0", dropout));
-  for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
-    PLANISH_TRY(const std::string value, JsonString(json, key, ""));
-    if (!value.empty()) return InputError(fmt::format("{} '{}' is not supported", key, value));
+  PLANISH_TRY(continuing_prefix_, JsonString(json, "continuing_subword_prefix", ""));
+  PLANISH_TRY(end_suffix_, JsonString(json, "end_of_word_suffix", ""));
+  for (const std::string* affix : {&continuing_prefix_, &end_suffix_}) {
+    if (affix->size() > kMaxAffixBytes) {
+      return InputError(fmt::format("a prefix or suffix of {} bytes; at most {} are accepted", affix->size(),
+                                    kMaxAffixBytes));
+    }
   }
   PLANISH_TRY(ignore_merges_, JsonBool(json, "ignore_merges", false));
   PLANISH_TRY(byte_fallback_, JsonBool(json, "byte_fallback", false));
@@ -113,7 +136,9 @@ Status BpeModel::ParseMerges(const Json& json) {
     const auto& [left, right] = *parts;
     int32_t ids[3];
     int n = 0;
-    for (const std::string& token : {left, right, left + right}) {
+    // The prefix of continuations stands in front of the joined token only once.
+    const size_t skip = right.starts_with(continuing_prefix_) ? continuing_prefix_.size() : 0;
+    for (const std::string& token : {left, right, left + right.substr(skip)}) {
       const auto id = vocabulary_.Find(token);
       if (token.empty() || !id) {
         return InputError(fmt::format("{}: '{}' + '{}' needs token '{}', which is not in the vocabulary",
@@ -121,7 +146,7 @@ Status BpeModel::ParseMerges(const Json& json) {
       }
       ids[n++] = *id;
     }
-    merges_.Add(ids[0], ids[1], ids[2]);
+    merges_.Add(ids[0], ids[1], ids[2], static_cast<uint32_t>(i));
   }
   return {};
 }
@@ -133,10 +158,20 @@ Status BpeModel::ResolveSpecials(const Json& json) {
     if (!id) return InputError(fmt::format("unk_token '{}' is not in the vocabulary", unk));
     unk_ = *id;
   }
+  return {};
+}
+
+void BpeModel::FillTables() {
   for (int b = 0; b < 256; ++b) {
     fallback_[b] = vocabulary_.Find(fmt::format("<0x{:02X}>", b)).value_or(-1);
   }
-  return {};
+  for (int32_t id = 0; id < vocabulary_.size(); ++id) {
+    const auto token = vocabulary_.Token(id);
+    if (!token || token->empty() || Utf8Length(token->front()) != token->size()) continue;
+    size_t length = 0;
+    characters_.Set(Utf8Decode(token->data(), &length), id);
+  }
+  cache_slots_ = std::bit_ceil(std::clamp<size_t>(static_cast<size_t>(vocabulary_.size()), 128, 8192) * 2);
 }
 
 Result<BpeModel> BpeModel::Parse(const Json& json, bool byte_level) {
@@ -152,6 +187,7 @@ Result<BpeModel> BpeModel::Parse(const Json& json, bool byte_level) {
   }
   PLANISH_RETURN_IF_ERROR(model.ParseMerges(json));
   PLANISH_RETURN_IF_ERROR(model.ResolveSpecials(json));
+  model.FillTables();
   if (byte_level) {
     for (int b = 0; b < 256; ++b) {
       Initial initial = model.InitialOf(ByteToAlphabet(static_cast<uint8_t>(b)));
@@ -160,16 +196,130 @@ Result<BpeModel> BpeModel::Parse(const Json& json, bool byte_level) {
     }
   }
   model.cut_at_spaces_ = model.CanCutAtSpaces();
-  model.cache_slots_ = std::bit_ceil(std::clamp<size_t>(it->size(), 128, 8192) * 2);
   return model;
 }
 
-BpeModel::Initial BpeModel::InitialOf(std::string_view character) const {
-  if (const auto id = vocabulary_.Find(character)) return {Initial::kIds, {*id}};
+Status BpeModel::AddPieces(const SentencePieceModel& pieces) {
+  for (size_t i = 0; i < pieces.pieces.size(); ++i) {
+    const Piece& piece = pieces.pieces[i];
+    const auto id = static_cast<int32_t>(i);
+    PLANISH_RETURN_IF_ERROR(vocabulary_.Add(piece.text, id));
+    if (piece.type == PieceType::kUserDefined)
+      user_defined_.Add({.id = id, .content = piece.text}, piece.text);
+  }
+  return {};
+}
+
+// The symbol of a part of a piece: a character, or a piece that merging can make; -1: neither.
+int32_t BpeModel::PieceSymbol(const SentencePieceModel& pieces, std::string_view text) {
+  size_t length = 0;
+  const uint32_t character = Utf8Decode(text.data(), &length);
+  if (length < text.size()) {
+    const auto id = vocabulary_.Find(text);
+    return id && Joins(pieces.pieces[static_cast<size_t>(*id)]) ? *id : -1;
+  }
+  if (characters_[character] < 0) {
+    const Initial initial = InitialOf(text);
+    const auto symbol = static_cast<int32_t>(vocabulary_.size() + static_cast<int64_t>(written_.size()));
+    written_[symbol] = initial.kind == Initial::kFallback ? initial.ids : std::vector<int32_t>{unk_};
+    characters_.Set(character, symbol);
+  }
+  return characters_[character];
+}
+
+void BpeModel::AddPieceMerges(const SentencePieceModel& pieces) {
+  struct Merge {
+    int32_t left, right, joined;
+  };
+  std::vector<Merge> merges;
+  std::vector<float> scores;
+  for (size_t i = 0; i < pieces.pieces.size(); ++i) {
+    const Piece& piece = pieces.pieces[i];
+    if (!Joins(piece)) continue;
+    const std::string_view text = piece.text;
+    for (size_t at = Utf8Length(text[0]); at < text.size(); at += Utf8Length(text[at])) {
+      const int32_t left = PieceSymbol(pieces, text.substr(0, at)),
+                    right = PieceSymbol(pieces, text.substr(at));
+      if (left >= 0 && right >= 0) merges.push_back({left, right, static_cast<int32_t>(i)});
+    }
+    scores.push_back(piece.score);
+  }
+  std::ranges::sort(scores, std::greater<>());
+  scores.erase(std::unique(scores.begin(), scores.end()), scores.end());
+  merges_.Reserve(merges.size());
+  for (const Merge& merge : merges) {
+    const float score = pieces.pieces[static_cast<size_t>(merge.joined)].score;
+    const auto rank = std::ranges::lower_bound(scores, score, std::greater<>()) - scores.begin();
+    merges_.Add(merge.left, merge.right, merge.joined, static_cast<uint32_t>(rank));
+  }
+}
+
+// An unused piece is written as what merging its characters gives before they become that piece.
+void BpeModel::AddUnused(int32_t id, std::string_view piece) {
+  std::vector<int32_t> symbols;
+  FillSymbols(piece, &symbols);
+  if (symbols.size() < 2) return;  // a character stays
+  while (symbols.size() > 1) {
+    size_t best = 0;
+    uint32_t lowest = MergeTable::kNone;
+    for (size_t i = 0; i + 1 < symbols.size(); ++i) {
+      const uint32_t rank = merges_.Rank(symbols[i], symbols[i + 1]);
+      if (rank < lowest) lowest = rank, best = i;
+    }
+    if (lowest == MergeTable::kNone) break;
+    const int32_t joined = merges_.Joined(symbols[best], symbols[best + 1]);
+    if (joined == id) break;
+    symbols[best] = joined;
+    symbols.erase(symbols.begin() + static_cast<std::ptrdiff_t>(best) + 1);
+  }
+  std::vector<int32_t> ids;
+  AppendWritten(symbols, &ids);
+  written_[id] = std::move(ids);
+}
+
+Result<BpeModel> BpeModel::FromPieces(const SentencePieceModel& pieces) {
+  BpeModel model;
+  model.from_pieces_ = true;
+  model.byte_fallback_ = pieces.byte_fallback;
+  model.fuse_unk_ = true;
+  model.unk_ = pieces.unk;
+  PLANISH_RETURN_IF_ERROR(model.AddPieces(pieces));
+  model.FillTables();
+  model.AddPieceMerges(pieces);
+  std::vector<int32_t> unused;
+  model.cut_at_spaces_ = model.vocabulary_.Find(kSpaceSymbol).has_value();
+  for (size_t i = 0; i < pieces.pieces.size(); ++i) {
+    const Piece& piece = pieces.pieces[i];
+    if (piece.type == PieceType::kUnused) unused.push_back(static_cast<int32_t>(i));
+    if (Joins(piece) && ReachesOverSpaces(piece.text)) model.cut_at_spaces_ = false;
+  }
+  // Short ones first: they can be parts of longer ones.
+  const auto text = [&pieces](int32_t id) -> std::string_view {
+    return pieces.pieces[static_cast<size_t>(id)].text;
+  };
+  std::ranges::stable_sort(unused, {}, [&text](int32_t id) { return text(id).size(); });
+  for (const int32_t id : unused) model.AddUnused(id, text(id));
+  return model;
+}
+
+BpeModel::Initial BpeModel::InitialOf(std::string_view symbol) const {
+  if (const auto id = vocabulary_.Find(symbol)) return {Initial::kIds, {*id}};
   Initial fallback{Initial::kFallback, {}};
-  for (const char c : character) fallback.ids.push_back(fallback_[static_cast<uint8_t>(c)]);
-  if (byte_fallback_ && std::ranges::count(fallback.ids, -1) == 0) return fallback;
+  if (!byte_fallback_) return {Initial::kUnknown, {}};
+  for (const char c : symbol) fallback.ids.push_back(fallback_[static_cast<uint8_t>(c)]);
+  if (std::ranges::count(fallback.ids, -1) == 0) return fallback;
   return {Initial::kUnknown, {}};
+}
+
+// Of the character (byte, if byte-level) at `at`, with what its place in the word puts around it.
+BpeModel::Initial BpeModel::InitialAt(std::string_view word, size_t at, size_t length) const {
+  if (continuing_prefix_.empty() && end_suffix_.empty()) {
+    return byte_level_ ? byte_initial_[static_cast<uint8_t>(word[at])] : InitialOf(word.substr(at, length));
+  }
+  std::string symbol = at > 0 ? continuing_prefix_ : std::string();
+  symbol.append(byte_level_ ? ByteToAlphabet(static_cast<uint8_t>(word[at])) : word.substr(at, length));
+  if (at + length == word.size()) symbol.append(end_suffix_);
+  return InitialOf(symbol);
 }
 
 void BpeModel::FillSymbols(std::string_view word, std::vector<int32_t>* symbols) const {
@@ -177,41 +327,41 @@ void BpeModel::FillSymbols(std::string_view word, std::vector<int32_t>* symbols)
   // A pending unknown is written before the next known character; bytes that stand for a character
   // overtake it, as in the reference.
   bool pending = false;
-  Initial decoded;
+  const bool plain = continuing_prefix_.empty() && end_suffix_.empty();
   for (size_t at = 0, length = 1; at < word.size(); at += length) {
-    const Initial* initial = &decoded;
-    if (byte_level_) {
-      const auto byte = static_cast<uint8_t>(word[at]);
-      if (byte_symbols_[byte] >= 0 && !pending) {
-        symbols->push_back(byte_symbols_[byte]);
+    if (!byte_level_) length = Utf8Length(word[at]);
+    if (plain && !pending) {
+      size_t same = 0;
+      const int32_t known = byte_level_ ? byte_symbols_[static_cast<uint8_t>(word[at])]
+                                        : characters_[Utf8Decode(word.data() + at, &same)];
+      if (known >= 0) {
+        symbols->push_back(known);
         continue;
       }
-      initial = &byte_initial_[byte];
-    } else {
-      length = Utf8Length(word[at]);
-      decoded = InitialOf(word.substr(at, length));
     }
-    if (initial->kind == Initial::kUnknown) {
+    const Initial initial = InitialAt(word, at, length);
+    if (initial.kind == Initial::kUnknown) {
       if (unk_ < 0) continue;
       if (pending && !fuse_unk_) symbols->push_back(unk_);
       pending = true;
       continue;
     }
-    if (pending && initial->kind == Initial::kIds) {
+    if (pending && initial.kind == Initial::kIds) {
       symbols->push_back(unk_);
       pending = false;
     }
-    symbols->insert(symbols->end(), initial->ids.begin(), initial->ids.end());
+    symbols->insert(symbols->end(), initial.ids.begin(), initial.ids.end());
   }
   if (pending) symbols->push_back(unk_);
 }
 
 // The symbol itself must be known, so that a pending unknown is written before it in both cases.
 bool BpeModel::CanCutAtSpaces() const {
-  if (byte_level_ || ignore_merges_ || !vocabulary_.Find(kSpaceSymbol)) return false;
+  const bool affixes = !continuing_prefix_.empty() || !end_suffix_.empty();
+  if (byte_level_ || ignore_merges_ || affixes || !vocabulary_.Find(kSpaceSymbol)) return false;
   for (int32_t id = 0; id < vocabulary_.size(); ++id) {
     const auto token = vocabulary_.Token(id);
-    if (token && !token->empty() && NextSpaceRun(*token, 0) < token->size()) return false;
+    if (token && ReachesOverSpaces(*token)) return false;
   }
   return true;
 }
@@ -219,13 +369,27 @@ bool BpeModel::CanCutAtSpaces() const {
 void BpeModel::EncodeWord(std::string_view word, WordModel::Scratch* scratch,
                           std::vector<int32_t>* ids) const {
   auto* own = static_cast<Scratch*>(scratch);
-  if (!cut_at_spaces_) {
-    Encode(word, own, ids);
+  if (user_defined_.empty()) {
+    EncodeText(word, own, ids);
     return;
   }
-  for (size_t at = 0; at < word.size();) {
-    const size_t end = NextSpaceRun(word, at);
-    Encode(word.substr(at, end - at), own, ids);
+  for (const auto& [text, id] : user_defined_.Split(word, true)) {
+    if (id >= 0) {
+      ids->push_back(id);
+    } else {
+      EncodeText(text, own, ids);
+    }
+  }
+}
+
+void BpeModel::EncodeText(std::string_view text, Scratch* scratch, std::vector<int32_t>* ids) const {
+  if (!cut_at_spaces_) {
+    Encode(text, scratch, ids);
+    return;
+  }
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = NextSpaceRun(text, at);
+    Encode(text.substr(at, end - at), scratch, ids);
     at = end;
   }
 }
@@ -274,7 +438,27 @@ void BpeModel::EncodeUncached(std::string_view word, Scratch* scratch, std::vect
   } else {
     MergeLong(scratch);
   }
-  ids->insert(ids->end(), scratch->symbols_.begin(), scratch->symbols_.end());
+  if (from_pieces_) {
+    AppendWritten(scratch->symbols_, ids);
+  } else {
+    ids->insert(ids->end(), scratch->symbols_.begin(), scratch->symbols_.end());
+  }
+}
+
+// Adjacent unknowns of a SentencePiece model are one.
+void BpeModel::AppendWritten(std::span<const int32_t> symbols, std::vector<int32_t>* ids) const {
+  const size_t start = ids->size();
+  const auto append = [&](int32_t id) {
+    if (id != unk_ || ids->size() == start || ids->back() != unk_) ids->push_back(id);
+  };
+  for (const int32_t symbol : symbols) {
+    const auto written = written_.empty() ? written_.end() : written_.find(symbol);
+    if (written == written_.end()) {
+      append(symbol);
+    } else {
+      std::ranges::for_each(written->second, append);
+    }
+  }
 }
 
 void BpeModel::MergeShort(Scratch* scratch) const {
@@ -287,7 +471,7 @@ void BpeModel::MergeShort(Scratch* scratch) const {
     const auto lowest = std::ranges::min_element(ranks);
     if (*lowest == MergeTable::kNone) return;
     const size_t at = static_cast<size_t>(lowest - ranks.begin());
-    symbols[at] = merges_.Joined(*lowest);
+    symbols[at] = merges_.Joined(symbols[at], symbols[at + 1]);
     symbols.erase(symbols.begin() + static_cast<std::ptrdiff_t>(at) + 1);
     ranks.erase(lowest);
     if (at < ranks.size()) ranks[at] = merges_.Rank(symbols[at], symbols[at + 1]);
@@ -325,7 +509,7 @@ void BpeModel::MergeLong(Scratch* scratch) const {
     // Entries of pairs that have changed since are stale.
     if (list[left].id < 0 || list[left].next < 0 || entry(left) != top) continue;
     const int32_t right = list[left].next;
-    list[left].id = merges_.Joined(static_cast<uint32_t>(top >> 32));
+    list[left].id = merges_.Joined(list[left].id, list[right].id);
     list[left].next = list[right].next;
     list[right].id = -1;
     if (list[left].next >= 0) list[list[left].next].previous = left;

@@ -160,10 +160,36 @@ Status ParseWordPiece(const Json& json, Decoder* decoder) {
   return {};
 }
 
+Status ParseBpe(const Json& json, Decoder* decoder) {
+  DecodeStep step{.kind = DecodeStep::kBpe};
+  PLANISH_TRY(step.from, JsonString(json, "suffix", "</w>"));
+  if (step.from.empty()) return InputError("BPEDecoder: field 'suffix' is empty");
+  decoder->steps.push_back(std::move(step));
+  return {};
+}
+Status ParseCtc(const Json& json, Decoder* decoder) {
+  DecodeStep step{.kind = DecodeStep::kCtc};
+  PLANISH_TRY(step.from, JsonString(json, "pad_token", "<pad>"));
+  PLANISH_TRY(step.to, JsonString(json, "word_delimiter_token", "|"));
+  PLANISH_TRY(step.flag, JsonBool(json, "cleanup", true));
+  if (step.from.empty() || step.to.empty()) {
+    return InputError("CTC: field 'pad_token' or 'word_delimiter_token' is empty");
+  }
+  decoder->steps.push_back(std::move(step));
+  return {};
+}
+
 constexpr std::pair<const char*, Status (*)(const Json&, Decoder*)> kDecoders[] = {
-    {"Sequence", ParseDecoderSequence}, {"ByteLevel", ParseByteLevel},       {"Fuse", ParseFuse},
-    {"Replace", ParseReplace},          {"ByteFallback", ParseByteFallback}, {"Strip", ParseStrip},
-    {"Metaspace", ParseMetaspace},      {"WordPiece", ParseWordPiece}};
+    {"Sequence", ParseDecoderSequence},
+    {"ByteLevel", ParseByteLevel},
+    {"Fuse", ParseFuse},
+    {"Replace", ParseReplace},
+    {"ByteFallback", ParseByteFallback},
+    {"Strip", ParseStrip},
+    {"Metaspace", ParseMetaspace},
+    {"WordPiece", ParseWordPiece},
+    {"BPEDecoder", ParseBpe},
+    {"CTC", ParseCtc}};
 
 Status ParseDecoder(const Json& json, Decoder* decoder) {
   if (!json.is_object()) return InputError("expected an object");
@@ -266,6 +292,12 @@ Result<Decoder> Decoder::Parse(const Json& json) {
   if (decoder.byte_level && !decoder.simple()) {
     return InputError("decoder: ByteLevel together with other steps is not supported");
   }
+  for (const DecodeStep& step : decoder.steps) {
+    const bool alone = step.kind == DecodeStep::kBpe || step.kind == DecodeStep::kCtc;
+    if (alone && decoder.steps.size() > 1) {
+      return InputError("decoder: BPEDecoder or CTC together with other steps is not supported");
+    }
+  }
   return decoder;
 }
 
@@ -282,7 +314,30 @@ std::optional<uint8_t> FallbackByte(std::string_view token) {
   return static_cast<uint8_t>(high * 16 + low);
 }
 
+std::string Decoder::BpeText(std::string token, bool last) const {
+  ReplaceAll(steps[0].from, last ? "" : " ", &token);
+  return token;
+}
+
+// A token that repeats the one before it is the same sound held longer.
+std::string Decoder::CtcText(std::string token, const std::string* previous) const {
+  if (previous != nullptr && *previous == token) return {};
+  ReplaceAll(steps[0].from, "", &token);
+  if (!steps[0].flag) return token;
+  CleanUp(&token);
+  ReplaceAll(steps[0].to, " ", &token);
+  return token;
+}
+
 std::string Decoder::Text(std::vector<std::string> tokens, bool first) const {
+  std::string text;
+  if (Is(DecodeStep::kBpe) || Is(DecodeStep::kCtc)) {
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      text += Is(DecodeStep::kBpe) ? BpeText(tokens[i], i + 1 == tokens.size())
+                                   : CtcText(tokens[i], i > 0 ? &tokens[i - 1] : nullptr);
+    }
+    return text;
+  }
   bool fused = false;
   for (const DecodeStep& step : steps) {
     if (step.kind == DecodeStep::kByteFallback) JoinBytes(&tokens);
@@ -293,16 +348,15 @@ std::string Decoder::Text(std::vector<std::string> tokens, bool first) const {
       fused = true;
     }
     for (size_t i = 0; i < tokens.size(); ++i) {
-      const bool leading = first && i == 0;
+      const bool start = first && i == 0;
       if (step.kind == DecodeStep::kReplace) ReplaceAll(step.from, step.to, &tokens[i]);
-      if (step.kind == DecodeStep::kStrip) StripToken(step, leading || !fused, &tokens[i]);
+      if (step.kind == DecodeStep::kStrip) StripToken(step, start || !fused, &tokens[i]);
       if (step.kind == DecodeStep::kMetaspace) {
-        ReplaceAll(step.from, leading && step.flag ? "" : step.to, &tokens[i]);
+        ReplaceAll(step.from, start && step.flag ? "" : step.to, &tokens[i]);
       }
-      if (step.kind == DecodeStep::kWordPiece) WordPieceToken(step, leading, &tokens[i]);
+      if (step.kind == DecodeStep::kWordPiece) WordPieceToken(step, start, &tokens[i]);
     }
   }
-  std::string text;
   for (const std::string& token : tokens) text += token;
   return text;
 }

@@ -6,24 +6,24 @@
 #include <optional>
 #include <utility>
 
+#include "formats/tokenizer_charsmap.h"
 #include "formats/tokenizer_regex.h"
 #include "formats/tokenizer_unicode.h"
 #include "formats/unicode_normalize.h"
 
 namespace planish {
-namespace {
 
-// How large a text of `bytes` may grow: replacements in sequence could multiply it without bound.
-// Real normalizers write at most some twenty bytes for a character.
-// Models count in 32 bits.
+// Real normalizers write at most some twenty bytes for a character; models count in 32 bits.
 size_t ExpansionLimit(size_t bytes) {
   return std::min(bytes * 32 + (size_t{1} << 16), size_t{INT32_MAX} - 64);
 }
 
-Error TooLarge(size_t before) {
-  return InputError(fmt::format("the tokenizer's normalizer expands {} bytes of text beyond {}", before,
-                                ExpansionLimit(before)));
+Error ExpandsBeyond(size_t bytes) {
+  return InputError(fmt::format("the tokenizer's normalizer expands {} bytes of text beyond {}", bytes,
+                                ExpansionLimit(bytes)));
 }
+
+namespace {
 
 class Prepend : public Normalizer {
  public:
@@ -59,7 +59,7 @@ class Replace : public Normalizer {
         fits = replace(at, at + pattern_.size());
       }
     }
-    if (!fits) return TooLarge(text.size());
+    if (!fits) return ExpandsBeyond(text.size());
     return out.append(text, done);
   }
 
@@ -153,7 +153,115 @@ class StripEnds : public Normalizer {
   bool left_, right_;
 };
 
+// The character map of SentencePiece as tokenizer.json applies it: by grapheme where it is shorter than six
+// bytes and a rule fits its beginning (the shortest one then replaces all of it), else by character.
+class Precompiled : public Normalizer {
+ public:
+  Precompiled(CharsMap map, Regex grapheme) : map_(std::move(map)), grapheme_(std::move(grapheme)) {}
+
+  Result<std::string> Apply(std::string text) const override {
+    std::string out;
+    out.reserve(text.size());
+    for (size_t at = 0; at < text.size();) {
+      const size_t plain = PlainPrefix(std::string_view(text).substr(at));
+      out.append(text, at, plain);
+      at += plain;
+      // Graphemes of the stretch up to the next pair of plain characters.
+      const std::string_view stretch = std::string_view(text).substr(at, StretchLength(text, at));
+      Regex::Matcher matcher(grapheme_, stretch);
+      size_t begin = 0, end = 0;
+      while (matcher.Next(&begin, &end)) {
+        AppendGrapheme(stretch.substr(begin, end - begin), &out);
+        if (out.size() > ExpansionLimit(text.size())) return ExpandsBeyond(text.size());
+      }
+      PLANISH_RETURN_IF_ERROR(matcher.status());
+      at += stretch.size();
+    }
+    return out;
+  }
+
+ private:
+  static bool IsAscii(char c) { return static_cast<uint8_t>(c) < 128; }
+  // ASCII characters before another one are graphemes, but for \r\n.
+  bool Plain(char c) const { return IsAscii(c) && c != '\r' && map_.KeepsAscii(c); }
+  size_t PlainPrefix(std::string_view text) const {
+    size_t i = 0;
+    while (i + 1 < text.size() && Plain(text[i]) && IsAscii(text[i + 1])) ++i;
+    return i;
+  }
+  size_t StretchLength(std::string_view text, size_t at) const {
+    size_t end = at;
+    // No grapheme reaches over the boundary between two ASCII characters of which the first is plain.
+    do {
+      ++end;
+    } while (end < text.size() && !(IsAscii(text[end - 1]) && Plain(text[end - 1]) && IsAscii(text[end])));
+    return end - at;
+  }
+  void AppendGrapheme(std::string_view grapheme, std::string* out) const {
+    constexpr size_t kWhole = 6;
+    if (grapheme.size() < kWhole) {
+      const CharsMap::Match match = map_.Shortest(grapheme);
+      if (match.length > 0) {
+        out->append(match.replacement);
+        return;
+      }
+    }
+    for (size_t at = 0, length = 0; at < grapheme.size(); at += length) {
+      length = Utf8Length(grapheme[at]);
+      const std::string_view character = grapheme.substr(at, length);
+      const CharsMap::Match match = map_.Shortest(character);
+      out->append(match.length > 0 ? match.replacement : character);
+    }
+  }
+
+  CharsMap map_;
+  Regex grapheme_;
+};
+
+void AppendAlphabet(uint32_t c, std::string* out) {
+  std::string bytes;
+  AppendUtf8(c, &bytes);
+  for (const char byte : bytes) out->append(ByteToAlphabet(static_cast<uint8_t>(byte)));
+}
+
+// Standard base64 with padding.
+Result<std::string> DecodeBase64(std::string_view text) {
+  std::string bytes;
+  bytes.reserve(text.size() / 4 * 3);
+  uint32_t bits = 0;
+  int count = 0;
+  const size_t padding = text.ends_with("==") ? 2 : text.ends_with('=') ? 1 : 0;
+  for (size_t i = 0; i + padding < text.size(); ++i) {
+    const char c = text[i];
+    const int value = c >= 'A' && c <= 'Z'   ? c - 'A'
+                      : c >= 'a' && c <= 'z' ? c - 'a' + 26
+                      : c >= '0' && c <= '9' ? c - '0' + 52
+                      : c == '+'             ? 62
+                      : c == '/'             ? 63
+                                             : -1;
+    if (value < 0) return InputError(fmt::format("not base64 at character {}", i));
+    bits = bits << 6 | static_cast<uint32_t>(value);
+    count += 6;
+    if (count >= 8) bytes.push_back(static_cast<char>(bits >> (count -= 8)));
+  }
+  if (text.size() % 4 != 0)
+    return InputError(fmt::format("base64 of {} characters, no multiple of 4", text.size()));
+  return bytes;
+}
+
 Status ParseStep(const Json& json, NormalizerChain* chain);
+
+Status ParsePrecompiled(const Json& json, NormalizerChain* chain) {
+  constexpr const char* kField = "precompiled_charsmap";
+  PLANISH_TRY(const std::string text, JsonString(json, kField));
+  const auto bytes = DecodeBase64(text);
+  if (!bytes.ok()) return bytes.error().At(fmt::format("field '{}'", kField));
+  auto map = CharsMap::Parse(*bytes);
+  if (!map.ok()) return map.error().At(fmt::format("field '{}'", kField));
+  PLANISH_TRY(Regex grapheme, Regex::Compile("\\X"));
+  chain->steps.push_back(std::make_unique<Precompiled>(*std::move(map), std::move(grapheme)));
+  return {};
+}
 
 Status ParseSequence(const Json& json, NormalizerChain* chain) {
   const auto it = json.find("normalizers");
@@ -237,6 +345,8 @@ constexpr std::pair<const char*, Status (*)(const Json&, NormalizerChain*)> kTyp
     {"StripAccents", ParseMap<AppendUnlessMark>},
     {"Nmt", ParseMap<AppendNmt>},
     {"Strip", ParseStrip},
+    {"ByteLevel", ParseMap<AppendAlphabet>},
+    {"Precompiled", ParsePrecompiled},
     {"BertNormalizer", ParseBert}};
 
 Status ParseStep(const Json& json, NormalizerChain* chain) {
@@ -267,7 +377,7 @@ Result<std::string> NormalizerChain::Apply(std::string text) const {
   const size_t before = text.size();
   for (const auto& step : steps) {
     PLANISH_TRY(text, step->Apply(std::move(text)));
-    if (text.size() > ExpansionLimit(before)) return TooLarge(before);
+    if (text.size() > ExpansionLimit(before)) return ExpandsBeyond(before);
   }
   return text;
 }

@@ -19,6 +19,11 @@ class Normalizer {
   virtual Result<std::string> Apply(std::string text) const = 0;
 };
 
+// How large a text of `bytes` may grow, and the error beyond it: replacements could multiply it without
+// bound.
+size_t ExpansionLimit(size_t bytes);
+Error ExpandsBeyond(size_t bytes);
+
 struct NormalizerChain {
   std::vector<std::unique_ptr<const Normalizer>> steps;
   // From the "normalizer" member; null is an empty chain.

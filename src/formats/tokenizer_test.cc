@@ -429,6 +429,53 @@ TEST(TokenizerBpe, LongWordsAreNotQuadratic) {
   EXPECT_TRUE(tokenizer->Decode(ids) == word);
 }
 
+// Decoders whose tokens look at their neighbors, with the expected text by their definition.
+TEST(TokenizerDecode, BpeAndCtc) {
+  Json file = SmallFile();
+  file["pre_tokenizer"] = nullptr;
+  file["model"] = {{"type", "BPE"}, {"vocab", {{"a", 0}, {"b</w>", 1}, {"<pad>", 2}, {"|", 3}}}};
+  file["model"]["merges"] = Json::array();
+  file["decoder"] = {{"type", "BPEDecoder"}, {"suffix", "</w>"}};
+  TokenizerPtr tokenizer = ParseOrFail(file);
+  EXPECT_EQ(tokenizer->Decode(Ids{0, 1, 0, 1, 1}), "ab ab b");
+  EXPECT_EQ(Stream(*tokenizer, {0, 1, 0, 1, 1}), "ab ab b");
+  file["decoder"] = {
+      {"type", "CTC"}, {"pad_token", "<pad>"}, {"word_delimiter_token", "|"}, {"cleanup", true}};
+  tokenizer = ParseOrFail(file);
+  EXPECT_EQ(tokenizer->Decode(Ids{0, 0, 2, 0, 3, 3, 0, 2, 2}), "aa a");
+  EXPECT_EQ(Stream(*tokenizer, {0, 0, 2, 0, 3, 3, 0, 2, 2}), "aa a");
+}
+
+TEST(TokenizerBpe, AffixesOfWords) {
+  Json file = SmallFile();
+  file["pre_tokenizer"] = {{"type", "WhitespaceSplit"}};
+  file["decoder"] = {{"type", "BPEDecoder"}};
+  file["model"] = {{"type", "BPE"}, {"end_of_word_suffix", "</w>"}, {"unk_token", "?"}};
+  file["model"]["vocab"] = {{"a", 0}, {"b", 1}, {"b</w>", 2}, {"ab</w>", 3}, {"?", 4}};
+  file["model"]["merges"] = Json::array({"a b</w>"});
+  EXPECT_EQ(EncodeOrFail(*ParseOrFail(file), "ab aba b"), Ids({3, 0, 1, 4, 2}));
+  file["model"] = {{"type", "BPE"}, {"continuing_subword_prefix", "##"}, {"unk_token", "?"}};
+  file["model"]["vocab"] = {{"a", 0}, {"##b", 1}, {"ab", 2}, {"##bb", 3}, {"?", 4}};
+  file["model"]["merges"] = Json::array({"##b ##b", "a ##b"});
+  EXPECT_EQ(EncodeOrFail(*ParseOrFail(file), "ab abb ba"), Ids({2, 0, 3, 4, 4}));
+}
+
+TEST(TokenizerWordLevel, WholeWords) {
+  Json file = SmallFile();
+  file["pre_tokenizer"] = {{"type", "WhitespaceSplit"}};
+  file["model"] = {{"type", "WordLevel"}, {"vocab", {{"one", 0}, {"two", 1}, {"<unk>", 2}}}};
+  EXPECT_EQ(EncodeOrFail(*ParseOrFail(file), "two one onetwo"), Ids({1, 0, 2}));
+}
+
+// The alphabet as a normalizer: the model then merges its characters.
+TEST(TokenizerNormalize, ByteLevel) {
+  Json file = SmallFile();
+  const Ids expected = EncodeOrFail(*ParseOrFail(file), "a \xC3\xA9");
+  file["pre_tokenizer"] = nullptr;
+  file["normalizer"] = {{"type", "ByteLevel"}};
+  EXPECT_EQ(EncodeOrFail(*ParseOrFail(file), "a \xC3\xA9"), expected);
+}
+
 // Characters outside the vocabulary in a plain (not byte-level) BPE.
 TEST(TokenizerBpe, UnknownCharacters) {
   Json file = SmallFile();
@@ -689,8 +736,8 @@ TEST(TokenizerMalformed, Messages) {
   const Json regex = Split("Regex", "(", "Isolated");
   const std::vector<Case> cases = {
       {"/model", 5, "test: model: expected an object"},
-      {"/model/type", "WordLevel",
-       "test: model: type 'WordLevel' is not supported (known: BPE, Unigram, WordPiece)"},
+      {"/model/type", "WordPeace",
+       "test: model: type 'WordPeace' is not supported (known: BPE, Unigram, WordPiece, WordLevel)"},
       {"/model/type", 1, "field 'type': expected a string, found 1"},
       {"/model/vocab", Json::array(), "test: model: vocab: expected an object {token: id}"},
       {"/model/merges", nullptr, "test: model: merges: expected a list of pairs"},
@@ -707,7 +754,7 @@ TEST(TokenizerMalformed, Messages) {
       {"/model/vocab/a", 1.5, "vocab['a']: id 1.5 is not an integer"},
       {"/model/unk_token", "<unk>", "test: model: unk_token '<unk>' is not in the vocabulary"},
       {"/model/dropout", 0.1, "dropout 0.1 is not supported"},
-      {"/model/end_of_word_suffix", "</w>", "end_of_word_suffix '</w>' is not supported"},
+      {"/model/end_of_word_suffix", std::string(65, '/'), "a prefix or suffix of 65 bytes; at most 64"},
       {"/model/byte_fallback", "yes", "field 'byte_fallback': expected"},
       {"/normalizer", {{"type", "NFX"}}, "test: normalizer: type 'NFX' is not supported"},
       {"/normalizer", 3, "test: normalizer: expected an object"},
@@ -722,7 +769,22 @@ TEST(TokenizerMalformed, Messages) {
       {"/pre_tokenizer",
        {{"type", "Sequence"}, {"pretokenizers", {{{"type", "ByteLevel"}}, {{"type", "Digits"}}}}},
        "pre_tokenizer: Sequence: pretokenizers[1]: 'Digits' behind ByteLevel is not supported"},
-      {"/decoder", {{"type", "CTC"}}, "test: decoder: type 'CTC' is not supported"},
+      {"/decoder", {{"type", "CRT"}}, "test: decoder: type 'CRT' is not supported"},
+      {"/decoder",
+       {{"type", "CTC"}, {"pad_token", ""}},
+       "CTC: field 'pad_token' or 'word_delimiter_token' is empty"},
+      {"/decoder", {{"type", "BPEDecoder"}, {"suffix", ""}}, "BPEDecoder: field 'suffix' is empty"},
+      {"/decoder",
+       {{"type", "Sequence"}, {"decoders", {{{"type", "CTC"}}, {{"type", "Metaspace"}}}}},
+       "decoder: BPEDecoder or CTC together with other steps is not supported"},
+      {"/normalizer", {{"type", "Precompiled"}}, "Precompiled: field 'precompiled_charsmap' is missing"},
+      {"/normalizer",
+       {{"type", "Precompiled"}, {"precompiled_charsmap", "AA*A"}},
+       "field 'precompiled_charsmap': not base64 at character 2"},
+      {"/normalizer",
+       {{"type", "Precompiled"}, {"precompiled_charsmap", "AAA"}},
+       "base64 of 3 characters, no multiple of 4"},
+      {"/normalizer", {{"type", "Precompiled"}, {"precompiled_charsmap", "AAAA"}}, "charsmap: 3 bytes"},
       {"/post_processor",
        {{"type", "BertPressing"}},
        "test: post_processor: type 'BertPressing' is not supported"},

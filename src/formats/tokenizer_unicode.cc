@@ -158,7 +158,7 @@ std::optional<size_t> FindInvalidUtf8(std::string_view text) {
   }
 }
 
-size_t AppendReplacingInvalid(std::string_view bytes, bool hold_tail, std::string* out) {
+size_t AppendReplacingInvalid(std::string_view bytes, bool hold_tail, std::string* out, bool each_byte) {
   size_t i = 0;
   while (i < bytes.size()) {
     const size_t ascii = AsciiPrefix(bytes.substr(i));
@@ -174,7 +174,7 @@ size_t AppendReplacingInvalid(std::string_view bytes, bool hold_tail, std::strin
       continue;
     }
     if (cut && hold_tail) break;
-    out->append("\xEF\xBF\xBD");
+    for (size_t n = each_byte ? bad : 1; n > 0; --n) out->append("\xEF\xBF\xBD");
     i += bad;
   }
   return i;

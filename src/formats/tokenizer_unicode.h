@@ -67,9 +67,10 @@ void AppendUtf8(uint32_t code_point, std::string* out);
 std::optional<size_t> FindInvalidUtf8(std::string_view text);
 
 // Appends `bytes` with each maximal invalid part replaced by one U+FFFD (the practice Unicode
-// recommends). With `hold_tail`, an incomplete character at the end is left out.
-// Returns the number of bytes consumed.
-size_t AppendReplacingInvalid(std::string_view bytes, bool hold_tail, std::string* out);
+// recommends), or, with `each_byte`, each of its bytes. With `hold_tail`, an incomplete character at the end
+// is left out. Returns the number of bytes consumed.
+size_t AppendReplacingInvalid(std::string_view bytes, bool hold_tail, std::string* out,
+                              bool each_byte = false);
 
 // The byte-level alphabet: each byte has one printable character (0x21-0x7E, 0xA1-0xAC and
 // 0xAE-0xFF themselves; the other 68, ascending, U+0100 to U+0143).

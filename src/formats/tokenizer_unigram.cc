@@ -47,14 +47,46 @@ Result<UnigramModel> UnigramModel::Parse(const Json& json) {
   }
   model.unk_ = static_cast<int32_t>(unk);
   PLANISH_TRY(model.byte_fallback_, JsonBool(json, "byte_fallback", false));
-  for (int b = 0; b < 256; ++b) {
-    model.fallback_[b] = model.vocabulary_.Find(fmt::format("<0x{:02X}>", b)).value_or(-1);
-  }
-  model.BuildTrie();
+  model.FillFallback();
+  model.BuildTrie(std::vector<bool>(model.scores_.size(), true));
   return model;
 }
 
-void UnigramModel::BuildTrie() {
+Result<UnigramModel> UnigramModel::FromPieces(const SentencePieceModel& pieces) {
+  UnigramModel model;
+  model.from_pieces_ = true;
+  model.byte_fallback_ = pieces.byte_fallback;
+  model.unk_ = pieces.unk;
+  // Of the normal pieces; the highest is never below the smallest positive float, as in SentencePiece.
+  float lowest = std::numeric_limits<float>::max(), highest = std::numeric_limits<float>::min();
+  for (const Piece& piece : pieces.pieces) {
+    if (piece.type != PieceType::kNormal) continue;
+    lowest = std::min(lowest, piece.score);
+    highest = std::max(highest, piece.score);
+  }
+  std::vector<bool> matched;
+  for (const Piece& piece : pieces.pieces) {
+    const auto id = static_cast<int32_t>(model.scores_.size());
+    PLANISH_RETURN_IF_ERROR(model.vocabulary_.Add(piece.text, id));
+    const bool user_defined = piece.type == PieceType::kUserDefined;
+    // Better than any other pieces for the same text.
+    const double bonus = double{static_cast<float>(piece.text.size()) * highest} - 0.1;
+    model.scores_.push_back(user_defined ? bonus : double{piece.score});
+    matched.push_back(user_defined || piece.type == PieceType::kNormal);
+  }
+  model.unknown_score_ = double{lowest - static_cast<float>(kUnknownPenalty)};
+  model.FillFallback();
+  model.BuildTrie(matched);
+  return model;
+}
+
+void UnigramModel::FillFallback() {
+  for (int b = 0; b < 256; ++b) {
+    fallback_[b] = vocabulary_.Find(fmt::format("<0x{:02X}>", b)).value_or(-1);
+  }
+}
+
+void UnigramModel::BuildTrie(const std::vector<bool>& matched) {
   // Built as nodes with ordered children, then laid out with each node's children side by side.
   struct Building {
     int32_t id = -1;
@@ -63,7 +95,7 @@ void UnigramModel::BuildTrie() {
   std::vector<Building> building(1);
   for (int32_t id = 0; id < vocabulary_.size(); ++id) {
     const auto piece = vocabulary_.Token(id);
-    if (!piece || piece->empty()) continue;
+    if (!piece || piece->empty() || !matched[static_cast<size_t>(id)]) continue;
     uint32_t node = 0;
     for (const char c : *piece) {
       const auto byte = static_cast<uint8_t>(c);
@@ -101,53 +133,81 @@ void UnigramModel::AppendUnknown(std::string_view text, std::vector<int32_t>* id
                      });
   if (!bytes) {
     // The same string may be a piece; only then it was not reached as one (a fused run).
-    ids->push_back(vocabulary_.Find(text).value_or(unk_));
+    ids->push_back(from_pieces_ ? unk_ : vocabulary_.Find(text).value_or(unk_));
     return;
   }
   for (const char c : text) ids->push_back(fallback_[static_cast<uint8_t>(c)]);
 }
 
-void UnigramModel::EncodeWord(std::string_view word, WordModel::Scratch* scratch,
-                              std::vector<int32_t>* ids) const {
-  auto& work = *static_cast<UnigramScratch*>(scratch);
-  std::vector<Best>& best = work.best;
-  best.assign(word.size() + 1, Best{0, -1, 0});
-  const auto offer = [&best](size_t end, double score, size_t start, int32_t id) {
-    if (best[end].start < 0 || score > best[end].score) best[end] = {score, static_cast<int32_t>(start), id};
-  };
-  for (size_t start = 0; start < word.size();) {
-    const double here = best[start].score;
-    const size_t length = Utf8Length(word[start]);
-    bool single = false;
-    int64_t node = roots_[static_cast<uint8_t>(word[start])];
-    if (node == 0) node = -1;
-    for (size_t end = start + 1; node >= 0; ++end) {
-      const int32_t id = nodes_[static_cast<size_t>(node)].id;
-      if (id >= 0) {
-        offer(end, scores_[static_cast<size_t>(id)] + here, start, id);
-        single |= end - start == length;
-      }
-      if (end == word.size()) break;
-      node = Step(static_cast<uint32_t>(node), static_cast<uint8_t>(word[end]));
+void UnigramModel::Offer(double score, size_t start, int32_t id, Best* best) const {
+  if (best->start >= 0 && score <= best->score) return;
+  *best = {from_pieces_ ? double{static_cast<float>(score)} : score, static_cast<int32_t>(start), id};
+}
+
+// Offers all pieces that begin at `start`; (*best)[i] is of boundary base + i. Returns the furthest end.
+size_t UnigramModel::OfferPieces(std::string_view word, size_t base, size_t start,
+                                 std::vector<Best>* best) const {
+  const double here = (*best)[start - base].score;
+  const size_t length = Utf8Length(word[start]);
+  size_t reach = start + length;
+  if (best->size() <= reach - base) best->resize(reach - base + 1);
+  bool single = false;
+  int64_t node = roots_[static_cast<uint8_t>(word[start])];
+  if (node == 0) node = -1;
+  for (size_t end = start + 1; node >= 0; ++end) {
+    const int32_t id = nodes_[static_cast<size_t>(node)].id;
+    if (id >= 0) {
+      if (best->size() <= end - base) best->resize(end - base + 1);
+      Offer(scores_[static_cast<size_t>(id)] + here, start - base, id, &(*best)[end - base]);
+      reach = std::max(reach, end);
+      single |= end - start == length;
     }
-    if (!single) offer(start + length, unknown_score_ + here, start, unk_);
-    start += length;
+    if (end == word.size()) break;
+    node = Step(static_cast<uint32_t>(node), static_cast<uint8_t>(word[end]));
   }
-  work.path.clear();
-  for (size_t end = word.size(); end > 0; end = static_cast<size_t>(best[end].start)) {
-    work.path.push_back({0, best[end].start, best[end].id});
+  if (!single) {
+    const double score = unknown_score_ + here;
+    Offer(from_pieces_ ? double{static_cast<float>(score)} : score, start - base, unk_,
+          &(*best)[start + length - base]);
   }
-  // Adjacent unknown characters are one unknown.
-  for (size_t i = work.path.size(); i > 0; --i) {
-    const Best& piece = work.path[i - 1];
+  return reach;
+}
+
+// The pieces of the best way to the end of `text`. Adjacent unknown characters are one unknown.
+void UnigramModel::AppendPath(std::string_view text, UnigramScratch* work, std::vector<int32_t>* ids) const {
+  std::vector<Best>& path = work->path;
+  path.clear();
+  for (size_t end = text.size(); end > 0; end = static_cast<size_t>(path.back().start)) {
+    path.push_back(work->best[end]);
+  }
+  for (size_t i = path.size(); i > 0; --i) {
+    const Best& piece = path[i - 1];
     if (piece.id != unk_) {
       ids->push_back(piece.id);
       continue;
     }
-    while (i > 1 && work.path[i - 2].id == unk_) --i;
-    const size_t end = i > 1 ? static_cast<size_t>(work.path[i - 2].start) : word.size();
-    AppendUnknown(word.substr(static_cast<size_t>(piece.start), end - static_cast<size_t>(piece.start)), ids);
+    while (i > 1 && path[i - 2].id == unk_) --i;
+    const size_t end = i > 1 ? static_cast<size_t>(path[i - 2].start) : text.size();
+    AppendUnknown(text.substr(static_cast<size_t>(piece.start), end - static_cast<size_t>(piece.start)), ids);
   }
+}
+
+void UnigramModel::EncodeWord(std::string_view word, WordModel::Scratch* scratch,
+                              std::vector<int32_t>* ids) const {
+  auto* work = static_cast<UnigramScratch*>(scratch);
+  std::vector<Best>& best = work->best;
+  best.assign(1, Best{});
+  size_t base = 0, reach = 0;
+  for (size_t start = 0; start < word.size(); start += Utf8Length(word[start])) {
+    // An unknown may go on behind the boundary.
+    if (start == reach && start > base && best[start - base].id != unk_) {
+      AppendPath(word.substr(base, start - base), work, ids);
+      best.assign(1, Best{best[start - base].score});
+      base = start;
+    }
+    reach = std::max(reach, OfferPieces(word, base, start, &best));
+  }
+  AppendPath(word.substr(base), work, ids);
 }
 
 }  // namespace planish

@@ -14,19 +14,31 @@ bool IsContinuation(char byte) { return (static_cast<uint8_t>(byte) & 0xC0) == 0
 
 }  // namespace
 
-Result<WordPieceModel> WordPieceModel::Parse(const Json& json) {
-  WordPieceModel model;
+Status WordPieceModel::ParseVocabulary(const Json& json, const char* default_unknown) {
   const auto it = json.find("vocab");
   if (it == json.end() || !it->is_object()) return InputError("vocab: expected an object {token: id}");
   for (const auto& [token, value] : it->items()) {
     PLANISH_TRY(const int32_t id, ParseTokenId(value, fmt::format("vocab['{}']", token)));
-    const Status status = model.vocabulary_.Add(token, id);
+    const Status status = vocabulary_.Add(token, id);
     if (!status.ok()) return status.error().At("vocab");
   }
-  PLANISH_TRY(const std::string unk, JsonString(json, "unk_token", "[UNK]"));
-  const auto id = model.vocabulary_.Find(unk);
+  PLANISH_TRY(const std::string unk, JsonString(json, "unk_token", default_unknown));
+  const auto id = vocabulary_.Find(unk);
   if (!id) return InputError(fmt::format("unk_token '{}' is not in the vocabulary", unk));
-  model.unk_ = *id;
+  unk_ = *id;
+  return {};
+}
+
+Result<WordPieceModel> WordPieceModel::ParseWordLevel(const Json& json) {
+  WordPieceModel model;
+  model.whole_words_ = true;
+  PLANISH_RETURN_IF_ERROR(model.ParseVocabulary(json, "<unk>"));
+  return model;
+}
+
+Result<WordPieceModel> WordPieceModel::Parse(const Json& json) {
+  WordPieceModel model;
+  PLANISH_RETURN_IF_ERROR(model.ParseVocabulary(json, "[UNK]"));
   PLANISH_TRY(model.prefix_, JsonString(json, "continuing_subword_prefix", "##"));
   PLANISH_TRY(model.max_characters_, JsonInt(json, "max_input_chars_per_word", 100));
   if (model.max_characters_ < 0 || model.max_characters_ > kMaxCharacters) {
@@ -42,6 +54,10 @@ std::unique_ptr<WordModel::Scratch> WordPieceModel::MakeScratch() const {
 
 void WordPieceModel::EncodeWord(std::string_view word, WordModel::Scratch* scratch,
                                 std::vector<int32_t>* ids) const {
+  if (whole_words_) {
+    ids->push_back(vocabulary_.Find(word).value_or(unk_));
+    return;
+  }
   const auto characters = std::ranges::count_if(word, [](char c) { return !IsContinuation(c); });
   const size_t before = ids->size();
   std::string& piece = static_cast<WordPieceScratch*>(scratch)->piece;

@@ -1,0 +1,170 @@
+#include "formats/tokenizer_files.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "formats/gguf_tokenizer.h"
+
+namespace planish {
+namespace {
+
+Status At(Status status, const std::string& place) { return status.ok() ? status : status.error().At(place); }
+
+// The file's content, or nothing where there is no such file.
+Status ReadIfThere(const std::string& folder, const char* name, std::string* content) {
+  const std::string path = JoinPath(folder, name);
+  if (!FileExists(path)) return {};
+  PLANISH_TRY(*content, ReadTextFile(path));
+  return {};
+}
+
+// An object from the text of a file; empty text: an empty object.
+Result<Json> ParseObject(const std::string& text, const char* name) {
+  if (text.empty()) return Json::object();
+  auto json = ParseJson(text);
+  if (!json.ok()) return json.error().At(name);
+  if (!json->is_object()) return InputError(fmt::format("{}: expected an object", name));
+  return json;
+}
+
+// "bos_token" and the like: a string or {"content": string}.
+std::optional<std::string> NamedToken(const Json& config, const char* key) {
+  const auto it = config.find(key);
+  if (it == config.end()) return std::nullopt;
+  const auto content = it->is_object() ? it->find("content") : it->end();
+  const Json& text = it->is_object() && content != it->end() ? *content : *it;
+  if (!text.is_string()) return std::nullopt;
+  return text.get<std::string>();
+}
+
+Json AddedToken(const std::string& content, int64_t id, bool special) {
+  return {{"id", id},        {"content", content},  {"single_word", false}, {"lstrip", false},
+          {"rstrip", false}, {"normalized", false}, {"special", special}};
+}
+
+// Of added_tokens_decoder ({"id": token}), or else of added_tokens.json ({token: id}).
+Result<Json> AddedTokens(const Json& config, const Json& added_tokens) {
+  Json list = Json::array();
+  const auto decoder = config.find("added_tokens_decoder");
+  if (decoder == config.end()) {
+    for (const auto& [token, id] : added_tokens.items()) {
+      if (!id.is_number_integer()) {
+        return InputError(
+            fmt::format("added_tokens.json: '{}': expected an id, found {}", token, DumpJson(id)));
+      }
+      list.push_back(AddedToken(token, id.get<int64_t>(), false));
+    }
+    return list;
+  }
+  if (!decoder->is_object())
+    return InputError("tokenizer_config.json: added_tokens_decoder: expected an object");
+  for (const auto& [key, token] : decoder->items()) {
+    const bool digits = !key.empty() && key.size() < 10 &&
+                        std::ranges::all_of(key, [](char c) { return c >= '0' && c <= '9'; });
+    if (!digits || !token.is_object()) {
+      return InputError(fmt::format(
+          "tokenizer_config.json: added_tokens_decoder['{}']: expected an id and an object", key));
+    }
+    Json item = token;
+    item["id"] = std::stoll(key);
+    list.push_back(std::move(item));
+  }
+  return list;
+}
+
+struct ClassDefault {
+  const char* name;
+  bool bos, eos;
+};
+constexpr ClassDefault kClasses[] = {{"Llama", true, false}, {"CodeLlama", true, false},
+                                     {"Gemma", true, false}, {"T5", false, true},
+                                     {"Mbart", false, true}, {"Pegasus", false, true}};
+
+}  // namespace
+
+Result<std::string> Gpt2TokenizerJson(const std::string& vocab_json, const std::string& merges_txt) {
+  PLANISH_TRY(const Json vocab, ParseObject(vocab_json, "vocab.json"));
+  Json merges = Json::array();
+  for (size_t at = 0; at < merges_txt.size();) {
+    const size_t end = std::min(merges_txt.find('\n', at), merges_txt.size());
+    std::string line = merges_txt.substr(at, end - at);
+    if (line.ends_with('\r')) line.pop_back();
+    if (!line.empty() && !(at == 0 && line.starts_with("#version"))) merges.push_back(std::move(line));
+    at = end + 1;
+  }
+  Json added = Json::array();
+  constexpr const char* kEnd = "<|endoftext|>";
+  if (const auto it = vocab.find(kEnd); it != vocab.end() && it->is_number_integer()) {
+    added.push_back(AddedToken(kEnd, it->get<int64_t>(), true));
+  }
+  const Json json = {
+      {"added_tokens", added},
+      {"normalizer", nullptr},
+      {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}}},
+      {"post_processor", nullptr},
+      {"decoder", {{"type", "ByteLevel"}}},
+      {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", merges}}}};
+  return DumpJson(json);
+}
+
+Result<TokenizerFiles> ReadTokenizerFiles(const std::string& path) {
+  TokenizerFiles files;
+  if (FileExists(path)) {
+    PLANISH_TRY(const auto gguf, GgufFile::Open(path));
+    auto found = TokenizerFilesOf(*gguf);
+    if (!found.ok()) return found.error().At(path);
+    return found;
+  }
+  PLANISH_RETURN_IF_ERROR(ReadIfThere(path, "tokenizer.json", &files.json));
+  if (!files.json.empty()) return files;
+  PLANISH_RETURN_IF_ERROR(ReadIfThere(path, "tokenizer.model", &files.model));
+  if (!files.model.empty()) {
+    PLANISH_RETURN_IF_ERROR(ReadIfThere(path, "tokenizer_config.json", &files.config));
+    PLANISH_RETURN_IF_ERROR(ReadIfThere(path, "added_tokens.json", &files.added_tokens));
+    return files;
+  }
+  std::string vocab, merges;
+  PLANISH_RETURN_IF_ERROR(ReadIfThere(path, "vocab.json", &vocab));
+  PLANISH_RETURN_IF_ERROR(ReadIfThere(path, "merges.txt", &merges));
+  if (vocab.empty() || merges.empty()) {
+    return InputError(fmt::format(
+        "{}: no tokenizer: expected tokenizer.json, tokenizer.model, or vocab.json with merges.txt", path));
+  }
+  auto json = Gpt2TokenizerJson(vocab, merges);
+  if (!json.ok()) return json.error().At(path);
+  files.json = *std::move(json);
+  return files;
+}
+
+Result<std::string> ApplyTokenizerConfig(const TokenizerFiles& files, SentencePieceModel* model) {
+  PLANISH_TRY(const Json config, ParseObject(files.config, "tokenizer_config.json"));
+  PLANISH_TRY(const Json added_tokens, ParseObject(files.added_tokens, "added_tokens.json"));
+  const bool bpe = model->kind == SentencePieceModel::Kind::kBpe;
+  ClassDefault defaults{"", bpe, !bpe};
+  PLANISH_TRY(std::string name, JsonString(config, "tokenizer_class", ""));
+  for (const char* end : {"Fast", "Tokenizer"}) {
+    if (name.ends_with(end)) name.resize(name.size() - std::string_view(end).size());
+  }
+  for (const ClassDefault& known : kClasses) {
+    if (name == known.name) defaults = known;
+  }
+  const auto flag = [&](const char* key, bool fallback, bool* to) -> Status {
+    PLANISH_TRY(*to, JsonBool(config, key, fallback));
+    return {};
+  };
+  PLANISH_RETURN_IF_ERROR(At(flag("add_bos_token", defaults.bos, &model->add_bos), "tokenizer_config.json"));
+  PLANISH_RETURN_IF_ERROR(At(flag("add_eos_token", defaults.eos, &model->add_eos), "tokenizer_config.json"));
+  for (const auto& [key, id] : {std::pair{"bos_token", &model->bos}, {"eos_token", &model->eos}}) {
+    const auto token = NamedToken(config, key);
+    const auto piece = std::ranges::find_if(model->pieces, [&](const Piece& p) { return token == p.text; });
+    if (piece != model->pieces.end()) *id = static_cast<int32_t>(piece - model->pieces.begin());
+  }
+  PLANISH_TRY(const Json list, AddedTokens(config, added_tokens));
+  return DumpJson(list);
+}
+
+}  // namespace planish
