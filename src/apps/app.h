@@ -57,6 +57,7 @@ void AddLogitsVerb(CLI::App& app);
 void AddInspectVerb(CLI::App& app);
 void AddCalibrateVerb(CLI::App& app);
 void AddCompressVerb(CLI::App& app);
+void AddGridsVerb(CLI::App& app);
 void AddConvertVerb(CLI::App& app);
 void AddBenchVerb(CLI::App& app);
 void AddPackVerb(CLI::App& app);

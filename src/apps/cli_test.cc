@@ -93,8 +93,8 @@ TEST_F(CliTest, HelpOfTheProgramAndOfEveryVerb) {
   const Outcome help = Run({"--help"});
   EXPECT_EQ(help.status, 0);
   EXPECT_EQ(help.err, "");
-  for (const char* verb :
-       {"eval", "generate", "logits", "inspect", "calibrate", "compress", "completion", "bench", "pack"}) {
+  for (const char* verb : {"eval", "generate", "logits", "inspect", "calibrate", "compress", "grids",
+                           "completion", "bench", "pack"}) {
     EXPECT_THAT(help.out, HasSubstr(fmt::format("\n  {} ", verb)));
     const Outcome of_verb = Run({verb, "--help"});
     EXPECT_EQ(of_verb.status, 0) << verb;

@@ -38,6 +38,7 @@ int Main(int argc, char** argv) {
   AddInspectVerb(app);
   AddCalibrateVerb(app);
   AddCompressVerb(app);
+  AddGridsVerb(app);
   AddConvertVerb(app);
   AddBenchVerb(app);
   AddPackVerb(app);

@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "base/file.h"
+#include "model/precision.h"
 
 namespace planish::app {
 
@@ -16,6 +17,26 @@ void AddRuntimeOptions(CLI::App& verb, RuntimeOptions& options) {
       ->check(CLI::IsMember({"auto", "plain", "packed"}))
       ->capture_default_str();
   AddEngineOptions(verb, options);
+}
+
+void AddPrecisionOptions(CLI::App& verb, RuntimeOptions& options) {
+  verb.add_option("--precision-bits", options.precision_bits,
+                  "Read integer codes of more bits at this many, 2 to 8")
+      ->check(CLI::Range(2, 8))
+      ->capture_default_str();
+  verb.add_option("--precision-rule", options.precision_rule,
+                  "refit: a new grid for every group; double: codes rounded a second time")
+      ->check(CLI::IsMember({"refit", "double"}))
+      ->capture_default_str();
+}
+
+Result<Model> LoadAtPrecision(const Context& context, const std::string& path,
+                              const RuntimeOptions& options) {
+  PLANISH_TRY(Model model, LoadModel(path));
+  const NestedRule rule =
+      options.precision_rule == "double" ? NestedRule::kDoubleRounding : NestedRule::kRefit;
+  PLANISH_RETURN_IF_ERROR(UsePrecision(context, options.precision_bits, rule, model));
+  return model;
 }
 
 void AddEngineOptions(CLI::App& verb, RuntimeOptions& options) {

@@ -17,11 +17,11 @@ struct CompressFlags {
   std::string model, recipe, log, statistics;
   CompressRequest request;
   std::optional<int64_t> bits, group, scale_bits, zero_bits, rank, windows, context, head_bits;
-  std::optional<double> path_bits;
+  std::optional<double> path_bits, sparse;
   std::optional<uint64_t> seed;
-  std::optional<std::string> method, grid, mode, states;
+  std::optional<std::string> method, grid, tables, sparse_by, mode, states;
   std::vector<std::string> calibration;
-  bool symmetric = false;
+  bool symmetric = false, bias_tuning = false;
   int64_t state_memory_mb = 256;
 };
 
@@ -36,6 +36,9 @@ Result<Recipe> RecipeFromFlags(const CompressFlags& flags) {
   if (flags.grid) given["grid"] = *flags.grid;
   if (flags.scale_bits) given["scale_bits"] = *flags.scale_bits;
   if (flags.zero_bits) given["zero_bits"] = *flags.zero_bits;
+  if (flags.tables) given["tables"] = *flags.tables;
+  if (flags.sparse) given["sparse"] = *flags.sparse;
+  if (flags.sparse_by) given["sparse_by"] = *flags.sparse_by;
   PLANISH_TRY(Options options, ResolveOptions(*round, given));
   recipe.stages.push_back({round, std::move(options)});
   if (flags.rank.value_or(0) > 0 || flags.path_bits.value_or(0) > 0) {
@@ -43,6 +46,11 @@ Result<Recipe> RecipeFromFlags(const CompressFlags& flags) {
     PLANISH_TRY(Options path_options, ResolveOptions(*path, {{"rank", flags.rank.value_or(0)},
                                                              {"path_bits", flags.path_bits.value_or(0)}}));
     recipe.stages.push_back({path, std::move(path_options)});
+  }
+  if (flags.bias_tuning) {
+    const SolveStage* bias = FindStage("bias");
+    PLANISH_TRY(Options bias_options, ResolveOptions(*bias, {}));
+    recipe.stages.push_back({bias, std::move(bias_options)});
   }
   return recipe;
 }
@@ -54,11 +62,12 @@ Result<Recipe> MakeRecipe(const CompressFlags& flags) {
     PLANISH_TRY(recipe, RecipeFromFlags(flags));
   } else {
     if (flags.bits || flags.group || flags.rank || flags.path_bits || flags.method || flags.symmetric ||
-        flags.grid || flags.scale_bits || flags.zero_bits) {
+        flags.grid || flags.scale_bits || flags.zero_bits || flags.bias_tuning || flags.tables ||
+        flags.sparse || flags.sparse_by) {
       return InputError(
-          "--recipe: --bits, --grid, --group, --scale-bits, --zero-bits, --symmetric, --rank, --path-bits "
-          "and "
-          "--method belong into the "
+          "--recipe: --bits, --grid, --group, --scale-bits, --zero-bits, --tables, --sparse, --sparse-by, "
+          "--symmetric, --rank, --path-bits, "
+          "--bias-tuning and --method belong into the "
           "recipe's stages when there is one");
     }
     PLANISH_TRY(const std::string text, ReadTextFile(flags.recipe));
@@ -151,6 +160,14 @@ void AddRecipeFlags(CLI::App& verb, CompressFlags& flags) {
   verb.add_option("--scale-bits", flags.scale_bits,
                   "Bits of a group's scale: 16 (default), or 4 to 8 as steps of one unit a row");
   verb.add_option("--zero-bits", flags.zero_bits, "Bits of an integer grid's zero, more than its codes have");
+  verb.add_option("--tables", flags.tables,
+                  "What shares a learned table of --grid table2 to table4: tensor (default), row or group")
+      ->check(CLI::IsMember({"tensor", "row", "group"}));
+  verb.add_option("--sparse", flags.sparse, "Percent of the weights kept apart as fp16 outliers (default 0)")
+      ->check(CLI::Range(0.0, 20.0));
+  verb.add_option("--sparse-by", flags.sparse_by,
+                  "Outliers by sensitivity, |w| sqrt(H_jj) (default), or by magnitude")
+      ->check(CLI::IsMember({"magnitude", "sensitivity"}));
   verb.add_option("--bits", flags.bits, "Bits of a code, 2 to 8 (default 4)")
       ->check(CLI::Range(2, 8))
       ->excludes(grid);
@@ -164,6 +181,8 @@ void AddRecipeFlags(CLI::App& verb, CompressFlags& flags) {
                   "Or: extra bits per weight for paths, ranks chosen per linear")
       ->check(CLI::Range(0.0, 16.0))
       ->excludes(rank);
+  verb.add_flag("--bias-tuning", flags.bias_tuning,
+                "Give every linear a bias that makes up for its mean error (stage bias)");
   verb.add_option("--head-bits", flags.head_bits,
                   "Also round embedding and head to this many bits (default: keep)")
       ->check(CLI::Range(2, 8));

@@ -66,7 +66,8 @@ Status Eval(const EvalFlags& flags) {
   std::vector<std::unique_ptr<LogitSource>> sources;
   std::vector<std::unique_ptr<Runner>> runners;
   const auto open = [&](const std::string& path, bool reference) -> Status {
-    PLANISH_TRY(auto model, LoadModel(path));
+    PLANISH_TRY(auto model,
+                reference ? LoadModel(path) : LoadAtPrecision(run->context(), path, flags.runtime));
     PLANISH_RETURN_IF_ERROR(CheckFinite(run->context(), model));
     models.push_back(std::make_unique<Model>(std::move(model)));
     if (reference || flags.runtime.runtime == "plain") {
@@ -125,6 +126,7 @@ void AddEvalVerb(CLI::App& app) {
       ->check(CLI::NonNegativeNumber);
   verb->add_flag("--bos", flags->bos, "Put the BOS token before each window");
   AddRuntimeOptions(*verb, flags->runtime);
+  AddPrecisionOptions(*verb, flags->runtime);
   AddRunOptions(*verb, flags->run);
   verb->footer(
       "Examples:\n"

@@ -41,7 +41,7 @@ void PrintResult(const GenerateFlags& flags, const GenerateResult& result, const
 Status RunGenerate(GenerateFlags& flags) {
   PLANISH_TRY(const std::string prompt, CheckedText(flags.prompt, "--prompt"));
   PLANISH_TRY(const auto run, Run::Start(flags.run, flags.options.sampling.seed));
-  PLANISH_TRY(const Model model, LoadModel(flags.model));
+  PLANISH_TRY(const Model model, LoadAtPrecision(run->context(), flags.model, flags.runtime));
   PLANISH_TRY(const auto tokenizer, Tokenizer::Load(model.path));
   PLANISH_TRY(auto ids, tokenizer->Encode(prompt, /*add_special=*/true));
   if (flags.bos) {
@@ -106,6 +106,7 @@ void AddGenerateVerb(CLI::App& app) {
   verb->add_flag("--bos", flags->bos, "Put the BOS token first");
   verb->add_flag("--stats", flags->stats, "Print speed at the end");
   AddRuntimeOptions(*verb, flags->runtime);
+  AddPrecisionOptions(*verb, flags->runtime);
   AddRunOptions(*verb, flags->run);
   verb->footer(
       "Examples:\n"

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include <cstring>
 
 #include "base/file.h"
@@ -70,8 +72,24 @@ int32_t FileType(GgufType type) {
   }
 }
 
+// True when the matrix is nothing without outliers that are kept beside it.
+bool HasOutliers(const Matrix& matrix) {
+  if (std::holds_alternative<Sparse>(matrix.body)) return true;
+  const auto* sum = std::get_if<SumPart>(&matrix.body);
+  return sum != nullptr && std::ranges::any_of(sum->terms, HasOutliers);
+}
+
 // Sums need a decision; this says which layers do.
 Status CheckSums(const Model& model, const GgufExport& options) {
+  for (const Linear& linear : model.linears) {
+    if (!options.merge && HasOutliers(linear.w)) {
+      return InputError(
+          fmt::format("{}: GGUF holds one matrix a layer, and this one's outliers are kept beside it; "
+                      "--merge adds them back "
+                      "before the matrix is encoded",
+                      linear.name));
+    }
+  }
   if (options.merge || options.drop_paths) return {};
   std::vector<std::string> names;
   for (const Linear& linear : model.linears) {
@@ -187,6 +205,12 @@ class Planner {
     if (slot.keep && slot.out == 1) dims.pop_back();
     if (place.expert == 0) dims.push_back(1);
     items_.push_back({{place.name, type, std::move(dims)}, {part}, {}, OrderOf(place.name)});
+    if (slot.bias.empty() && linear.own_bias) {
+      return InputError(
+          fmt::format("{}: the layer got a bias by compression, and {} has none there in GGUF; compress "
+                      "without --bias-tuning",
+                      linear.name, model_.program.family));
+    }
     if (slot.bias.empty()) return {};
     return AddVector(slot.bias, {slot.out}, linear.bias);
   }

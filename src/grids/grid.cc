@@ -23,7 +23,7 @@ int64_t GridBytes(const GridSpec& grid, int64_t rows, int64_t cols) {
   int64_t bytes = rows * RunBytes(cols, grid.bits);
   if (grid.HasZeros()) bytes += RunBytes(groups, grid.ZeroBits());
   if (grid.NumSets() > 1) bytes += RunBytes(groups, 2);
-  if (!grid.Uniform()) bytes += int64_t{2} * grid.NumSets() * grid.NumLevels();
+  if (!grid.Uniform()) bytes += 2 * grid.NumTables(rows, cols) * grid.NumLevels();
   switch (grid.scale) {
     case ScaleKind::kHalf:
       return bytes + 2 * groups;
@@ -33,6 +33,8 @@ int64_t GridBytes(const GridSpec& grid, int64_t rows, int64_t cols) {
       return bytes + groups;
     case ScaleKind::kE4M3:
       return bytes + groups + 4;
+    case ScaleKind::kNone:
+      return bytes;
   }
   return bytes;
 }
@@ -50,7 +52,7 @@ void DecodeRow(const GridMatrix& matrix, int64_t row, int64_t col, int64_t count
       const float zero = matrix.zeros(row, group);
       for (; done < end; ++done) out[done] = (static_cast<float>(codes[done]) - zero) * scale;
     } else {
-      const float* levels = matrix.levels.row(matrix.grid.NumSets() > 1 ? matrix.sets(row, group) : 0);
+      const float* levels = matrix.LevelsOf(row, group);
       for (; done < end; ++done) out[done] = levels[codes[done]] * scale;
     }
   }
@@ -67,12 +69,25 @@ uint8_t EncodeNearest(float w, float scale, float zero, int max_code) {
   return static_cast<uint8_t>(std::clamp(std::nearbyint(w / scale + part), lo, hi) - lo);
 }
 
-uint8_t EncodeNearest(float w, float scale, const float* levels, int count) {
+uint8_t EncodeNearest(float w, const float* mids, int count) {
   int code = 0;
   for (int i = 1; i < count; ++i) {
-    if (w > 0.5f * (levels[i - 1] * scale + levels[i] * scale)) code = i;
+    if (w > mids[i]) code = i;
   }
   return static_cast<uint8_t>(code);
+}
+
+void Midpoints(const GridSpec& grid, const float* values, int count, float* mids) {
+  int zero = 0;
+  if (grid.levels == LevelKind::kMinifloat)
+    zero = static_cast<int>(std::find(values, values + count, 0.0f) - values);
+  for (int i = 1; i < count; ++i) {
+    mids[i] = 0.5f * (values[i - 1] + values[i]);
+    // A minifloat's codes count its magnitudes from 0 on, so that every second value is even.
+    const bool upper =
+        grid.levels == LevelKind::kMinifloat && (i - zero) % 2 == 0 && values[i - 1] < values[i];
+    if (upper) mids[i] = std::nextafter(mids[i], -INFINITY);
+  }
 }
 
 float StoredScale(const GridSpec& grid, float unit, float s) {
@@ -93,25 +108,37 @@ float StoredScale(const GridSpec& grid, float unit, float s) {
       const int exponent = std::max(std::ilogb(t), -6);
       return std::ldexp(std::nearbyint(std::ldexp(t, 3 - exponent)), exponent - 3) * unit;
     }
+    case ScaleKind::kNone:
+      return 1.0f;
   }
   return s;
 }
 
-void GridFitter::Describe(PanelFit& fit) const {
+void GridFitter::Describe(int64_t row, std::vector<float>& own, PanelFit& fit) const {
   fit.bits = grid_.bits;
   fit.symmetric = grid_.symmetric;
   fit.zero_step = grid_.Uniform() ? grid_.ZeroStep() : 1.0f;
   constexpr ScaleForm kForms[] = {ScaleForm::kHalf, ScaleForm::kSteps, ScaleForm::kPowerOfTwo,
                                   ScaleForm::kE4M3};
+  PLANISH_CHECK(grid_.scale != ScaleKind::kNone);
   fit.scale = kForms[static_cast<int>(grid_.scale)];
   fit.max_steps = static_cast<float>((1 << grid_.scale_bits) - 1);
   fit.levels = grid_.Uniform() ? nullptr : panel_levels_.data();
   fit.num_sets = grid_.NumSets();
+  if (grid_.tables == TableScope::kTensor) return;
+  own.resize(levels_.cols() * kPanelRows);
+  for (int64_t r = 0; r < kPanelRows; ++r) {
+    const float* levels = LevelsOf(row + r, 0, 1, 0);
+    for (int64_t k = 0; k < levels_.cols(); ++k) own[k * kPanelRows + r] = levels[k];
+  }
+  fit.levels = own.data();
 }
 
-GridFitter::GridFitter(const GridSpec& grid) : grid_(grid) {
+GridFitter::GridFitter(const GridSpec& grid, Mat<float> learned) : grid_(grid) {
   if (grid.Uniform()) return;
-  levels_ = FixedLevels(grid);
+  levels_ = grid.Learned() ? std::move(learned) : FixedLevels(grid);
+  PLANISH_CHECK(levels_.cols() == grid.NumLevels()) << levels_.cols();
+  if (grid.tables != TableScope::kTensor) return;
   const int64_t count = levels_.rows() * levels_.cols();
   panel_levels_.resize(count * kPanelRows);
   for (int64_t k = 0; k < count; ++k) {
@@ -123,12 +150,17 @@ void FitGroups(const Context& context, MatView<const float> w, std::span<const f
                const GridFitter& fitter, ClipSearch search, GridMatrix& matrix) {
   const GridSpec& grid = fitter.grid();
   const int64_t groups = grid.NumGroups(w.cols), size = grid.GroupSize(w.cols);
+  if (grid.scale == ScaleKind::kNone) {
+    matrix.scales.Fill(1.0f);
+    return;
+  }
   std::vector<std::vector<float>> panels(context.pool->NumThreads());
   const int64_t num_panels = (w.rows + kPanelRows - 1) / kPanelRows;
   context.pool->ParallelFor(num_panels, [&](int64_t p, int worker) {
     const int64_t row = p * kPanelRows, rows = std::min(kPanelRows, w.rows - row);
     std::vector<float>& panel = panels[worker];
     panel.assign(std::min(size, w.cols) * kPanelRows, 0.0f);
+    std::vector<float> levels;
     float scales[kPanelRows], zeros[kPanelRows], units[kPanelRows];
     uint8_t sets[kPanelRows] = {};
     for (int64_t r = 0; r < kPanelRows; ++r) {
@@ -150,7 +182,7 @@ void FitGroups(const Context& context, MatView<const float> w, std::span<const f
                    .zeros = zeros,
                    .units = units,
                    .sets = sets};
-      fitter.Describe(fit);
+      fitter.Describe(row, levels, fit);
       FitPanel(context.isa, fit);
       for (int64_t r = 0; r < rows; ++r) {
         matrix.scales(row + r, g) = scales[r];
@@ -161,9 +193,7 @@ void FitGroups(const Context& context, MatView<const float> w, std::span<const f
   });
 }
 
-namespace {
-
-GridMatrix Allocate(const GridFitter& fitter, int64_t rows, int64_t cols) {
+GridMatrix AllocateGrid(const GridFitter& fitter, int64_t rows, int64_t cols) {
   GridMatrix matrix;
   matrix.grid = fitter.grid();
   const int64_t groups = matrix.grid.NumGroups(cols);
@@ -171,21 +201,21 @@ GridMatrix Allocate(const GridFitter& fitter, int64_t rows, int64_t cols) {
   matrix.scales.Resize(rows, groups);
   if (matrix.grid.Uniform()) matrix.zeros.Resize(rows, groups);
   if (matrix.grid.NumSets() > 1) matrix.sets.Resize(rows, groups);
-  if (!matrix.grid.Uniform()) matrix.levels = FixedLevels(matrix.grid);
+  const Mat<float>& levels = fitter.levels();
+  matrix.levels.Resize(levels.rows(), levels.cols());
+  std::copy_n(levels.data(), levels.rows() * levels.cols(), matrix.levels.data());
   return matrix;
 }
 
-}  // namespace
-
 std::vector<float> FitUnits(const Context& context, MatView<const float> w, std::span<const float> h,
-                            const GridSpec& grid, ClipSearch search) {
+                            const GridFitter& fitter, ClipSearch search) {
+  const GridSpec& grid = fitter.grid();
   if (grid.scale == ScaleKind::kE4M3) {
     float largest = 0;
     for (int64_t i = 0; i < w.rows; ++i) {
       for (int64_t j = 0; j < w.cols; ++j) largest = std::max(largest, std::fabs(w(i, j)));
     }
     // The largest block scale, amax / top, becomes 448, the largest FP8.
-    const GridFitter fitter(grid);
     const float top = grid.Uniform() ? static_cast<float>((1 << (grid.bits - 1)))
                                      : fitter.levels()(0, fitter.levels().cols() - 1);
     const float unit = largest / (top * 448.0f);
@@ -196,9 +226,8 @@ std::vector<float> FitUnits(const Context& context, MatView<const float> w, std:
   // the largest, because feedback and refit may ask for a larger one.
   GridSpec wide = grid;
   wide.scale = ScaleKind::kHalf;
-  const GridFitter fitter(wide);
-  GridMatrix first = Allocate(fitter, w.rows, w.cols);
-  FitGroups(context, w, h, fitter, search, first);
+  GridMatrix first = AllocateGrid(fitter, w.rows, w.cols);
+  FitGroups(context, w, h, GridFitter(wide, std::move(first.levels)), search, first);
   const auto steps = static_cast<float>((1 << grid.scale_bits) - 1);
   std::vector<float> units(w.rows);
   for (int64_t i = 0; i < w.rows; ++i) {
@@ -219,9 +248,9 @@ GridMatrix FitGrid(const Context& context, MatView<const float> w, std::span<con
     empty.grid = grid;
     return empty;
   }
-  const GridFitter fitter(grid);
-  GridMatrix matrix = Allocate(fitter, w.rows, w.cols);
-  matrix.units = FitUnits(context, w, h, grid, search);
+  const GridFitter fitter = MakeFitter(context, w, h, grid, search);
+  GridMatrix matrix = AllocateGrid(fitter, w.rows, w.cols);
+  matrix.units = FitUnits(context, w, h, fitter, search);
   FitGroups(context, w, h, fitter, search, matrix);
   return matrix;
 }
@@ -230,15 +259,20 @@ void EncodeAll(const Context& context, MatView<const float> w, GridMatrix& matri
   const GridSpec& grid = matrix.grid;
   const int64_t size = grid.GroupSize(w.cols);
   context.pool->ParallelFor(w.rows, [&](int64_t i) {
+    float values[256], mids[256];
     for (int64_t j = 0; j < w.cols; ++j) {
       const int64_t g = j / size;
       const float scale = matrix.scales(i, g);
       if (grid.Uniform()) {
         matrix.codes(i, j) = EncodeNearest(w(i, j), scale, matrix.zeros(i, g), grid.NumLevels() - 1);
-      } else {
-        const float* levels = matrix.levels.row(grid.NumSets() > 1 ? matrix.sets(i, g) : 0);
-        matrix.codes(i, j) = EncodeNearest(w(i, j), scale, levels, grid.NumLevels());
+        continue;
       }
+      if (j % size == 0) {
+        const float* levels = matrix.LevelsOf(i, g);
+        for (int k = 0; k < grid.NumLevels(); ++k) values[k] = levels[k] * scale;
+        Midpoints(grid, values, grid.NumLevels(), mids);
+      }
+      matrix.codes(i, j) = EncodeNearest(w(i, j), mids, grid.NumLevels());
     }
   });
 }

@@ -6,24 +6,10 @@
 #include <cmath>
 #include <vector>
 
-#include "base/random.h"
+#include "grids/grids_test_util.h"
 
 namespace planish {
 namespace {
-
-Context OnPool(ThreadPool& pool, Isa isa = BestIsa()) {
-  Context context;
-  context.pool = &pool;
-  context.isa = isa;
-  return context;
-}
-
-Mat<float> RandomWeights(int64_t rows, int64_t cols, uint64_t seed) {
-  Mat<float> w(rows, cols);
-  const Random random(seed);
-  for (int64_t i = 0; i < rows * cols; ++i) w.data()[i] = 0.02f * static_cast<float>(random.Normal(i));
-  return w;
-}
 
 std::vector<float> RandomImportance(int64_t cols, uint64_t seed) {
   std::vector<float> h(cols);

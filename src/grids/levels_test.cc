@@ -5,25 +5,12 @@
 #include <cmath>
 #include <vector>
 
-#include "base/random.h"
 #include "grids/grid.h"
+#include "grids/grids_test_util.h"
+#include "grids/tables.h"
 
 namespace planish {
 namespace {
-
-Context OnPool(ThreadPool& pool, Isa isa = BestIsa()) {
-  Context context;
-  context.pool = &pool;
-  context.isa = isa;
-  return context;
-}
-
-Mat<float> RandomWeights(int64_t rows, int64_t cols, uint64_t seed) {
-  Mat<float> w(rows, cols);
-  const Random random(seed);
-  for (int64_t i = 0; i < rows * cols; ++i) w.data()[i] = 0.02f * static_cast<float>(random.Normal(i));
-  return w;
-}
 
 double Error(const Context& context, const Mat<float>& w, GridMatrix& m) {
   EncodeAll(context, w, m);
@@ -65,15 +52,16 @@ TEST(GridLevels, ValuesOfTheFormats) {
 // One bit of exponent is a uniform grid; every format decodes in ascending order.
 TEST(GridLevels, AscendingAndEncodeInvertsDecode) {
   for (const NamedGrid& named : NamedGrids()) {
-    if (named.grid.Uniform()) continue;
+    if (named.grid.Uniform() || named.grid.Learned()) continue;
     const Mat<float> sets = FixedLevels(named.grid);
     for (int64_t set = 0; set < sets.rows(); ++set) {
       for (int k = 0; k < named.grid.NumLevels(); ++k) {
         if (k > 0) {
           EXPECT_LE(sets(set, k - 1), sets(set, k)) << named.name;
         }
-        const uint8_t code =
-            EncodeNearest(sets(set, k) * 0.25f, 0.25f, sets.row(set), named.grid.NumLevels());
+        float mids[256];
+        Midpoints(named.grid, sets.row(set), named.grid.NumLevels(), mids);
+        const uint8_t code = EncodeNearest(sets(set, k), mids, named.grid.NumLevels());
         EXPECT_EQ(sets(set, code), sets(set, k)) << named.name << " " << k;
       }
     }
@@ -159,6 +147,139 @@ TEST(GridLevels, SameBitsOnEveryInstructionSet) {
       EXPECT_TRUE(std::equal(m.scales.data(), m.scales.data() + groups, expected.scales.data())) << name;
     }
   }
+}
+
+// The card of minifloats: a value just between two codes gets the even one; of other grids the lower.
+TEST(GridLevels, TiesOfMinifloatsGoToEvenCodes) {
+  const auto nearest = [](const char* name, float x) {
+    const GridSpec grid = *FindGrid(name);
+    const Mat<float> levels = FixedLevels(grid);
+    float mids[256];
+    Midpoints(grid, levels.data(), grid.NumLevels(), mids);
+    return levels.data()[EncodeNearest(x, mids, grid.NumLevels())];
+  };
+  // E2M1 magnitudes 0 0.5 1 1.5 2 3 4 6 have codes 0 to 7.
+  const float magnitudes[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+  for (int k = 1; k < 8; ++k) {
+    const float tie = 0.5f * (magnitudes[k - 1] + magnitudes[k]);
+    EXPECT_EQ(nearest("e2m1", tie), magnitudes[k % 2 == 0 ? k : k - 1]) << tie;
+    EXPECT_EQ(nearest("e2m1", -tie), -magnitudes[k % 2 == 0 ? k : k - 1]) << tie;
+    EXPECT_EQ(nearest("e2m1", std::nextafter(tie, 0.0f)), magnitudes[k - 1]);
+    EXPECT_EQ(nearest("e2m1", std::nextafter(tie, 8.0f)), magnitudes[k]);
+  }
+  EXPECT_EQ(nearest("bitmod3", 1.5f), 1.0f);
+  EXPECT_EQ(nearest("bitmod3", -1.5f), -2.0f);
+}
+
+double TableError(const std::vector<WeightedValue>& values, const std::vector<float>& table) {
+  double sum = 0;
+  for (const WeightedValue& v : values) {
+    double best = INFINITY;
+    for (const float c : table) best = std::min(best, std::pow(static_cast<double>(v.value) - c, 2));
+    sum += v.weight * best;
+  }
+  return sum;
+}
+
+// All ways to cut ten sorted values into three intervals, each at its mean.
+TEST(Tables, KMeansIsTheBestOfAllPartitions) {
+  for (uint64_t seed = 1; seed < 20; ++seed) {
+    const Random random(seed);
+    std::vector<WeightedValue> values;
+    for (uint64_t i = 0; i < 10; ++i) {
+      values.push_back({static_cast<float>(random.Normal(i)), static_cast<float>(random.Uniform(100 + i))});
+    }
+    std::vector<WeightedValue> sorted = values;
+    std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.value < b.value; });
+    const auto mean = [&](size_t begin, size_t end) {
+      double w = 0, x = 0;
+      for (size_t i = begin; i < end; ++i) {
+        w += sorted[i].weight;
+        x += static_cast<double>(sorted[i].weight) * sorted[i].value;
+      }
+      return static_cast<float>(x / w);
+    };
+    double best = INFINITY;
+    for (size_t a = 1; a < 9; ++a) {
+      for (size_t b = a + 1; b < 10; ++b) {
+        best = std::min(best, TableError(values, {mean(0, a), mean(a, b), mean(b, 10)}));
+      }
+    }
+    EXPECT_NEAR(TableError(values, KMeansLevels(values, 3)), best, 1e-6 * best) << seed;
+  }
+}
+
+TEST(Tables, FewValuesAreExactAndNoWeightsAreOnes) {
+  const std::vector<float> table = KMeansLevels({{2, 1}, {-1, 3}, {2, 5}, {0.5f, 0}}, 4);
+  EXPECT_EQ(table, (std::vector<float>{-1, 2, 2, 2}));
+  EXPECT_EQ(KMeansLevels({{1, 0}, {3, 0}, {11, 0}}, 2), (std::vector<float>{2, 11}));
+}
+
+// The card of NUPES: an exponent of one is the uniform symmetric grid, levels ascend, the ends are exact, and
+// the best exponent of normal weights is below one.
+TEST(Tables, PowerGrid) {
+  EXPECT_EQ(PowerLevels(3, 1.0), (std::vector<float>{-1, -2.0f / 3, -1.0f / 3, 0, 1.0f / 3, 2.0f / 3, 1}));
+  EXPECT_EQ(PowerLevels(3, 0.5)[1], static_cast<float>(-4.0 / 9));
+  ThreadPool pool(2);
+  const Context context = OnPool(pool);
+  const Mat<float> w = RandomWeights(64, 256, 4);
+  for (const char* name : {"power3", "power4"}) {
+    GridMatrix power = FitGrid(context, w, {}, *FindGrid(name), ClipSearch::kWeighted);
+    const int top = (1 << (power.grid.bits - 1)) - 1;
+    for (int k = 1; k <= 2 * top; ++k) EXPECT_LT(power.levels(0, k - 1), power.levels(0, k));
+    EXPECT_EQ(power.levels(0, 0), -1.0f);
+    EXPECT_EQ(power.levels(0, 2 * top), 1.0f);
+    EXPECT_GT(power.levels(0, top + 1) * static_cast<float>(top), 0.0f);
+    EXPECT_LT(power.levels(0, top + 1) * static_cast<float>(top), 1.0f);  // a < 1: finer near zero
+    EXPECT_EQ(power.StoredBytes(), 64 * 256 * power.grid.bits / 8 + 64 * 2 * 2 + 2 * (1 << power.grid.bits));
+    // k-means knows no constraint of form.
+    GridSpec table = *FindGrid(power.grid.bits == 3 ? "table3" : "table4");
+    GridMatrix means = FitGrid(context, w, {}, table, ClipSearch::kWeighted);
+    EXPECT_LT(Error(context, w, means), Error(context, w, power)) << name;
+  }
+}
+
+// A table for each row or group beats any fixed grid without scales of its own, and the finer the better;
+// with scales, one table of the tensor beats uniform symmetric levels. Bytes are counted by hand.
+TEST(Tables, ScopesBytesAndErrors) {
+  ThreadPool pool(2);
+  const Context context = OnPool(pool);
+  const Mat<float> w = RandomWeights(40, 256, 8);
+  const auto fit = [&](GridSpec grid) { return FitGrid(context, w, {}, grid, ClipSearch::kWeighted); };
+  GridSpec grid{.bits = 3,
+                .group = 0,
+                .levels = LevelKind::kTable,
+                .scale = ScaleKind::kNone,
+                .tables = TableScope::kRow};
+  GridMatrix row = fit(grid);
+  EXPECT_EQ(row.StoredBytes(), 40 * 256 * 3 / 8 + 40 * 8 * 2);
+  grid.group = 64;
+  grid.tables = TableScope::kGroup;
+  GridMatrix each = fit(grid);
+  EXPECT_EQ(each.StoredBytes(), 40 * 256 * 3 / 8 + 40 * 4 * 8 * 2);
+  GridMatrix tensor = fit({.bits = 3, .group = 64, .levels = LevelKind::kTable});
+  EXPECT_EQ(tensor.StoredBytes(), 40 * 256 * 3 / 8 + 40 * 4 * 2 + 8 * 2);
+  GridMatrix uniform = fit({.bits = 3, .group = 64, .symmetric = true});
+  GridMatrix uniform_row = fit({.bits = 3, .group = 0});
+  EXPECT_LT(Error(context, w, each), Error(context, w, row));
+  EXPECT_LT(Error(context, w, row), Error(context, w, uniform_row));
+  EXPECT_LT(Error(context, w, tensor), Error(context, w, uniform));
+  for (const float s : {each.scales(3, 2), row.scales(7, 0)}) EXPECT_EQ(s, 1.0f);
+}
+
+TEST(Tables, WrongCombinationsAreNamed) {
+  GridSpec grid = *FindGrid("table4");
+  EXPECT_EQ(CheckGrid(grid), "");
+  grid.scale = ScaleKind::kNone;
+  EXPECT_EQ(CheckGrid(grid), "tables: a group's own has no scale, the tensor's needs them");
+  grid.tables = TableScope::kGroup;
+  EXPECT_EQ(CheckGrid(grid), "");
+  grid.bits = 5;
+  EXPECT_EQ(CheckGrid(grid), "bits of a table: expected 2 to 4, found 5");
+  grid = *FindGrid("nf4");
+  grid.tables = TableScope::kRow;
+  EXPECT_EQ(CheckGrid(grid),
+            "tables: only grids table2 to table4 have one for each row or group, or no scales");
 }
 
 }  // namespace

@@ -59,6 +59,14 @@ constexpr NamedGrid kNamed[] = {
     {"rf8", Of(LevelKind::kResidual, 8)},
     {"bitmod3", Of(LevelKind::kBitMod, 3)},
     {"bitmod4", Of(LevelKind::kBitMod, 4)},
+    {"table2", Of(LevelKind::kTable, 2)},
+    {"table3", Of(LevelKind::kTable, 3)},
+    {"table4", Of(LevelKind::kTable, 4)},
+    {"power3", Of(LevelKind::kPower, 3)},
+    {"power4", Of(LevelKind::kPower, 4)},
+    {"power5", Of(LevelKind::kPower, 5)},
+    {"power6", Of(LevelKind::kPower, 6)},
+    {"power8", Of(LevelKind::kPower, 8)},
     {"mxfp4", Block(Float(2, 1), ScaleKind::kE8M0, 32)},
     {"mxfp6", Block(Float(2, 3), ScaleKind::kE8M0, 32)},
     {"mxfp6_e3m2", Block(Float(3, 2), ScaleKind::kE8M0, 32)},
@@ -162,9 +170,11 @@ std::vector<float> LevelSet(const GridSpec& grid, int set) {
     case LevelKind::kBitMod:
       return BitModLevels(grid.bits, set);
     case LevelKind::kGguf:
+    case LevelKind::kTable:
+    case LevelKind::kPower:
       break;
   }
-  PLANISH_CHECK(false) << GridText(grid) << " has no levels";
+  PLANISH_CHECK(false) << GridText(grid) << " has no fixed levels";
   return {};
 }
 
@@ -199,6 +209,7 @@ std::string GridText(const GridSpec& grid) {
   if (grid.group > 0 && !block) text += fmt::format(" g{}", grid.group);
   if (grid.Uniform() && grid.symmetric) text += " sym";
   if (grid.scale == ScaleKind::kSteps) text += fmt::format(" s{}", grid.scale_bits);
+  if (grid.tables != TableScope::kTensor) text += grid.tables == TableScope::kRow ? " row" : " each";
   if (grid.HasZeros() && grid.ZeroBits() != grid.bits) text += fmt::format(" z{}", grid.ZeroBits());
   return text;
 }
@@ -225,6 +236,18 @@ std::string CheckGrid(const GridSpec& grid) {
   std::string wrong = range("bits", grid.Uniform() ? 2 : 1, 8, grid.bits);
   if (wrong.empty()) wrong = range("group", 0, int64_t{1} << 24, grid.group);
   if (wrong.empty() && grid.scale == ScaleKind::kSteps) wrong = range("scale_bits", 4, 8, grid.scale_bits);
+  if (wrong.empty() && grid.levels == LevelKind::kTable) wrong = range("bits of a table", 2, 4, grid.bits);
+  if (wrong.empty() && grid.levels == LevelKind::kPower)
+    wrong = range("bits of a power grid", 3, 8, grid.bits);
+  const bool own_values = grid.scale == ScaleKind::kNone;
+  if (wrong.empty() &&
+      ((own_values || grid.tables != TableScope::kTensor) && grid.levels != LevelKind::kTable)) {
+    wrong = "tables: only grids table2 to table4 have one for each row or group, or no scales";
+  }
+  if (wrong.empty() &&
+      (own_values ? grid.tables == TableScope::kTensor : grid.tables == TableScope::kGroup)) {
+    wrong = "tables: a group's own has no scale, the tensor's needs them";
+  }
   if (wrong.empty() && grid.HasZeros()) wrong = range("zero_bits", grid.bits, 8, grid.ZeroBits());
   return wrong;
 }
@@ -234,12 +257,17 @@ Mat<float> FixedLevels(const GridSpec& grid) {
   for (int set = 0; set < grid.NumSets(); ++set) {
     std::vector<float> levels = LevelSet(grid, set);
     PLANISH_CHECK(!levels.empty() && static_cast<int>(levels.size()) <= grid.NumLevels()) << GridText(grid);
-    for (float& level : levels) level = ToFloat(ToF16(level));
-    std::sort(levels.begin(), levels.end());
-    levels.resize(grid.NumLevels(), levels.back());
+    levels = StoredLevels(std::move(levels), grid.bits);
     std::copy(levels.begin(), levels.end(), sets.row(set));
   }
   return sets;
+}
+
+std::vector<float> StoredLevels(std::vector<float> levels, int bits) {
+  for (float& level : levels) level = ToFloat(ToF16(level));
+  std::sort(levels.begin(), levels.end());
+  levels.resize(size_t{1} << bits, levels.back());
+  return levels;
 }
 
 }  // namespace planish

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <iterator>
 
+#include "base/checked.h"
 #include "base/names.h"
 
 namespace planish {
@@ -19,7 +20,8 @@ void AddTensor(const std::string& name, DType type, std::vector<int64_t> shape, 
   tensors.push_back({name, type, std::move(shape), blob.bytes});
 }
 
-constexpr const char* kScaleNames[] = {"f16", "steps", "e8m0", "e4m3"};
+constexpr const char* kScaleNames[] = {"f16", "steps", "e8m0", "e4m3", "none"};
+constexpr const char* kTableNames[] = {"tensor", "row", "group"};
 
 int64_t NumGroups(const Matrix& m, const GridSpec& grid) { return m.rows * grid.NumGroups(m.cols); }
 
@@ -35,8 +37,10 @@ void DescribeCoded(const Matrix& m, const Coded& coded, const std::string& prefi
                    std::vector<PartTensor>& tensors) {
   const GridSpec& grid = coded.grid;
   AddTensor(prefix + ".codes", DType::kU8, {m.rows, PackedBytes(m.cols, grid.bits)}, coded.codes, tensors);
-  auto [type, shape] = ScalesShape(grid, m.rows, m.cols);
-  AddTensor(prefix + ".scales", type, std::move(shape), coded.scales, tensors);
+  if (grid.scale != ScaleKind::kNone) {
+    auto [type, shape] = ScalesShape(grid, m.rows, m.cols);
+    AddTensor(prefix + ".scales", type, std::move(shape), coded.scales, tensors);
+  }
   json["kind"] = grid.Uniform() ? "integer" : "levels";
   json["tensor"] = prefix;
   json["bits"] = grid.bits;
@@ -57,7 +61,9 @@ void DescribeCoded(const Matrix& m, const Coded& coded, const std::string& prefi
   }
   if (grid.Uniform()) return;
   json["grid"] = LevelsName(grid);
-  AddTensor(prefix + ".levels", DType::kF16, {grid.NumSets(), grid.NumLevels()}, coded.levels, tensors);
+  if (grid.tables != TableScope::kTensor) json["tables"] = kTableNames[static_cast<int>(grid.tables)];
+  AddTensor(prefix + ".levels", DType::kF16, {grid.NumTables(m.rows, m.cols), grid.NumLevels()}, coded.levels,
+            tensors);
   if (grid.NumSets() > 1) {
     AddTensor(prefix + ".sets", DType::kU8, {PackedBytes(NumGroups(m, grid), 2)}, coded.sets, tensors);
   }
@@ -78,6 +84,13 @@ OrderedJson Describe(const Matrix& m, const std::string& prefix, std::vector<Par
       json["factors"].push_back(
           Describe(product->factors[i], fmt::format("{}.factor{}", prefix, i), tensors));
     }
+  } else if (const auto* sparse = std::get_if<Sparse>(&m.body)) {
+    AddTensor(prefix + ".values", DType::kF16, {sparse->size()}, sparse->values, tensors);
+    AddTensor(prefix + ".columns", sparse->index, {sparse->size()}, sparse->columns, tensors);
+    AddTensor(prefix + ".counts", sparse->index, {m.rows}, sparse->counts, tensors);
+    json["kind"] = "sparse";
+    json["tensor"] = prefix;
+    json["count"] = sparse->size();
   } else if (const auto* blocks = std::get_if<Blocks>(&m.body)) {
     AddTensor(prefix + ".blocks", DType::kU8, {m.rows, GgufRowBytes(blocks->type, m.cols)}, blocks->data,
               tensors);
@@ -151,10 +164,19 @@ Result<GridSpec> ReadGrid(const Json& d, const std::string& tensor, bool uniform
     PLANISH_TRY(const std::string scale, JsonString(d, "scale"));
     const auto* it = std::find(std::begin(kScaleNames), std::end(kScaleNames), scale);
     if (it == std::end(kScaleNames)) {
-      return InputError(fmt::format("'{}': scale: expected f16, steps, e8m0 or e4m3, found '{}'", tensor,
-                                    Abbreviate(scale)));
+      return InputError(fmt::format("'{}': scale: expected f16, steps, e8m0, e4m3 or none, found '{}'",
+                                    tensor, Abbreviate(scale)));
     }
     grid.scale = static_cast<ScaleKind>(it - std::begin(kScaleNames));
+  }
+  if (d.contains("tables")) {
+    PLANISH_TRY(const std::string tables, JsonString(d, "tables"));
+    const auto* it = std::find(std::begin(kTableNames), std::end(kTableNames), tables);
+    if (it == std::end(kTableNames)) {
+      return InputError(
+          fmt::format("'{}': tables: expected tensor, row or group, found '{}'", tensor, Abbreviate(tables)));
+    }
+    grid.tables = static_cast<TableScope>(it - std::begin(kTableNames));
   }
   const auto small = [&](const char* key, int64_t low, int& value) -> Status {
     PLANISH_TRY(const int64_t found, JsonInt(d, key));
@@ -166,6 +188,8 @@ Result<GridSpec> ReadGrid(const Json& d, const std::string& tensor, bool uniform
   };
   if (grid.scale == ScaleKind::kSteps) PLANISH_RETURN_IF_ERROR(small("scale_bits", 4, grid.scale_bits));
   if (uniform && d.contains("zero_bits")) PLANISH_RETURN_IF_ERROR(small("zero_bits", bits, grid.zero_bits));
+  const std::string wrong = CheckGrid(grid);
+  if (!wrong.empty()) return InputError(fmt::format("'{}': {}", tensor, wrong));
   return grid;
 }
 
@@ -177,8 +201,10 @@ Result<Matrix> ReadCoded(const Json& d, const std::string& tensor, int64_t rows,
   coded.grid = grid;
   PLANISH_TRY(coded.codes,
               ReadBlob(tensor + ".codes", DType::kU8, {rows, PackedBytes(cols, grid.bits)}, checkpoint));
-  const auto [type, shape] = ScalesShape(grid, rows, cols);
-  PLANISH_TRY(coded.scales, ReadBlob(tensor + ".scales", type, shape, checkpoint));
+  if (grid.scale != ScaleKind::kNone) {
+    const auto [type, shape] = ScalesShape(grid, rows, cols);
+    PLANISH_TRY(coded.scales, ReadBlob(tensor + ".scales", type, shape, checkpoint));
+  }
   if (grid.scale == ScaleKind::kHalf) PLANISH_RETURN_IF_ERROR(CheckHalves(coded.scales, tensor + ".scales"));
   if (grid.scale == ScaleKind::kSteps) {
     PLANISH_TRY(coded.units, ReadBlob(tensor + ".units", DType::kF16, {rows}, checkpoint));
@@ -195,8 +221,8 @@ Result<Matrix> ReadCoded(const Json& d, const std::string& tensor, int64_t rows,
                                       {PackedBytes(rows * groups, grid.ZeroBits())}, checkpoint));
   }
   if (!uniform) {
-    PLANISH_TRY(coded.levels,
-                ReadBlob(tensor + ".levels", DType::kF16, {grid.NumSets(), grid.NumLevels()}, checkpoint));
+    PLANISH_TRY(coded.levels, ReadBlob(tensor + ".levels", DType::kF16,
+                                       {grid.NumTables(rows, cols), grid.NumLevels()}, checkpoint));
     PLANISH_RETURN_IF_ERROR(CheckHalves(coded.levels, tensor + ".levels"));
   }
   if (grid.NumSets() > 1) {
@@ -204,6 +230,25 @@ Result<Matrix> ReadCoded(const Json& d, const std::string& tensor, int64_t rows,
                 ReadBlob(tensor + ".sets", DType::kU8, {PackedBytes(rows * groups, 2)}, checkpoint));
   }
   return Matrix{rows, cols, std::move(coded)};
+}
+
+Result<Matrix> ReadSparse(const Json& d, const std::string& tensor, int64_t rows, int64_t cols,
+                          const Checkpoint& checkpoint) {
+  PLANISH_TRY(const int64_t count, JsonInt(d, "count"));
+  const auto elements = CheckedMul(rows, cols);
+  if (count < 1 || !elements || count > *elements) {
+    return InputError(fmt::format("'{}': count: expected 1 to rows times columns, found {}", tensor, count));
+  }
+  Sparse sparse;
+  sparse.index = SparseIndexType(cols);
+  PLANISH_TRY(sparse.values, ReadBlob(tensor + ".values", DType::kF16, {count}, checkpoint));
+  PLANISH_RETURN_IF_ERROR(CheckHalves(sparse.values, tensor + ".values"));
+  PLANISH_TRY(sparse.columns, ReadBlob(tensor + ".columns", sparse.index, {count}, checkpoint));
+  PLANISH_TRY(sparse.counts, ReadBlob(tensor + ".counts", sparse.index, {rows}, checkpoint));
+  auto begins = CheckSparse(rows, cols, sparse);
+  if (!begins.ok()) return InputError(fmt::format("tensor '{}.{}", tensor, begins.error().message));
+  sparse.begins = std::move(begins).value();
+  return Matrix{rows, cols, std::move(sparse)};
 }
 
 Result<Matrix> ReadBlocks(const Json& d, const std::string& tensor, int64_t rows, int64_t cols,
@@ -248,9 +293,10 @@ Result<Matrix> Read(const Json& d, const Checkpoint& checkpoint, int depth) {
   if (rows < 1 || cols < 1 || rows > (int64_t{1} << 31) || cols > (int64_t{1} << 31)) {
     return InputError(fmt::format("impossible shape [{}, {}]", rows, cols));
   }
-  if (kind == "dense" || kind == "integer" || kind == "levels" || kind == "blocks") {
+  if (kind == "dense" || kind == "integer" || kind == "levels" || kind == "blocks" || kind == "sparse") {
     PLANISH_TRY(const std::string tensor, JsonString(d, "tensor"));
     if (kind == "blocks") return ReadBlocks(d, tensor, rows, cols, checkpoint);
+    if (kind == "sparse") return ReadSparse(d, tensor, rows, cols, checkpoint);
     if (kind == "dense") return ReadDenseTensor(tensor, rows, cols, checkpoint);
     return ReadCoded(d, tensor, rows, cols, kind == "integer", checkpoint);
   }
@@ -272,13 +318,44 @@ Result<Matrix> Read(const Json& d, const Checkpoint& checkpoint, int depth) {
     return Matrix{rows, cols, ProductPart{std::move(factors)}};
   }
   return InputError(
-      fmt::format("kind: expected dense, integer, levels, blocks, sum or product, found '{}'", kind));
+      fmt::format("kind: expected dense, integer, levels, blocks, sparse, sum or product, found '{}'", kind));
 }
 
 }  // namespace
 
 OrderedJson DescribeParts(const Matrix& matrix, const std::string& name, std::vector<PartTensor>& tensors) {
   return Describe(matrix, name, tensors);
+}
+
+Blob DescribeBias(const Linear& linear, OrderedJson& description, std::vector<PartTensor>& tensors) {
+  if (!linear.own_bias) return {};
+  const auto size = static_cast<int64_t>(linear.bias.size());
+  const Matrix halves = DenseMatrix(MatView<const float>{linear.bias.data(), 1, size, size}, DType::kF16);
+  const Blob& blob = std::get<Dense>(halves.body).data;
+  // Under the name that the layer's original bias has or would have.
+  constexpr std::string_view kWeight = ".weight";
+  const bool named = linear.name.ends_with(kWeight);
+  const std::string name = linear.name.substr(0, linear.name.size() - (named ? kWeight.size() : 0)) + ".bias";
+  AddTensor(name, DType::kF16, {size}, blob, tensors);
+  description["bias"] = name;
+  return blob;
+}
+
+Status ReadBias(const Json& description, const Checkpoint& checkpoint, Linear& linear) {
+  if (!description.is_object() || !description.contains("bias")) return {};
+  const auto read = [&]() -> Status {
+    PLANISH_TRY(const std::string name, JsonString(description, "bias"));
+    PLANISH_TRY(const Blob blob, ReadBlob(name, DType::kF16, {linear.w.rows}, checkpoint));
+    PLANISH_RETURN_IF_ERROR(CheckHalves(blob, name));
+    linear.bias.clear();
+    for (int64_t i = 0; i < linear.w.rows; ++i) {
+      linear.bias.push_back(LoadElement(blob.bytes.data(), DType::kF16, i));
+    }
+    linear.own_bias = true;
+    return {};
+  };
+  const Status status = read();
+  return status.ok() ? status : status.error().At(linear.name);
 }
 
 Result<Matrix> ReadParts(const Json& description, const std::string& name, int64_t rows, int64_t cols,

@@ -8,7 +8,7 @@
 
 #include "base/json.h"
 #include "formats/checkpoint.h"
-#include "layer/matrix.h"
+#include "layer/linear.h"
 
 namespace planish {
 
@@ -23,10 +23,14 @@ struct PartTensor {
 
 // Appends the tensors of `matrix` to `tensors` and returns its description.
 OrderedJson DescribeParts(const Matrix& matrix, const std::string& name, std::vector<PartTensor>& tensors);
+// Adds the layer's own bias, if it has one, to its description; the fp16 bytes are kept alive by the blob.
+Blob DescribeBias(const Linear& linear, OrderedJson& description, std::vector<PartTensor>& tensors);
 // The matrix [rows, cols] of that description, mapped from the checkpoint. Errors name the tensor, what was
 // found and what was expected.
 Result<Matrix> ReadParts(const Json& description, const std::string& name, int64_t rows, int64_t cols,
                          const Checkpoint& checkpoint);
+// Reads the bias [rows] that the description states, if any; then linear.own_bias is set.
+Status ReadBias(const Json& description, const Checkpoint& checkpoint, Linear& linear);
 // A dense tensor of the checkpoint as a matrix; checks type and shape.
 Result<Matrix> ReadDenseTensor(const std::string& name, int64_t rows, int64_t cols,
                                const Checkpoint& checkpoint);

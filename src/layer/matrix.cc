@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -102,6 +103,8 @@ float ScaleAt(const Coded& coded, int64_t groups, int64_t i, int64_t g) {
       return std::ldexp(1.0f, static_cast<int>(scales[at]) - 127);
     case ScaleKind::kE4M3:
       return FromE4M3(static_cast<uint8_t>(scales[at])) * LoadF32(coded.units.bytes.data());
+    case ScaleKind::kNone:
+      return 1;
   }
   return 0;
 }
@@ -134,12 +137,50 @@ void ReadCoded(const Matrix& m, const Coded& coded, int64_t row, int64_t rows, i
         const float zero = ZeroAt(coded, groups, i, g);
         for (int64_t k = 0; k < end - j; ++k) *to++ = (static_cast<float>(codes[k]) - zero) * scale;
       } else {
-        const std::byte* levels = coded.levels.bytes.data() + 2 * num_levels * SetAt(coded, groups, i, g);
+        const int64_t table = coded.grid.TableOf(i, g, groups, SetAt(coded, groups, i, g));
+        const std::byte* levels = coded.levels.bytes.data() + 2 * num_levels * table;
         for (int64_t k = 0; k < end - j; ++k) *to++ = LoadF16(levels, codes[k]) * scale;
       }
       j = end;
     }
   }
+}
+
+int64_t LoadIndex(const std::byte* data, DType type, int64_t i) {
+  if (type == DType::kU16) {
+    uint16_t value;
+    std::memcpy(&value, data + 2 * i, 2);
+    return value;
+  }
+  uint32_t value;
+  std::memcpy(&value, data + 4 * i, 4);
+  return value;
+}
+
+void ReadSparse(const Sparse& sparse, int64_t row, int64_t rows, int64_t col, int64_t cols, float* out,
+                int64_t ld) {
+  const std::vector<int64_t>& begins = *sparse.begins;
+  for (int64_t i = 0; i < rows; ++i) {
+    std::fill_n(out + i * ld, cols, 0.0f);
+    for (int64_t k = begins[row + i]; k < begins[row + i + 1]; ++k) {
+      const int64_t j = sparse.Column(k) - col;
+      if (j >= 0 && j < cols) out[i * ld + j] = sparse.Value(k);
+    }
+  }
+}
+
+// One token after the other, the elements of a row in order.
+void ApplySparse(const Context& context, const Matrix& m, const Sparse& sparse, MatView<const float> x,
+                 MatView<float> y, Accumulate op) {
+  const std::vector<int64_t>& begins = *sparse.begins;
+  context.pool->ParallelFor(x.rows, [&](int64_t t) {
+    for (int64_t i = 0; i < m.rows; ++i) {
+      float sum = 0;
+      for (int64_t k = begins[i]; k < begins[i + 1]; ++k) sum += sparse.Value(k) * x(t, sparse.Column(k));
+      float& to = y(t, i);
+      to = op == Accumulate::kSet ? sum : op == Accumulate::kAdd ? to + sum : to - sum;
+    }
+  });
 }
 
 void ReadBlocks(const Matrix& m, const Blocks& blocks, int64_t row, int64_t rows, int64_t col, int64_t cols,
@@ -243,6 +284,8 @@ Blob PackScales(const GridMatrix& m) {
       return RunBlob(count, 8, [&](int64_t k) {
         return ToE4M3(StoredScale(m.grid, 1.0f, scales[k] / m.units.front()));
       });
+    case ScaleKind::kNone:
+      break;
   }
   return {};
 }
@@ -297,11 +340,77 @@ GridMatrix UnpackCodes(const Matrix& matrix) {
   for (int64_t i = 0; grid.scale == ScaleKind::kSteps && i < matrix.rows; ++i) {
     m.units.push_back(LoadF16(units, i));
   }
-  if (!grid.Uniform()) m.levels.Resize(grid.NumSets(), grid.NumLevels());
+  if (!grid.Uniform()) m.levels.Resize(grid.NumTables(matrix.rows, matrix.cols), grid.NumLevels());
   for (int64_t k = 0; k < m.levels.rows() * m.levels.cols(); ++k) {
     m.levels.data()[k] = LoadF16(coded->levels.bytes.data(), k);
   }
   return m;
+}
+
+int64_t Sparse::Column(int64_t i) const { return LoadIndex(columns.bytes.data(), index, i); }
+
+namespace {
+
+Blob IndexBlob(const std::vector<int64_t>& values, DType type) {
+  const int64_t size = DTypeBits(type) / 8;
+  return Owned(size * static_cast<int64_t>(values.size()), [&](uint8_t* to) {
+    for (const int64_t value : values) {
+      const auto small = static_cast<uint16_t>(value);
+      const auto large = static_cast<uint32_t>(value);
+      std::memcpy(to, size == 2 ? static_cast<const void*>(&small) : &large, static_cast<size_t>(size));
+      to += size;
+    }
+  });
+}
+
+}  // namespace
+
+Matrix SparseMatrix(int64_t rows, int64_t cols, std::span<const SparseEntry> entries) {
+  std::vector<float> values;
+  std::vector<int64_t> columns, counts(static_cast<size_t>(rows), 0);
+  for (const SparseEntry& entry : entries) {
+    PLANISH_CHECK(entry.row >= 0 && entry.row < rows) << entry.row;
+    values.push_back(entry.value);
+    columns.push_back(entry.col);
+    ++counts[static_cast<size_t>(entry.row)];
+  }
+  Sparse sparse;
+  sparse.index = SparseIndexType(cols);
+  sparse.values = HalvesBlob(values.data(), static_cast<int64_t>(values.size()));
+  sparse.columns = IndexBlob(columns, sparse.index);
+  sparse.counts = IndexBlob(counts, sparse.index);
+  auto begins = CheckSparse(rows, cols, sparse);
+  PLANISH_CHECK(begins.ok()) << begins.error().message;
+  sparse.begins = std::move(begins).value();
+  return {rows, cols, std::move(sparse)};
+}
+
+Result<std::shared_ptr<const std::vector<int64_t>>> CheckSparse(int64_t rows, int64_t cols,
+                                                                const Sparse& sparse) {
+  const auto n = static_cast<int64_t>(sparse.values.bytes.size()) / 2;
+  auto begins = std::make_shared<std::vector<int64_t>>();
+  begins->reserve(static_cast<size_t>(rows) + 1);
+  begins->push_back(0);
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t count = LoadIndex(sparse.counts.bytes.data(), sparse.index, i);
+    const int64_t begin = begins->back();
+    if (count > n - begin) {
+      return InputError(
+          fmt::format("counts: row {} has {} elements, {} of {} are left", i, count, n - begin, n));
+    }
+    for (int64_t k = begin; k < begin + count; ++k) {
+      const int64_t column = sparse.Column(k), before = k > begin ? sparse.Column(k - 1) : -1;
+      if (column >= cols || column <= before) {
+        return InputError(fmt::format("columns: element {} of row {} is in column {} after {}, of {} columns",
+                                      k - begin, i, column, before, cols));
+      }
+    }
+    begins->push_back(begin + count);
+  }
+  if (begins->back() != n) {
+    return InputError(fmt::format("counts: the rows have {} elements, {} are stored", begins->back(), n));
+  }
+  return std::shared_ptr<const std::vector<int64_t>>(std::move(begins));
 }
 
 Matrix DenseMatrix(int64_t rows, int64_t cols, DType type, Blob data) {
@@ -340,6 +449,7 @@ void ReadRows(const Matrix& m, int64_t row, int64_t rows, int64_t col, int64_t c
                         [&](const Coded& c) { ReadCoded(m, c, row, rows, col, cols, out, ld); },
                         [&](const Blocks& b) { ReadBlocks(m, b, row, rows, col, cols, out, ld); },
                         [&](const ProductPart& p) { ReadProduct(p, row, rows, col, cols, out, ld); },
+                        [&](const Sparse& s) { ReadSparse(s, row, rows, col, cols, out, ld); },
                         [&](const SumPart& s) {
                           ReadRows(s.terms.front(), row, rows, col, cols, out, ld);
                           Mat<float> term(rows, cols);
@@ -368,6 +478,7 @@ void Apply(const Context& context, const Matrix& m, MatView<const float> x, MatV
           [&](const Coded&) { MatMulNT(context, x, MatrixRows(m), y, op); },
           [&](const Blocks&) { MatMulNT(context, x, MatrixRows(m), y, op); },
           [&](const ProductPart& p) { ApplyProduct(context, p, x, y, op); },
+          [&](const Sparse& s) { ApplySparse(context, m, s, x, y, op); },
           [&](const SumPart& s) {
             Apply(context, s.terms.front(), x, y, op);
             for (size_t k = 1; k < s.terms.size(); ++k) {
@@ -393,6 +504,10 @@ int64_t StoredBytes(const Matrix& matrix) {
                    return sum;
                  },
                  [](const Blocks& b) { return static_cast<int64_t>(b.data.bytes.size()); },
+                 [](const Sparse& s) {
+                   return static_cast<int64_t>(s.values.bytes.size() + s.columns.bytes.size() +
+                                               s.counts.bytes.size());
+                 },
                  [&](const ProductPart& p) { return total(p.factors); },
                  [&](const SumPart& s) { return total(s.terms); }},
       matrix.body);
@@ -400,23 +515,27 @@ int64_t StoredBytes(const Matrix& matrix) {
 
 std::string Describe(const Matrix& matrix) {
   const auto dtype = [](DType t) { return t == DType::kF32 ? "f32" : t == DType::kF16 ? "f16" : "bf16"; };
-  return std::visit(Overloaded{[&](const Dense& d) -> std::string { return dtype(d.type); },
-                               [](const Coded& c) { return GridText(c.grid); },
-                               [](const Blocks& b) -> std::string { return InfoOf(b.type).name; },
-                               [](const ProductPart& p) {
-                                 std::string text = fmt::format("path r{} (", p.factors.back().rows);
-                                 for (size_t i = 0; i < p.factors.size(); ++i) {
-                                   text += (i ? ", " : "") + Describe(p.factors[i]);
-                                 }
-                                 return text + ")";
-                               },
-                               [](const SumPart& s) {
-                                 std::string text;
-                                 for (const auto& term : s.terms)
-                                   text += (text.empty() ? "" : " + ") + Describe(term);
-                                 return text;
-                               }},
-                    matrix.body);
+  return std::visit(
+      Overloaded{[&](const Dense& d) -> std::string { return dtype(d.type); },
+                 [](const Coded& c) { return GridText(c.grid); },
+                 [](const Blocks& b) -> std::string { return InfoOf(b.type).name; },
+                 [&](const Sparse& s) {
+                   const double all = static_cast<double>(matrix.rows) * static_cast<double>(matrix.cols);
+                   return fmt::format("sparse {:.3g}%", 100.0 * static_cast<double>(s.size()) / all);
+                 },
+                 [](const ProductPart& p) {
+                   std::string text = fmt::format("path r{} (", p.factors.back().rows);
+                   for (size_t i = 0; i < p.factors.size(); ++i) {
+                     text += (i ? ", " : "") + Describe(p.factors[i]);
+                   }
+                   return text + ")";
+                 },
+                 [](const SumPart& s) {
+                   std::string text;
+                   for (const auto& term : s.terms) text += (text.empty() ? "" : " + ") + Describe(term);
+                   return text;
+                 }},
+      matrix.body);
 }
 
 }  // namespace planish

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/context.h"
+#include "base/result.h"
 #include "formats/gguf_types.h"
 #include "grids/grid.h"
 #include "math/gemm.h"
@@ -39,8 +40,22 @@ struct Coded {
   Blob zeros;   // one run of rows * groups zeros in units of the grid's zero step
   Blob units;   // kSteps: [rows] fp16; kE4M3: [1] f32
   Blob sets;    // grids with several sets of levels: one run of rows * groups 2-bit numbers
-  Blob levels;  // [sets, 2^bits] fp16
+  Blob levels;  // [grid.NumTables, 2^bits] fp16
 };
+
+// A few elements beside zeros, row by row: their values, their columns, and how many a row has.
+struct Sparse {
+  DType index = DType::kU16;  // of columns and counts: kU16 up to 65,535 columns, else kU32
+  Blob values;                // [n] fp16
+  Blob columns;               // [n] ascending within a row
+  Blob counts;                // [rows]
+  std::shared_ptr<const std::vector<int64_t>> begins;  // [rows + 1] sums of counts; not stored
+
+  int64_t size() const { return begins->back(); }
+  int64_t Column(int64_t i) const;
+  float Value(int64_t i) const { return LoadElement(values.bytes.data(), DType::kF16, i); }
+};
+inline DType SparseIndexType(int64_t cols) { return cols <= 65535 ? DType::kU16 : DType::kU32; }
 
 // Rows in the block types of GGUF, as they lie in such a file.
 struct Blocks {
@@ -58,7 +73,7 @@ struct SumPart {
 
 struct Matrix {
   int64_t rows = 0, cols = 0;
-  std::variant<Dense, Coded, ProductPart, SumPart, Blocks> body;
+  std::variant<Dense, Coded, ProductPart, SumPart, Blocks, Sparse> body;
 };
 
 // Bytes of a row of `count` packed values of `bits`.
@@ -68,6 +83,17 @@ Matrix PackCodes(const GridMatrix& matrix);
 GridMatrix UnpackCodes(const Matrix& matrix);  // matrix.body must be Coded
 inline Matrix PackInteger(const IntegerMatrix& matrix) { return PackCodes(matrix); }
 inline IntegerMatrix UnpackInteger(const Matrix& matrix) { return UnpackCodes(matrix); }
+
+// An element of a sparse matrix.
+struct SparseEntry {
+  int64_t row = 0, col = 0;
+  float value = 0;  // rounded to fp16 where it is stored
+};
+// Entries in order of row and column, no place twice.
+Matrix SparseMatrix(int64_t rows, int64_t cols, std::span<const SparseEntry> entries);
+// The sums of a sparse part's counts. Errors: counts or columns that do not fit each other or the shape.
+Result<std::shared_ptr<const std::vector<int64_t>>> CheckSparse(int64_t rows, int64_t cols,
+                                                                const Sparse& sparse);
 
 Matrix DenseMatrix(int64_t rows, int64_t cols, DType type, Blob data);
 // Of [rows, GgufRowBytes(type, cols)] bytes.

@@ -383,7 +383,7 @@ TEST_F(ArtifactTest, MalformedDescriptionsAreNamed) {
       {"{}", "field 'kind' is missing"},
       {R"({"kind": 3, )" + kShape, "field 'kind': expected"},
       {R"({"kind": "float", )" + kShape,
-       "expected dense, integer, levels, blocks, sum or product, found 'float'"},
+       "expected dense, integer, levels, blocks, sparse, sum or product, found 'float'"},
       {R"({"kind": "dense", "tensor": "w", "cols": 6})", "field 'rows' is missing"},
       {R"({"kind": "dense", "tensor": "w", "rows": 0, "cols": 6})", "impossible shape [0, 6]"},
       {R"({"kind": "dense", "tensor": "w", "rows": 2, "cols": 4611686018427387904})", "impossible shape"},

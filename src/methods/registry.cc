@@ -1,4 +1,5 @@
 // The list of methods. A method is added by its own folder and one line here.
+#include "methods/compensate/bias_stage.h"
 #include "methods/compensate/low_rank_stages.h"
 #include "methods/round/round_stages.h"
 #include "methods/stage.h"
@@ -6,7 +7,8 @@
 namespace planish {
 
 std::span<const SolveStage* const> AllStages() {
-  static const SolveStage* const kAll[] = {&RtnStage(), &GptqStage(), &EoraStage(), &LorcStage()};
+  static const SolveStage* const kAll[] = {&RtnStage(), &GptqStage(), &EoraStage(), &LorcStage(),
+                                           &BiasStage()};
   return kAll;
 }
 

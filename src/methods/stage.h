@@ -49,11 +49,14 @@ struct LayerProblem {
   MatView<const float> w;              // [out, in] original weights
   MatView<const float> h;              // [in, in] mean of x x^T at its input, in the stream of the run
   const SiteFactor* factor = nullptr;  // of h; null for stages that do not need it
+  std::span<const float> mean = {};    // [in] mean of x
+  std::span<const float> bias = {};    // [out] of the original layer; empty: none
 };
 
 // One linear of a site in work: stages change `matrix` in turn.
 struct LayerSolution {
-  Matrix matrix;  // parts so far; empty (0 rows) before the first stage
+  Matrix matrix;            // parts so far; empty (0 rows) before the first stage
+  std::vector<float> bias;  // [out], fp16 numbers, in place of the original's; empty: that one stays
   struct Step {
     std::string method;
     double loss = 0;   // tr(E H E^T) after the stage
@@ -64,7 +67,11 @@ struct LayerSolution {
   std::vector<std::string> warnings;  // fallbacks taken, e.g. more damping
 };
 
-enum class StageKind { kRound, kCompensate };
+enum class StageKind {
+  kRound,
+  kCompensate,
+  kBias,  // sets the bias to what the stages before it left; the last stage of a recipe
+};
 
 struct SolveStage {
   std::string name;     // "gptq": what recipes say

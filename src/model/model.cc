@@ -116,6 +116,7 @@ Result<Linear> BindLinear(const LinearSlot& slot, const Json& parts, const Check
   const auto description = parts.find(slot.weight);
   if (description != parts.end()) {
     PLANISH_TRY(linear.w, ReadParts(*description, slot.weight, slot.out, slot.in, checkpoint));
+    PLANISH_RETURN_IF_ERROR(ReadBias(*description, checkpoint, linear));
   } else if (!slot.bank.tensor.empty() && !checkpoint.Has(slot.weight) && checkpoint.Has(slot.bank.tensor)) {
     PLANISH_TRY(linear.w, ReadBank(slot, checkpoint));
   } else if (slot.transposed) {
@@ -123,7 +124,7 @@ Result<Linear> BindLinear(const LinearSlot& slot, const Json& parts, const Check
   } else {
     PLANISH_TRY(linear.w, ReadDenseTensor(slot.weight, slot.out, slot.in, checkpoint));
   }
-  if (!slot.bias.empty()) {
+  if (!slot.bias.empty() && !linear.own_bias) {
     PLANISH_TRY(linear.bias, ReadVector({slot.bias, slot.out, {}, 0}, checkpoint));
   }
   return linear;
@@ -244,7 +245,7 @@ int64_t Model::Bytes() const { return checkpoint.file_bytes(); }
 double Model::LinearBitsPerWeight() const {
   int64_t bytes = 0;
   for (size_t i = 0; i < linears.size(); ++i)
-    bytes += program.linears[i].in_layer && !program.linears[i].keep ? StoredBytes(linears[i].w) : 0;
+    bytes += program.linears[i].in_layer && !program.linears[i].keep ? StoredBytes(linears[i]) : 0;
   return 8.0 * static_cast<double>(bytes) / static_cast<double>(program.LinearWeights());
 }
 

@@ -28,8 +28,8 @@ struct Model {
   double BitsPerWeight() const {
     return 8.0 * static_cast<double>(Bytes()) / static_cast<double>(program.Parameters());
   }
-  // Every byte of every part of the layers' linears (biases left out: they are not weights' parts)
-  // over their original weights, in bits.
+  // Every byte of every part of the layers' linears over their original weights, in bits. Biases count where
+  // compression made them.
   double LinearBitsPerWeight() const;
 };
 

@@ -17,6 +17,7 @@ namespace {
 struct Contents {
   std::vector<TensorSource> tensors;
   OrderedJson descriptions = OrderedJson::object();
+  std::vector<Blob> biases;  // keep the bytes of biases alive
 };
 
 bool IsOriginal(const Matrix& matrix) { return std::holds_alternative<Dense>(matrix.body); }
@@ -24,6 +25,7 @@ bool IsOriginal(const Matrix& matrix) { return std::holds_alternative<Dense>(mat
 void AddParts(const Linear& linear, Contents& contents) {
   std::vector<PartTensor> parts;
   OrderedJson description = DescribeParts(linear.w, linear.name, parts);
+  contents.biases.push_back(DescribeBias(linear, description, parts));
   if (!IsOriginal(linear.w)) contents.descriptions[linear.name] = std::move(description);
   for (const auto& part : parts) {
     contents.tensors.push_back({{part.name, part.type, part.shape}, nullptr, part.bytes});
@@ -34,10 +36,13 @@ Result<Contents> Collect(const Model& model) {
   Contents contents;
   std::map<std::string, const Linear*> compressed;
   std::map<std::string, std::vector<const Linear*>> banks;  // of tensors with all experts of a layer
+  std::set<std::string> replaced;                           // biases that a layer's own takes the place of
   for (size_t i = 0; i < model.linears.size(); ++i) {
     const Linear& linear = model.linears[i];
     const std::string& bank = model.program.linears[i].bank.tensor;
     if (!IsOriginal(linear.w)) compressed[linear.name] = &linear;
+    if (linear.own_bias && !model.program.linears[i].bias.empty())
+      replaced.insert(model.program.linears[i].bias);
     if (!bank.empty() && !model.checkpoint.Has(linear.name)) banks[bank].push_back(&linear);
   }
   const Json described =
@@ -47,6 +52,7 @@ Result<Contents> Collect(const Model& model) {
     constexpr std::string_view kBlocks = ".blocks";
     const std::string name =
         info->name.ends_with(kBlocks) ? info->name.substr(0, info->name.size() - kBlocks.size()) : info->name;
+    if (replaced.contains(info->name)) continue;
     const auto linear = compressed.find(name);
     const auto bank = banks.find(info->name);
     if (linear != compressed.end()) {

@@ -41,6 +41,8 @@ double SolveMacs(double out, double in, const LayerPlan& plan) {
       macs += out * in * in;  // the loss of round to nearest, and feedback
       if (options.values().contains("refit"))
         macs += 2.0 * static_cast<double>(options.Int("refit")) * out * in * in;
+    } else if (stage->kind == StageKind::kBias) {
+      macs += out * in;
     } else {
       macs += 4.0 * out * in * in;
     }
@@ -55,6 +57,10 @@ double StoredBits(double out, double in, const LayerPlan& plan) {
       const auto rows = static_cast<int64_t>(out), cols = static_cast<int64_t>(in);
       const auto bytes = GridBytes(GridOfOptions(options, cols), rows, cols);
       bits += 8 * static_cast<double>(bytes) / (out * in);
+      const double sparse = options.Number("sparse") / 100;
+      if (sparse > 0) bits += (in <= 65535 ? 32 : 48) * sparse + (in <= 65535 ? 16 : 32) / in;
+    } else if (stage->kind == StageKind::kBias) {
+      bits += 16 / in;
     } else {
       const auto rank = static_cast<double>(options.Int("rank"));
       const auto factor_bits = static_cast<double>(options.Int("factor_bits"));
@@ -62,6 +68,12 @@ double StoredBits(double out, double in, const LayerPlan& plan) {
     }
   }
   return bits;
+}
+
+void SetParts(Matrix matrix, std::vector<float> bias, Linear& linear) {
+  linear.w = std::move(matrix);
+  linear.own_bias = !bias.empty();
+  if (linear.own_bias) linear.bias = std::move(bias);
 }
 
 // The run: what all steps of one compression share.
@@ -101,7 +113,12 @@ class Run {
   WorkFolder folder_;
   StateStore store_;
   BlockDriver driver_;
-  std::vector<std::pair<LinearId, Matrix>> pending_;  // independent mode: installed after the block
+  struct Pending {
+    LinearId linear;
+    Matrix matrix;
+    std::vector<float> bias;
+  };
+  std::vector<Pending> pending_;  // independent mode: installed after the block
 };
 
 // Embedding and head, when asked for: rounded to nearest first, so that calibration sees them.
@@ -136,7 +153,7 @@ Status Run::Restore(CompressResult& result) {
           it->w.cols != stored.matrix.cols) {
         return InputError(fmt::format("block {}: '{}' does not belong to this model", block, stored.name));
       }
-      it->w = stored.matrix;
+      SetParts(stored.matrix, stored.bias, *it);
       result.layers.push_back(stored.report);
     }
   }
@@ -157,8 +174,9 @@ Status Run::Solve(const Site& site, const Moments& moments, std::vector<StoredLi
         context_.progress->Note(fmt::format("{}: {}", report["name"].get<std::string>(), warning));
       }
     }
-    stored.push_back({report["name"].get<std::string>(), s.solution.matrix, std::move(report)});
-    pending_.emplace_back(s.linear, std::move(s.solution.matrix));
+    stored.push_back(
+        {report["name"].get<std::string>(), s.solution.matrix, s.solution.bias, std::move(report)});
+    pending_.push_back({s.linear, std::move(s.solution.matrix), std::move(s.solution.bias)});
   }
   return {};
 }
@@ -203,7 +221,8 @@ Status Run::FinishBlock(int block, std::vector<StoredLinear> stored, CompressRes
 }
 
 void Run::Install() {
-  for (auto& [linear, matrix] : pending_) model_.linears[static_cast<size_t>(linear)].w = std::move(matrix);
+  for (Pending& p : pending_)
+    SetParts(std::move(p.matrix), std::move(p.bias), model_.linears[static_cast<size_t>(p.linear)]);
   pending_.clear();
 }
 

@@ -130,6 +130,43 @@ TEST_F(CompressDemo, InterruptedAnywhereItGoesOnToTheSameBytes) {
   }
 }
 
+// Outliers, tables and biases are parts like any other: stored with their block, read back as they were, and
+// counted.
+TEST_F(CompressDemo, OutliersTablesAndBiasesGoOnAndComeBack) {
+  recipe_.stages.clear();
+  recipe_.stages.push_back(
+      {FindStage("gptq"), *ResolveOptions(*FindStage("gptq"), {{"grid", std::string("table3")},
+                                                               {"group", int64_t{64}},
+                                                               {"sparse", 0.5},
+                                                               {"refit", int64_t{1}}})});
+  recipe_.stages.push_back({FindStage("bias"), *ResolveOptions(*FindStage("bias"), {})});
+  const auto whole = Run("parts", 2, BestIsa(), Profile::kFast, nullptr);
+  ASSERT_TRUE(whole.ok()) << whole.error().message;
+  StopAt stop(60);
+  const auto stopped = Run("parts_again", 1, BestIsa(), Profile::kFast, &stop);
+  ASSERT_FALSE(stopped.ok());
+  const auto resumed = Run("parts_again", 2, BestIsa(), Profile::kFast, nullptr);
+  ASSERT_TRUE(resumed.ok()) << resumed.error().message;
+  EXPECT_EQ(Hash("parts"), Hash("parts_again"));
+  const auto model = LoadModel(Path("parts"));
+  ASSERT_TRUE(model.ok()) << model.error().message;
+  int64_t bytes = 0;
+  for (const auto& layer : whole->layers) {
+    bytes += layer["bytes"].get<int64_t>();
+    const auto& steps = layer["steps"];
+    // Rounded under the covariance, whose loss the bias then reaches.
+    EXPECT_NEAR(steps[1]["loss"].get<double>(), steps[0]["loss"].get<double>(),
+                0.02 * steps[0]["loss"].get<double>());
+  }
+  const double weights = static_cast<double>(model->program.LinearWeights());
+  EXPECT_DOUBLE_EQ(model->LinearBitsPerWeight(), 8.0 * static_cast<double>(bytes) / weights);
+  for (size_t i = 0; i < model->linears.size(); ++i) {
+    if (!model->program.linears[i].in_layer) continue;
+    EXPECT_TRUE(model->linears[i].own_bias);
+    EXPECT_EQ(Describe(model->linears[i].w).substr(0, 10), "table3 g64");
+  }
+}
+
 TEST_F(CompressDemo, AnUnfinishedRunWithOtherSettingsIsNotTouched) {
   StopAt at(60);
   ASSERT_FALSE(Run("other", 2, BestIsa(), Profile::kFast, &at).ok());

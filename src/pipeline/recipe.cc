@@ -243,6 +243,11 @@ Result<StageEntry> Reader::Stage(const toml::table& table) const {
               fmt::format("method '{}' does not round, expected a rounding method in the first stage",
                           stage->name));
   }
+  if (!recipe_.stages.empty() && recipe_.stages.back().stage->kind == StageKind::kBias) {
+    return At(table.get("method")->source(),
+              fmt::format("method '{}' after '{}', expected '{}' last: it makes up for what the others left",
+                          stage->name, recipe_.stages.back().stage->name, recipe_.stages.back().stage->name));
+  }
   PLANISH_TRY(const Values given, Section(table, "method '" + stage->name + "'", stage->options, {"method"}));
   auto options = ResolveOptions(*stage, given);
   if (!options.ok()) {

@@ -362,6 +362,15 @@ std::string Repeated(const std::string& text, int count) {
   return all;
 }
 
+TEST(Recipe, StageBiasIsTheLast) {
+  const std::string stages = "[[stage]]\nmethod = \"gptq\"\n[[stage]]\nmethod = \"bias\"\n";
+  EXPECT_TRUE(ParseRecipe(stages, "r.toml", AllStages()).ok());
+  const auto recipe = ParseRecipe(stages + "[[stage]]\nmethod = \"eora\"\n", "r.toml", AllStages());
+  ASSERT_FALSE(recipe.ok());
+  EXPECT_THAT(recipe.error().message,
+              testing::HasSubstr("r.toml:6:10: method 'eora' after 'bias', expected 'bias' last"));
+}
+
 TEST(Recipe, Counts) {
   EXPECT_EQ(MustParse(Repeated(kGptq, 64)).stages.size(), 64u);
   const auto stages = Parse(Repeated(kGptq, 65));

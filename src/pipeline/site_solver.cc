@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <tuple>
@@ -16,18 +17,42 @@ struct SiteWork {
   std::vector<Mat<float>> weights;
   std::vector<LayerSolution> solutions;
   Mat<float> h;
+  std::vector<float> mean;
+  // H - mean mean^T, for linears whose bias will take what their errors do to the mean input.
+  Mat<float> covariance;
   // Factorizations differ only by what FactorSite reads.
-  std::map<std::tuple<int64_t, double, int>, SiteFactor> factors;
+  std::map<std::tuple<int64_t, double, int, bool>, SiteFactor> factors;
 };
 
+// True when a stage to come frees the rounding from the mean input.
+bool FreesMean(const LayerPlan& plan, size_t step) {
+  for (size_t s = step + 1; s < plan.stages.size(); ++s) {
+    const auto& [stage, options] = plan.stages[s];
+    if (stage->kind == StageKind::kBias && options.Bool("centered")) return true;
+  }
+  return false;
+}
+
+Mat<float> Covariance(MatView<const float> h, const std::vector<float>& mean) {
+  Mat<float> c(h.rows, h.cols);
+  for (int64_t i = 0; i < h.rows; ++i) {
+    const double m = mean[static_cast<size_t>(i)];
+    for (int64_t j = 0; j < h.cols; ++j) {
+      c(i, j) = static_cast<float>(h(i, j) - m * mean[static_cast<size_t>(j)]);
+    }
+    c(i, i) = std::max(c(i, i), 0.0f);  // below 0 by rounding only
+  }
+  return c;
+}
+
 Result<const SiteFactor*> Factor(const Context& context, SiteWork& work, const SolveStage& stage,
-                                 const Options& options) {
+                                 const Options& options, bool centered) {
   const FeedbackOptions feedback = stage.factor_options(options);
   const int64_t group = GridOfOptions(options, work.h.rows()).group;
-  const auto key = std::tuple(group, feedback.damping, static_cast<int>(feedback.order));
+  const auto key = std::tuple(group, feedback.damping, static_cast<int>(feedback.order), centered);
   auto known = work.factors.find(key);
   if (known == work.factors.end()) {
-    PLANISH_TRY(SiteFactor factor, FactorSite(context, work.h, group, feedback));
+    PLANISH_TRY(SiteFactor factor, FactorSite(context, centered ? work.covariance : work.h, group, feedback));
     known = work.factors.emplace(key, std::move(factor)).first;
   }
   return &known->second;
@@ -51,10 +76,13 @@ Status RunStep(const Context& context, const Model& model, SiteWork& work, size_
       done[i] = true;
       members.push_back(i);
       options.push_back(work.plans[i].stages[step].second);
-      problems.push_back(
-          {model.linears[static_cast<size_t>(work.linears[i])].name, work.weights[i], work.h, nullptr});
+      const bool centered = FreesMean(work.plans[i], step);
+      if (centered && work.covariance.rows() == 0) work.covariance = Covariance(work.h, work.mean);
+      const Linear& linear = model.linears[static_cast<size_t>(work.linears[i])];
+      problems.push_back({linear.name, work.weights[i], centered ? work.covariance : work.h, nullptr,
+                          work.mean, linear.bias});
       if (stage->needs_factor) {
-        PLANISH_TRY(problems.back().factor, Factor(context, work, *stage, options.back()));
+        PLANISH_TRY(problems.back().factor, Factor(context, work, *stage, options.back(), centered));
       }
       solutions.push_back(std::move(work.solutions[i]));
     }
@@ -79,6 +107,8 @@ Result<std::vector<SolvedLinear>> SolveSite(const Context& context, const Model&
                                             const Moments& moments, const Recipe& recipe) {
   SiteWork work;
   work.h = moments.count() > 0 ? moments.MeanSquare() : UnseenMoments(moments.width());
+  work.mean =
+      moments.count() > 0 ? moments.Mean() : std::vector<float>(static_cast<size_t>(moments.width()), 0.0f);
   for (LinearId id : site.linears) {
     const Linear& linear = model.linears[static_cast<size_t>(id)];
     PLANISH_TRY(LayerPlan plan, PlanFor(recipe, linear.name));
@@ -117,10 +147,11 @@ Result<std::vector<SolvedLinear>> SolveSite(const Context& context, const Model&
 
 OrderedJson LayerReport(const Model& model, const SolvedLinear& solved) {
   const auto& slot = model.program.linears[static_cast<size_t>(solved.linear)];
-  const int64_t bytes = StoredBytes(solved.solution.matrix);
+  const int64_t bytes =
+      StoredBytes(solved.solution.matrix) + 2 * static_cast<int64_t>(solved.solution.bias.size());
   OrderedJson report;
   report["name"] = slot.weight;
-  report["parts"] = Describe(solved.solution.matrix);
+  report["parts"] = Describe(solved.solution.matrix) + (solved.solution.bias.empty() ? "" : " + bias");
   report["bits"] = 8.0 * static_cast<double>(bytes) / static_cast<double>(slot.out * slot.in);
   report["bytes"] = bytes;
   report["loss_nearest"] = solved.solution.loss_nearest;

@@ -111,10 +111,13 @@ Status WorkFolder::FinishBlock(int block, const std::vector<StoredLinear>& linea
                                const StateStore& states) {
   std::vector<PartTensor> tensors;
   OrderedJson index = OrderedJson::array();
+  std::vector<Blob> biases;
   for (const auto& linear : linears) {
     OrderedJson entry;
     entry["name"] = linear.name;
     entry["parts"] = DescribeParts(linear.matrix, linear.name, tensors);
+    biases.push_back(
+        DescribeBias({linear.name, {}, linear.bias, !linear.bias.empty()}, entry["parts"], tensors));
     entry["report"] = linear.report;
     index.push_back(std::move(entry));
   }
@@ -164,6 +167,9 @@ Result<std::vector<StoredLinear>> WorkFolder::LoadBlock(int block) const {
     PLANISH_TRY(const int64_t rows, JsonInt(parts, "rows"));
     PLANISH_TRY(const int64_t cols, JsonInt(parts, "cols"));
     PLANISH_TRY(linear.matrix, ReadParts(parts, linear.name, rows, cols, checkpoint));
+    Linear bias{linear.name, {linear.matrix.rows, linear.matrix.cols, {}}, {}};
+    PLANISH_RETURN_IF_ERROR(ReadBias(parts, checkpoint, bias));
+    linear.bias = std::move(bias.bias);
     linear.report = ordered[i].value("report", OrderedJson::object());
     linears.push_back(std::move(linear));
   }

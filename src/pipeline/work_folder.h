@@ -22,6 +22,7 @@ namespace planish {
 struct StoredLinear {
   std::string name;
   Matrix matrix;
+  std::vector<float> bias;  // that compression made; empty: none
   OrderedJson report;
 };
 

@@ -46,6 +46,9 @@ void AddMatrix(const Matrix& matrix, Sha256& hash) {
                      add_blob(*blob);
                    }
                  },
+                 [&](const Sparse& s) {
+                   for (const Blob* blob : {&s.values, &s.columns, &s.counts}) add_blob(*blob);
+                 },
                  [&](const ProductPart& p) {
                    for (const Matrix& factor : p.factors) AddMatrix(factor, hash);
                  },

@@ -188,7 +188,7 @@ void PlanDense(const Matrix& matrix, PackPlan& plan) {
 
 Status FinishPlan(const PackOptions& options, PackPlan& plan) {
   plan.shape.scales8 = options.scales8 && IsCoded(plan.shape.kind);
-  plan.outliers = options.outliers;
+  plan.outliers.insert(plan.outliers.end(), options.outliers.begin(), options.outliers.end());
   for (const PackedOutlier& o : plan.outliers) {
     if (o.row >= plan.shape.rows || o.column >= plan.shape.cols) {
       return InputError(fmt::format("outlier at ({}, {}) of a matrix [{}, {}]", o.row, o.column,
@@ -363,25 +363,66 @@ void WriteOutliers(const PackPlan& plan, std::byte* out) {
   std::memcpy(out + plan.layout.outliers, plan.outliers.data(), plan.outliers.size() * sizeof(PackedOutlier));
 }
 
+// The terms of a sum and of the sums in it, or the matrix itself.
+void AddTerms(const Matrix& matrix, std::vector<const Matrix*>& terms) {
+  const auto* sum = std::get_if<SumPart>(&matrix.body);
+  if (sum == nullptr) {
+    terms.push_back(&matrix);
+    return;
+  }
+  for (const Matrix& term : sum->terms) AddTerms(term, terms);
+}
+
+// Codes with at most one low-rank path and one sparse part beside them.
+struct Known {
+  const Matrix* codes = nullptr;
+  const ProductPart* path = nullptr;
+  const Sparse* sparse = nullptr;
+};
+
+std::optional<Known> KnownParts(const Matrix& matrix) {
+  std::vector<const Matrix*> terms;
+  AddTerms(matrix, terms);
+  Known known;
+  known.codes = terms.front();
+  for (size_t i = 1; i < terms.size(); ++i) {
+    const ProductPart* path = TwoFactors(*terms[i]);
+    const auto* sparse = std::get_if<Sparse>(&terms[i]->body);
+    if ((path == nullptr || known.path != nullptr) && (sparse == nullptr || known.sparse != nullptr)) {
+      return std::nullopt;
+    }
+    if (path != nullptr) known.path = path;
+    if (sparse != nullptr) known.sparse = sparse;
+  }
+  return known;
+}
+
+void AddSparse(const Sparse& sparse, PackPlan& plan) {
+  for (int64_t row = 0; row < plan.shape.rows; ++row) {
+    for (int64_t k = (*sparse.begins)[static_cast<size_t>(row)];
+         k < (*sparse.begins)[static_cast<size_t>(row) + 1]; ++k) {
+      plan.outliers.push_back(
+          {static_cast<uint32_t>(row), static_cast<uint32_t>(sparse.Column(k)), sparse.Value(k)});
+    }
+  }
+}
+
 }  // namespace
 
 Result<PackPlan> PlanPackedLinear(const Linear& linear, const PackOptions& options) {
   const Matrix& w = linear.w;
   PackPlan plan;
-  const Matrix* codes = &w;
-  const ProductPart* path = nullptr;
-  if (const auto* sum = std::get_if<SumPart>(&w.body); sum != nullptr && sum->terms.size() == 2) {
-    path = TwoFactors(sum->terms[1]);
-    if (path != nullptr) codes = &sum->terms[0];
-  }
+  const std::optional<Known> known = KnownParts(w);
   std::optional<CodePlan> main;
-  if (const auto* coded = std::get_if<Coded>(&codes->body); coded != nullptr && coded->grid.PlainInteger()) {
-    main = PlanCodes(*codes, *coded, options.preferred_step);
+  const Coded* coded = known.has_value() ? std::get_if<Coded>(&known->codes->body) : nullptr;
+  if (coded != nullptr && coded->grid.PlainInteger()) {
+    main = PlanCodes(*known->codes, *coded, options.preferred_step);
   }
   if (main.has_value()) {
     plan.shape = CodeShape(*main, w.rows, w.cols);
     plan.main = std::move(main->source);
-    if (path != nullptr) PLANISH_RETURN_IF_ERROR(PlanLowRank(*path, plan));
+    if (known->path != nullptr) PLANISH_RETURN_IF_ERROR(PlanLowRank(*known->path, plan));
+    if (known->sparse != nullptr) AddSparse(*known->sparse, plan);
   } else {
     plan.shape.rows = w.rows;
     plan.shape.cols = w.cols;

@@ -29,7 +29,7 @@ void AddLoss(const float* acc, const float* e, int64_t ld, const float* diag, in
 }
 
 struct GroupWork {
-  std::vector<float> targets, ordered, weights;
+  std::vector<float> targets, ordered, weights, levels;
   GroupValues values;
 };
 
@@ -43,13 +43,13 @@ int64_t BlockSize(const ColumnProblem& problem, const FeedbackOptions& options, 
 
 // The fit of group g in the panel at `row`; where its columns are is the caller's.
 PanelFit GroupFitOf(const ColumnProblem& problem, ColumnCoding& coding, int64_t g, int64_t row,
-                    ClipSearch search) {
+                    ClipSearch search, std::vector<float>& levels) {
   PanelFit fit{.search = search == ClipSearch::kWeighted,
                .scales = coding.scales.row(g) + row,
                .zeros = coding.zeros.row(g) + row,
                .units = problem.units.data() + row,
                .sets = coding.sets.row(g) + row};
-  problem.fitter->Describe(fit);
+  problem.fitter->Describe(row, levels, fit);
   return fit;
 }
 
@@ -71,7 +71,7 @@ void FitToTargets(const ColumnProblem& problem, const PanelBlock& block, int64_t
     }
     return FitBlock(problem, b, row, work.ordered.data(), kPanelRows, work.weights.data(), coding);
   }
-  PanelFit fit = GroupFitOf(problem, coding, block.groups[begin], row, search);
+  PanelFit fit = GroupFitOf(problem, coding, block.groups[begin], row, search, work.levels);
   fit.w = work.targets.data();
   fit.ld = kPanelRows;
   fit.cols = count;
@@ -82,15 +82,19 @@ void FitToTargets(const ColumnProblem& problem, const PanelBlock& block, int64_t
 }  // namespace
 
 void GroupValues::Make(const ColumnProblem& problem, const ColumnCoding& coding, int64_t group, int64_t row) {
-  const Mat<float>& levels = problem.fitter->levels();
-  values.resize(levels.cols() * kPanelRows);
-  midpoints.resize(levels.cols() * kPanelRows);
+  const int count = problem.grid.NumLevels();
+  values.resize(count * kPanelRows);
+  midpoints.resize(count * kPanelRows);
   for (int64_t r = 0; r < kPanelRows; ++r) {
-    const float* set = levels.row(coding.sets(group, row + r));
+    const float* set =
+        problem.fitter->LevelsOf(row + r, group, coding.scales.rows(), coding.sets(group, row + r));
     const float scale = coding.scales(group, row + r);
-    for (int64_t k = 0; k < levels.cols(); ++k) {
-      values[k * kPanelRows + r] = set[k] * scale;
-      if (k > 0) midpoints[k * kPanelRows + r] = 0.5f * (set[k - 1] * scale + set[k] * scale);
+    float of_row[256], mids[256];
+    for (int k = 0; k < count; ++k) of_row[k] = set[k] * scale;
+    Midpoints(problem.grid, of_row, count, mids);
+    for (int k = 0; k < count; ++k) {
+      values[k * kPanelRows + r] = of_row[k];
+      if (k > 0) midpoints[k * kPanelRows + r] = mids[k];
     }
   }
 }
@@ -144,11 +148,6 @@ ColumnProblem MakeProblem(const Context& context, MatView<const float> w, const 
   p.context = &context;
   p.site = &site;
   p.grid = grid;
-  if (grid.InBlocks()) {
-    p.layout = LayoutOf(grid.block_type);
-  } else {
-    p.fitter = std::make_shared<const GridFitter>(grid);
-  }
   p.rows = w.rows;
   p.padded = (w.rows + kPanelRows - 1) / kPanelRows * kPanelRows;
   // An odd number of cache lines between columns spreads a panel over all sets of the cache.
@@ -162,7 +161,12 @@ ColumnProblem MakeProblem(const Context& context, MatView<const float> w, const 
     }
   });
   for (const int32_t j : site.dead) std::fill_n(p.w.row(j), p.padded, 0.0f);
-  if (!grid.InBlocks()) p.own_units = FitUnits(context, w, site.diag, grid, search);
+  if (grid.InBlocks()) {
+    p.layout = LayoutOf(grid.block_type);
+  } else {
+    p.fitter = std::make_shared<const GridFitter>(MakeFitter(context, w, site.diag, grid, search));
+    p.own_units = FitUnits(context, w, site.diag, *p.fitter, search);
+  }
   p.units.assign(p.padded, 1.0f);
   for (int64_t r = 0; r < p.padded && !p.own_units.empty(); ++r) {
     const int64_t last = static_cast<int64_t>(p.own_units.size()) - 1;
@@ -196,15 +200,20 @@ ColumnCoding MakeCoding(const ColumnProblem& problem) {
 
 void FitStatic(const ColumnProblem& problem, ClipSearch search, ColumnCoding& coding) {
   const int64_t size = problem.BlockColumns();
+  if (problem.grid.scale == ScaleKind::kNone) {
+    coding.scales.Fill(1.0f);
+    return;
+  }
   problem.context->pool->ParallelFor(problem.num_panels(), [&](int64_t panel) {
     const int64_t row = panel * kPanelRows;
+    std::vector<float> levels;
     for (int64_t g = 0; g * size < problem.cols(); ++g) {
       if (problem.grid.InBlocks()) {
         FitBlock(problem, g, row, problem.w.row(g * size) + row, problem.ld,
                  problem.site->diag.data() + g * size, coding);
         continue;
       }
-      PanelFit fit = GroupFitOf(problem, coding, g, row, search);
+      PanelFit fit = GroupFitOf(problem, coding, g, row, search, levels);
       fit.w = problem.w.row(g * size) + row;
       fit.ld = problem.ld;
       fit.cols = std::min(size, problem.cols() - g * size);
@@ -386,7 +395,11 @@ GridMatrix ToMatrix(const ColumnProblem& problem, const ColumnCoding& coding) {
   const bool uniform = problem.grid.Uniform(), sets = problem.grid.NumSets() > 1;
   if (uniform) matrix.zeros.Resize(problem.rows, coding.scales.rows());
   if (sets) matrix.sets.Resize(problem.rows, coding.scales.rows());
-  if (!uniform) matrix.levels = FixedLevels(problem.grid);
+  if (!uniform) {
+    const Mat<float>& levels = problem.fitter->levels();
+    matrix.levels.Resize(levels.rows(), levels.cols());
+    std::copy_n(levels.data(), levels.rows() * levels.cols(), matrix.levels.data());
+  }
   problem.context->pool->ParallelFor(problem.num_panels(), [&](int64_t panel) {
     const int64_t begin = panel * kPanelRows, end = std::min(problem.rows, begin + kPanelRows);
     for (int64_t r = begin; r < end; ++r) {

@@ -71,7 +71,7 @@ inline float Unscaled(const ColumnProblem& p, const ColumnCoding& c, int64_t j, 
     return static_cast<float>(p.layout.codes.table ? Iq4Value(code) : code + p.layout.codes.low);
   }
   if (p.grid.Uniform()) return static_cast<float>(c.codes(j, r)) - c.zeros(g, r);
-  return p.fitter->levels()(c.sets(g, r), c.codes(j, r));
+  return p.fitter->LevelsOf(r, g, c.scales.rows(), c.sets(g, r))[c.codes(j, r)];
 }
 
 inline float CodedValue(const ColumnProblem& p, const ColumnCoding& c, int64_t j, int64_t g, int64_t r) {

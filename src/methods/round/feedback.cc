@@ -73,7 +73,9 @@ Result<Rounded> RoundWithFeedback(const Context& context, MatView<const float> w
   CheckArguments(w, grid);
   PLANISH_CHECK(site.r.rows() == w.cols) << "factor of " << site.r.rows() << " inputs, weight of " << w.cols;
   PLANISH_CHECK(options.block > 0 && options.refit_rounds >= 0);
-  const bool dynamic = options.dynamic_groups && GroupsStayWhole(site.order, grid.GroupSize(w.cols));
+  // Values that are the levels themselves were learned from W; there is nothing to choose on the way.
+  const bool dynamic = options.dynamic_groups && grid.scale != ScaleKind::kNone &&
+                       GroupsStayWhole(site.order, grid.GroupSize(w.cols));
   PLANISH_RETURN_IF_ERROR(CheckFinite(w));
 
   const ColumnProblem problem = MakeProblem(context, w, site, grid, options.search);

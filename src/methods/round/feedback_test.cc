@@ -8,27 +8,13 @@
 #include <functional>
 #include <limits>
 
-#include "base/random.h"
+#include "grids/grids_test_util.h"
 #include "methods/round/columns.h"
 
 namespace planish {
 namespace {
 
 using ::testing::HasSubstr;
-
-Context OnPool(ThreadPool& pool, Isa isa = BestIsa()) {
-  Context context;
-  context.pool = &pool;
-  context.isa = isa;
-  return context;
-}
-
-Mat<float> RandomWeights(int64_t rows, int64_t cols, uint64_t seed) {
-  Mat<float> w(rows, cols);
-  const Random random(seed);
-  for (int64_t i = 0; i < rows * cols; ++i) w.data()[i] = 0.02f * static_cast<float>(random.Normal(i));
-  return w;
-}
 
 // X^T X / tokens of inputs that are correlated (a few shared directions) and of uneven scale.
 Mat<float> CorrelatedHessian(int64_t n, int64_t tokens, uint64_t seed) {

@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "grids/gguf_fit.h"
 #include "methods/options.h"
+#include "methods/round/outliers.h"
 
 namespace planish {
 namespace {
@@ -33,6 +36,19 @@ std::vector<OptionSpec> GridOptions() {
        {},
        "bits of a zero of an integer grid, at least a code's, up to 8; 0: as a code's"},
       {"symmetric", false, 0, 0, {}, "no stored zero point"},
+      {"tables",
+       std::string("tensor"),
+       0,
+       0,
+       {"tensor", "row", "group"},
+       "what shares a table of grid table2 to table4; a group's own, or a row's with group 0, has no scales"},
+      {"sparse", 0.0, 0, 20, {}, "percent of the weights kept apart as fp16"},
+      {"sparse_by",
+       std::string("sensitivity"),
+       0,
+       0,
+       {"magnitude", "sensitivity"},
+       "which: the largest |w|, or the largest |w| sqrt(H_jj)"},
       {"search",
        std::string("weighted"),
        0,
@@ -71,6 +87,18 @@ Status CheckGridOptions(const Options& o) {
   }
   if (grid.InBlocks()) {
     PLANISH_RETURN_IF_ERROR(only_default("search", "whose scales are always searched"));
+    PLANISH_RETURN_IF_ERROR(only_default("sparse", "a block type that other programs read whole"));
+  }
+  if (o.Number("sparse") == 0) {
+    PLANISH_RETURN_IF_ERROR(only_default("sparse_by", "without outliers"));
+  }
+  if (grid.levels != LevelKind::kTable) {
+    PLANISH_RETURN_IF_ERROR(only_default("tables", "which has no learned tables"));
+  } else if (o.Text("tables") == "group" || (o.Text("tables") == "row" && o.Int("group") == 0)) {
+    PLANISH_RETURN_IF_ERROR(only_default("scale_bits", "whose own tables have no scales"));
+    if (o.Text("tables") == "group" && o.Int("group") == 0) {
+      return InputError("option 'tables': group 0 is the whole row; say \"row\", or a group size");
+    }
   }
   if (!grid.Uniform()) {
     PLANISH_RETURN_IF_ERROR(only_default("symmetric", "which has no zeros"));
@@ -91,6 +119,18 @@ Status CheckGridOptions(const Options& o) {
 GridSpec GridOfOptions(const Options& o, int64_t cols) {
   GridSpec grid = NamedGridOf(o);
   if (grid.InBlocks()) return FitToRows(grid, cols);
+  if (grid.levels == LevelKind::kTable) {
+    const std::string& tables = o.Text("tables");
+    grid.tables = tables == "row"     ? TableScope::kRow
+                  : tables == "group" ? TableScope::kGroup
+                                      : TableScope::kTensor;
+    const bool own =
+        grid.tables == TableScope::kGroup || (grid.tables == TableScope::kRow && o.Int("group") == 0);
+    if (own) {
+      grid.scale = ScaleKind::kNone;
+      grid.group = o.Int("group");
+    }
+  }
   if (grid.scale == ScaleKind::kHalf) {
     grid.group = o.Int("group");
     if (o.Int("scale_bits") < 16) {
@@ -126,27 +166,59 @@ FeedbackOptions ReadFeedback(const Options& o) {
   return f;
 }
 
-// What was rounded as a part of the solution; a block type that gave way is told.
-void TakeMatrix(Rounded& rounded, const Options& o, const GridSpec& grid, MatView<const float> w,
+// The weights without their outliers, and these.
+struct Split {
+  Mat<float> rest;
+  std::vector<SparseEntry> outliers;
+  MatView<const float> w;
+};
+
+Split SplitOff(const LayerProblem& problem, const Options& o) {
+  Split split;
+  split.w = problem.w;
+  if (o.Number("sparse") == 0) return split;
+  std::vector<float> diag;
+  if (o.Text("sparse_by") == "sensitivity") {
+    for (int64_t j = 0; j < problem.w.cols; ++j) diag.push_back(problem.h(j, j));
+  }
+  split.outliers = ChooseOutliers(problem.w, diag, o.Number("sparse") / 100);
+  split.rest.Resize(problem.w.rows, problem.w.cols);
+  for (int64_t i = 0; i < problem.w.rows; ++i)
+    std::copy_n(problem.w.row(i), problem.w.cols, split.rest.row(i));
+  for (const SparseEntry& entry : split.outliers) split.rest(entry.row, entry.col) = 0;
+  split.w = split.rest;
+  return split;
+}
+
+// What was rounded as a part of the solution, outliers beside it; a block type that gave way is told.
+void TakeMatrix(Rounded& rounded, const Options& o, const GridSpec& grid, const Split& split,
                 LayerSolution& solution) {
+  const int64_t rows = split.w.rows, cols = split.w.cols;
   if (!grid.InBlocks()) {
     solution.matrix = PackCodes(rounded.matrix);
+    if (split.outliers.empty()) return;
+    Matrix sparse = SparseMatrix(rows, cols, split.outliers);
+    solution.matrix = {rows, cols, SumPart{{std::move(solution.matrix), std::move(sparse)}}};
     return;
   }
-  solution.matrix = BlockMatrix(grid.block_type, w.rows, w.cols, std::move(rounded.blocks));
+  solution.matrix = BlockMatrix(grid.block_type, rows, cols, std::move(rounded.blocks));
   const GgufType wanted = NamedGridOf(o).block_type;
   if (wanted != grid.block_type) {
-    solution.warnings.push_back("made of " + FallbackText(wanted, grid.block_type, w.cols));
+    solution.warnings.push_back("made of " + FallbackText(wanted, grid.block_type, cols));
   }
 }
 
 Status SolveRtn(const Context& context, std::span<const LayerProblem> problems,
                 std::span<const Options> options, std::span<LayerSolution> solutions) {
   for (size_t i = 0; i < problems.size(); ++i) {
+    const Split split = SplitOff(problems[i], options[i]);
     const GridSpec grid = GridOfOptions(options[i], problems[i].w.cols);
-    auto rounded = RoundToNearest(context, problems[i].w, problems[i].h, grid, ReadSearch(options[i]));
+    auto rounded = RoundToNearest(context, split.w, problems[i].h, grid, ReadSearch(options[i]));
     if (!rounded.ok()) return rounded.error().At(problems[i].name);
-    TakeMatrix(*rounded, options[i], grid, problems[i].w, solutions[i]);
+    TakeMatrix(*rounded, options[i], grid, split, solutions[i]);
+    if (!split.outliers.empty()) {
+      rounded->loss = LayerLoss(context, problems[i].w, Reconstruct(solutions[i].matrix), problems[i].h);
+    }
     solutions[i].loss_nearest = rounded->loss;
     solutions[i].steps.push_back({"rtn", rounded->loss, ""});
   }
@@ -157,11 +229,16 @@ Status SolveGptq(const Context& context, std::span<const LayerProblem> problems,
                  std::span<const Options> options, std::span<LayerSolution> solutions) {
   for (size_t i = 0; i < problems.size(); ++i) {
     const SiteFactor& site = *problems[i].factor;
+    Split split = SplitOff(problems[i], options[i]);
     const GridSpec grid = GridOfOptions(options[i], problems[i].w.cols);
-    auto rounded = RoundWithFeedback(context, problems[i].w, site, grid, ReadFeedback(options[i]));
+    auto rounded = RoundWithFeedback(context, split.w, site, grid, ReadFeedback(options[i]));
     if (!rounded.ok()) return rounded.error().At(problems[i].name);
     LayerSolution& solution = solutions[i];
-    TakeMatrix(*rounded, options[i], grid, problems[i].w, solution);
+    if (!split.outliers.empty()) {
+      rounded->loss =
+          RefitOutliers(context, problems[i].w, rounded->matrix, site, problems[i].h, split.outliers);
+    }
+    TakeMatrix(*rounded, options[i], grid, split, solution);
     solution.loss_nearest = rounded->loss_nearest;
     solution.steps.push_back({"gptq", rounded->loss, ""});
     if (site.retries > 0) {

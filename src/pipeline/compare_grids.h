@@ -1,0 +1,48 @@
+// Grids beside each other on the layers of a model: exact bytes, and the loss that rounding leaves.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "calibrate/moments.h"
+#include "methods/round/feedback.h"
+#include "model/model.h"
+
+namespace planish {
+
+struct GridChoice {
+  std::string name;  // GridText
+  GridSpec grid;
+};
+// Every named grid of 2 to 5 bits, plain ones in groups of 128 and of 32 with 6-bit scales; tables of the
+// tensor, the row and groups of 256.
+std::vector<GridChoice> AllGridChoices();
+// The grid that a text like GridText's says: "int4 g64 s5", "table3 row g0", "nvfp4". Parts after the name,
+// in any order: gN group, sN scale bits, zN zero bits, sym, row or each for tables. Errors name the part.
+Result<GridChoice> ParseGridChoice(const std::string& text);
+
+enum class LayerChoice {
+  kSample,  // the linears of the middle block
+  kAll,
+};
+
+// Means over the layers of tr(E H E^T) / tr(W H W^T).
+struct GridResult {
+  std::string name;
+  double bits = 0;  // all bytes of all layers, in bits a weight
+  double nearest = 0, loss = 0;
+};
+
+// `statistics` of the model's own stream. Errors: a site is missing; interrupted.
+Result<std::vector<GridResult>> CompareGrids(const Context& context, const Model& model,
+                                             const StatisticsFile& statistics,
+                                             std::span<const GridChoice> choices, LayerChoice layers,
+                                             const FeedbackOptions& options);
+
+// By falling bits; a star where no other grid has fewer or as many bits and less loss.
+std::string GridTable(std::vector<GridResult> results);
+OrderedJson GridResultsJson(const std::vector<GridResult>& results);
+
+}  // namespace planish
