@@ -52,7 +52,7 @@ TEST(GridLevels, ValuesOfTheFormats) {
 // One bit of exponent is a uniform grid; every format decodes in ascending order.
 TEST(GridLevels, AscendingAndEncodeInvertsDecode) {
   for (const NamedGrid& named : NamedGrids()) {
-    if (named.grid.Uniform() || named.grid.Learned()) continue;
+    if (named.grid.Uniform() || named.grid.Learned() || named.grid.InBlocks()) continue;
     const Mat<float> sets = FixedLevels(named.grid);
     for (int64_t set = 0; set < sets.rows(); ++set) {
       for (int k = 0; k < named.grid.NumLevels(); ++k) {
@@ -76,6 +76,7 @@ TEST(GridLevels, SearchIsNeverWorseThanTheRule) {
   const Context context = OnPool(pool);
   const Mat<float> w = RandomWeights(70, 128, 5);
   for (const NamedGrid& named : NamedGrids()) {
+    if (named.grid.InBlocks()) continue;
     GridSpec grid = named.grid;
     if (grid.scale == ScaleKind::kHalf) grid.group = 32;
     GridMatrix rule = FitGrid(context, w, {}, grid, ClipSearch::kMinMax);
