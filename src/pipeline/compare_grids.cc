@@ -112,7 +112,7 @@ std::vector<GridChoice> AllGridChoices() {
     GridSpec grid = named.grid;
     if (grid.InBlocks()) {
       const double bits = 8.0 * static_cast<double>(GridBytes(grid, 1, 256)) / 256;
-      if (bits < 6) AddChoice(grid, choices);
+      if (bits < 6) choices.push_back({named.name, grid});
       continue;
     }
     if (grid.bits < 2 || grid.bits > 5) continue;
@@ -159,7 +159,7 @@ Result<GridChoice> ParseGridChoice(const std::string& text) {
   if (const std::string wrong = CheckGrid(grid); !wrong.empty()) {
     return InputError(fmt::format("grid '{}': {}", Abbreviate(text), wrong));
   }
-  return GridChoice{GridText(grid), grid};
+  return GridChoice{grid.InBlocks() ? name : GridText(grid), grid};
 }
 
 Result<std::vector<GridResult>> CompareGrids(const Context& context, const Model& model,

@@ -13,7 +13,7 @@
 namespace planish {
 
 struct GridChoice {
-  std::string name;  // GridText
+  std::string name;  // GridText, or the name of a block type
   GridSpec grid;
 };
 // Every named grid of 2 to 5 bits, plain ones in groups of 128 and of 32 with 6-bit scales; tables of the
