@@ -1,0 +1,134 @@
+// GGUF files as models: what is wrong with one, and the message it must give. Round trips of whole models are
+// in export/gguf_export_test.cc.
+#include "model/gguf_model.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "model/gguf_family.h"
+#include "model/model_test_util.h"
+
+namespace planish {
+namespace {
+
+using testing::HasSubstr;
+
+// A file of one layer's worth of keys and a few tensors, which each case spoils.
+struct Parts {
+  std::string arch = "qwen3moe";
+  std::map<std::string, int64_t> ints = {{"context_length", 32},       {"embedding_length", 32},
+                                         {"block_count", 1},           {"feed_forward_length", 32},
+                                         {"attention.head_count", 2},  {"attention.head_count_kv", 1},
+                                         {"attention.key_length", 16}, {"expert_count", 4},
+                                         {"expert_used_count", 2},     {"expert_feed_forward_length", 32}};
+  bool eps = true;
+  std::vector<GgufTensorSpec> tensors = {{"token_embd.weight", GgufType::kF32, {32, 8}},
+                                         {"output_norm.weight", GgufType::kF32, {32}},
+                                         {"blk.0.ffn_up_exps.weight", GgufType::kQ8_0, {32, 32, 4}}};
+};
+
+std::string Message(const Parts& parts) {
+  const test::TemporaryFolder folder;
+  const std::string path = folder.path() + "/model.gguf";
+  GgufMetadata metadata;
+  metadata.String("general.architecture", parts.arch);
+  for (const auto& [key, value] : parts.ints) metadata.Int(parts.arch + "." + key, value);
+  if (parts.eps) metadata.Float(parts.arch + ".attention.layer_norm_rms_epsilon", 1e-6f);
+  auto writer = GgufWriter::Create(path, metadata, parts.tensors);
+  EXPECT_TRUE(writer.ok()) << writer.error().message;
+  for (const auto& tensor : parts.tensors) {
+    int64_t rows = 1;
+    for (size_t i = 1; i < tensor.dims.size(); ++i) rows *= tensor.dims[i];
+    const std::vector<std::byte> zeros(static_cast<size_t>(rows * GgufRowBytes(tensor.type, tensor.dims[0])));
+    EXPECT_TRUE(writer->Append(zeros).ok());
+  }
+  EXPECT_TRUE(writer->Commit().ok());
+  const auto model = OpenGgufModel(path);
+  return model.ok() ? "(opens)" : model.error().message;
+}
+
+TEST(GgufModel, NamesWhatIsWrong) {
+  const std::pair<std::function<void(Parts&)>, const char*> cases[] = {
+      {[](Parts&) {}, "(opens)"},
+      {[](Parts& p) { p.arch = "abc"; }, "general.architecture 'abc': expected one of llama, qwen2"},
+      {[](Parts& p) { p.eps = false; }, "key 'qwen3moe.attention.layer_norm_rms_epsilon' is missing"},
+      {[](Parts& p) { p.ints["attention.head_count"] = 0; },
+       "attention.head_count': expected 1 to 2^24, found 0"},
+      {[](Parts& p) { p.ints.erase("expert_count"); }, "expert_count"},
+      {[](Parts& p) { p.ints["expert_count"] = 5; }, "expected 5 matrices, found dimensions [4, 32, 32]"},
+      {[](Parts& p) {
+         p.tensors[2].dims = {32, 128};
+       },
+       "expected 4 matrices, found dimensions [128, 32]"},
+      {[](Parts& p) { p.tensors[0].name = "token_embd.bias"; }, "tensor 'token_embd.weight' is missing"},
+      {[](Parts& p) { p.tensors[2].name = "blk.0.ffn_down.weight"; }, "has no place in this architecture"},
+      {[](Parts& p) { p.tensors[2].type = GgufType::kI8; }, "values of type I8 cannot be read"},
+      {[](Parts& p) {
+         p.tensors[1].dims = {32, 1, 1, 2};
+       },
+       "expected a matrix, found dimensions [2, 1, 1, 32]"},
+      {[](Parts& p) {
+         p.arch = "gemma2";
+         p.ints.erase("expert_count");
+         p.tensors = {{"token_embd.weight", GgufType::kF32, {32, 8}},
+                      {"output_norm.weight", GgufType::kF16, {32}}};
+       },
+       "tensor 'output_norm.weight': type F16, expected F32"},
+      {[](Parts& p) { p.arch = "qwen3"; }, "qwen3.expert_count 4: expected none in this family"},
+      {[](Parts& p) {
+         p.arch = "olmo2";
+         p.ints.erase("expert_count");
+         p.ints["attention.key_length"] = 8;
+       },
+       "olmo2.attention.key_length: expected 16, found 8"},
+      {[](Parts& p) {
+         p.arch = "llama";
+         p.ints.erase("expert_count");
+         p.tensors = {{"token_embd.weight", GgufType::kF32, {32, 8}},
+                      {"blk.0.attn_q.weight", GgufType::kQ8_0, {32, 30}}};
+       },
+       "tensor 'blk.0.attn_q.weight': 30 rows for 2 heads"},
+  };
+  for (const auto& [spoil, message] : cases) {
+    Parts parts;
+    spoil(parts);
+    EXPECT_THAT(Message(parts), HasSubstr(message));
+  }
+}
+
+TEST(GgufModel, NamesAndRowsOfTensors) {
+  const auto row = [](const char* family) -> const GgufFamily& {
+    for (const GgufFamily& f : AllGgufFamilies()) {
+      if (std::string_view(f.family) == family) return f;
+    }
+    ADD_FAILURE() << family;
+    return AllGgufFamilies().front();
+  };
+  const Program none;
+  const auto place = GgufPlaceOf(row("qwen3_moe"), none, "model.layers.3.mlp.experts.12.up_proj.weight");
+  ASSERT_TRUE(place.has_value());
+  EXPECT_EQ(place->name, "blk.3.ffn_up_exps.weight");
+  EXPECT_EQ(place->expert, 12);
+  EXPECT_EQ(HfNameOf(row("qwen3_moe"), "blk.3.ffn_up_exps.weight"),
+            "model.layers.3.mlp.experts.*.up_proj.weight");
+  for (const char* name : {"model.layers.3.mlp.experts..up_proj.weight", "model.layers.x.mlp.gate.weight",
+                           "model.layers.3.mlp.experts.1a.up_proj.weight", "model.norm", "lm_head.scale"}) {
+    EXPECT_FALSE(GgufPlaceOf(row("qwen3_moe"), none, name).has_value()) << name;
+  }
+  // Two heads of four rows: halves interleaved.
+  const GgufRowOrder pairs = RowOrderOf(row("llama"), "blk.0.attn_q.weight", 2, 1);
+  std::vector<int64_t> sources;
+  for (int64_t i = 0; i < 8; ++i) sources.push_back(pairs.Source(i, 8));
+  EXPECT_THAT(sources, testing::ElementsAre(0, 2, 1, 3, 4, 6, 5, 7));
+  // Four heads of q and two of k and v, a row each: q q k v of the one group, then of the other.
+  const GgufRowOrder groups = RowOrderOf(row("falcon"), "blk.0.attn_qkv.weight", 4, 2);
+  sources.clear();
+  for (int64_t i = 0; i < 8; ++i) sources.push_back(groups.Source(i, 8));
+  EXPECT_THAT(sources, testing::ElementsAre(0, 1, 4, 5, 2, 6, 3, 7));
+}
+
+}  // namespace
+}  // namespace planish
