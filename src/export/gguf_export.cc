@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "formats/gguf_tokenizer.h"
+#include "formats/tokenizer_files.h"
 #include "grids/gguf_encode.h"
 #include "grids/gguf_fit.h"
 #include "math/nn.h"
@@ -106,22 +107,17 @@ Status CheckSums(const Model& model, const GgufExport& options) {
       count, fmt::join(names, ", "), count > names.size() ? ", ..." : ""));
 }
 
-Result<GgufMetadata> MakeMetadata(const Model& model, const GgufExport& options) {
+Result<GgufMetadata> MakeMetadata(const Model& model, const GgufExport& options, GgufExported& result) {
   GgufMetadata metadata;
   PLANISH_RETURN_IF_ERROR(AddHyperParameters(model.config, model.program, metadata));
   metadata.String("general.type", "model");
   metadata.String("general.name", model.name);
   metadata.Int("general.file_type", FileType(options.type));
   if (!IsFloat(options.type)) metadata.Int("general.quantization_version", 2);
-  std::string tokenizer;
-  if (FileExists(model.path)) {
-    PLANISH_TRY(const auto gguf, GgufFile::Open(model.path));
-    PLANISH_TRY(tokenizer, TokenizerJsonOf(*gguf));
-  } else {
-    PLANISH_TRY(tokenizer, ReadTextFile(JoinPath(model.path, "tokenizer.json")));
-  }
+  PLANISH_TRY(const TokenizerFiles tokenizer, ReadTokenizerFiles(model.path));
   const int64_t eos = model.program.eos_ids.empty() ? -1 : model.program.eos_ids.front();
-  PLANISH_RETURN_IF_ERROR(AddTokenizer(tokenizer, model.program.vocab, model.program.bos_id, eos, metadata));
+  PLANISH_TRY(auto notes, AddTokenizer(tokenizer, model.program.vocab, model.program.bos_id, eos, metadata));
+  result.notes.insert(result.notes.end(), notes.begin(), notes.end());
   return metadata;
 }
 
@@ -293,7 +289,7 @@ Result<GgufExported> ExportGguf(const Context& context, const Model& model, cons
   }
   PLANISH_RETURN_IF_ERROR(CheckSums(model, options));
   GgufExported result;
-  PLANISH_TRY(const GgufMetadata metadata, MakeMetadata(model, options));
+  PLANISH_TRY(const GgufMetadata metadata, MakeMetadata(model, options, result));
   PLANISH_TRY(const auto items, Planner(model, *GgufFamilyOf(model.program), options, result).Plan());
   std::vector<GgufTensorSpec> specs;
   for (const Item& item : items) specs.push_back(item.spec);

@@ -22,7 +22,8 @@ struct GgufExport {
 
 struct GgufExported {
   int64_t tensors = 0, bytes = 0;
-  std::vector<std::string> notes;  // tensors that got another type, and why
+  // Tensors that got another type, and why; what other programs will tokenize otherwise.
+  std::vector<std::string> notes;
 };
 
 // Matrices get the asked type, embedding and head at least Q6_K; rows that are no multiple of a block fall

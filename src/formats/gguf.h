@@ -109,6 +109,7 @@ class GgufMetadata {
   void Strings(const std::string& key, std::span<const std::string> values);
   void Ints(const std::string& key, std::span<const int32_t> values);
   void Floats(const std::string& key, std::span<const float> values);
+  void Bytes(const std::string& key, std::string_view values);
   // A value of another file.
   void Copy(const std::string& key, const GgufValue& value);
   int64_t count() const { return count_; }

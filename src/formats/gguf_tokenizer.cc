@@ -2,124 +2,114 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
+#include "base/json.h"
 #include "base/names.h"
+#include "formats/gguf_pretokenizers.h"
+#include "formats/tokenizer_vocabulary.h"
 
 namespace planish {
 namespace {
 
-// How texts are split before merging, by the name that GGUF files give it.
-struct Split {
-  const char* name;
-  const char* pattern;  // null: the byte-level pre-tokenizer's own
-  bool single_digits;   // each digit alone, first
-  bool ignore_merges;   // words of the vocabulary are taken whole
-};
-constexpr const char* kLlama3 =
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "
-    "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-constexpr const char* kQwen2 =
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
-    "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-constexpr Split kSplits[] = {
-    {"gpt-2", nullptr, false, false},    {"smollm", nullptr, true, false},
-    {"llama-bpe", kLlama3, false, true}, {"smaug-bpe", kLlama3, false, false},
-    {"dbrx", kLlama3, false, false},     {"qwen2", kQwen2, false, false},
+constexpr std::string_view kSpaceSymbol = "\xE2\x96\x81";  // U+2581
+
+// What the kinds have in common.
+struct Tokens {
+  std::vector<std::string> text;
+  std::vector<PieceType> types;
+  int64_t size() const { return static_cast<int64_t>(text.size()); }
+  const std::string& operator[](int64_t id) const { return text[static_cast<size_t>(id)]; }
+  bool Has(int64_t id) const { return id >= 0 && id < size(); }
 };
 
-OrderedJson PreTokenizer(const Split& split) {
-  OrderedJson list = OrderedJson::array();
-  if (split.single_digits) list.push_back({{"type", "Digits"}, {"individual_digits", true}});
-  if (split.pattern != nullptr) {
-    list.push_back({{"type", "Split"},
-                    {"pattern", {{"Regex", split.pattern}}},
-                    {"behavior", "Isolated"},
-                    {"invert", false}});
+Result<Tokens> ReadTokens(const GgufFile& file) {
+  Tokens tokens;
+  PLANISH_TRY(tokens.text, file.Strings("tokenizer.ggml.tokens"));
+  if (tokens.size() > kMaxTokenId) {
+    return InputError(
+        fmt::format("tokenizer.ggml.tokens: {} tokens; at most {} are accepted", tokens.size(), kMaxTokenId));
   }
-  list.push_back({{"type", "ByteLevel"},
-                  {"add_prefix_space", false},
-                  {"trim_offsets", true},
-                  {"use_regex", split.pattern == nullptr}});
-  return {{"type", "Sequence"}, {"pretokenizers", list}};
-}
-
-// A member, or null if there is none or `object` is none.
-Json Member(const Json& object, const char* key) {
-  const auto it = object.is_object() ? object.find(key) : object.end();
-  return it == object.end() ? Json() : *it;
-}
-
-// True when the pre-tokenizer splits as `split` does.
-bool Splits(const Json& pre, const Split& split) {
-  const Json inner = Member(pre, "pretokenizers");
-  const Json list = Member(pre, "type") == "Sequence" ? inner : Json::array({pre});
-  const Json wanted = Json::parse(DumpJson(PreTokenizer(split)))["pretokenizers"];
-  if (!list.is_array() || list.size() != wanted.size()) return false;
-  for (size_t i = 0; i < list.size(); ++i) {
-    for (const char* key : {"type", "pattern", "individual_digits", "use_regex", "add_prefix_space"}) {
-      if (Member(list[i], key) != Member(wanted[i], key)) return false;
+  tokens.types.assign(tokens.text.size(), PieceType::kNormal);
+  if (!file.Has("tokenizer.ggml.token_type")) return tokens;
+  PLANISH_TRY(const auto types, file.Numbers("tokenizer.ggml.token_type"));
+  if (types.size() != tokens.text.size()) {
+    return InputError(
+        fmt::format("tokenizer.ggml.token_type: {} types for {} tokens", types.size(), tokens.text.size()));
+  }
+  for (size_t i = 0; i < types.size(); ++i) {
+    // Some writers leave 0 (undefined) where nothing is special.
+    if (!(types[i] >= 0 && types[i] <= 6)) {
+      return InputError(
+          fmt::format("tokenizer.ggml.token_type: type {} of token {} is not in [0, 6]", types[i], i));
     }
+    if (types[i] >= 1) tokens.types[i] = static_cast<PieceType>(static_cast<int32_t>(types[i]));
   }
-  return true;
+  return tokens;
 }
 
-constexpr int32_t kNormal = 1, kControl = 3, kUserDefined = 4, kUnused = 5;
-
-}  // namespace
-
-Result<std::string> TokenizerJsonOf(const GgufFile& file) {
-  if (file.Has("tokenizer.huggingface.json")) return file.String("tokenizer.huggingface.json");
-  PLANISH_TRY(const std::string model, file.String("tokenizer.ggml.model"));
-  if (model != "gpt2") {
-    return InputError(fmt::format("tokenizer.ggml.model '{}' cannot be read yet, only gpt2 (byte-level)",
-                                  Abbreviate(model)));
-  }
-  PLANISH_TRY(const std::string pre, file.String("tokenizer.ggml.pre", "gpt-2"));
-  const Split* split = nullptr;
-  for (const auto& known : kSplits) {
-    if (pre == known.name) split = &known;
-  }
-  if (split == nullptr) {
-    return InputError(fmt::format("tokenizer.ggml.pre '{}' is not known", Abbreviate(pre)));
-  }
-  PLANISH_TRY(const auto tokens, file.Strings("tokenizer.ggml.tokens"));
-  PLANISH_TRY(const auto merges, file.Strings("tokenizer.ggml.merges"));
-  std::vector<double> types;
-  if (file.Has("tokenizer.ggml.token_type")) {
-    PLANISH_TRY(types, file.Numbers("tokenizer.ggml.token_type"));
-  }
-  types.resize(tokens.size(), kNormal);
-  OrderedJson json, added = OrderedJson::array(), vocab = OrderedJson::object();
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    const auto type = static_cast<int32_t>(types[i]);
-    if (type == kUnused) continue;
-    vocab[tokens[i]] = i;
-    if (type != kControl && type != kUserDefined) continue;
+OrderedJson AddedTokens(const Tokens& tokens) {
+  OrderedJson added = OrderedJson::array();
+  for (size_t i = 0; i < tokens.text.size(); ++i) {
+    const PieceType type = tokens.types[i];
+    if (type != PieceType::kControl && type != PieceType::kUserDefined) continue;
     added.push_back({{"id", i},
-                     {"content", tokens[i]},
+                     {"content", tokens.text[i]},
                      {"single_word", false},
                      {"lstrip", false},
                      {"rstrip", false},
                      {"normalized", false},
-                     {"special", type == kControl}});
+                     {"special", type == PieceType::kControl}});
   }
+  return added;
+}
+
+// A "post_processor" that puts the tokens of these ids around a text; -1: none.
+OrderedJson Around(const Tokens& tokens, int64_t before, int64_t after) {
+  if (!tokens.Has(before) && !tokens.Has(after)) return nullptr;
+  OrderedJson single = OrderedJson::array(), specials = OrderedJson::object();
+  const auto add = [&](int64_t id) {
+    if (!tokens.Has(id)) return;
+    single.push_back({{"SpecialToken", {{"id", tokens[id]}, {"type_id", 0}}}});
+    specials[tokens[id]] = {{"id", tokens[id]}, {"ids", {id}}, {"tokens", {tokens[id]}}};
+  };
+  add(before);
+  single.push_back({{"Sequence", {{"id", "A"}, {"type_id", 0}}}});
+  add(after);
+  return {{"type", "TemplateProcessing"},
+          {"single", single},
+          {"pair",
+           {{{"Sequence", {{"id", "A"}, {"type_id", 0}}}}, {{"Sequence", {{"id", "B"}, {"type_id", 1}}}}}},
+          {"special_tokens", specials}};
+}
+
+// The ids that `add` and `id` keys put before (after) a text.
+Result<int64_t> EndId(const GgufFile& file, const char* name, bool add_default, int64_t id_default) {
+  PLANISH_TRY(const bool add, file.Bool(fmt::format("tokenizer.ggml.add_{}_token", name), add_default));
+  PLANISH_TRY(const int64_t id, file.Int(fmt::format("tokenizer.ggml.{}_token_id", name), id_default));
+  return add ? id : -1;
+}
+
+Result<std::string> ByteLevelJson(const GgufFile& file) {
+  PLANISH_TRY(const std::string pre, file.String("tokenizer.ggml.pre", "gpt-2"));
+  const auto known = GgufPreTokenizers();
+  const auto found = std::ranges::find_if(known, [&](const auto& entry) { return pre == entry.name; });
+  if (found == known.end()) {
+    return InputError(fmt::format("tokenizer.ggml.pre '{}' is not known", Abbreviate(pre)));
+  }
+  PLANISH_TRY(const Tokens tokens, ReadTokens(file));
+  PLANISH_TRY(const auto merges, file.Strings("tokenizer.ggml.merges"));
+  OrderedJson json, vocab = OrderedJson::object();
+  for (size_t i = 0; i < tokens.text.size(); ++i) {
+    if (tokens.types[i] != PieceType::kUnused) vocab[tokens.text[i]] = i;
+  }
+  PLANISH_TRY(const int64_t before, EndId(file, "bos", found->add_bos, -1));
+  PLANISH_TRY(const int64_t after, EndId(file, "eos", false, -1));
   json["version"] = "1.0";
-  json["added_tokens"] = added;
+  json["added_tokens"] = AddedTokens(tokens);
   json["normalizer"] = nullptr;
-  json["pre_tokenizer"] = PreTokenizer(*split);
-  json["post_processor"] = nullptr;
-  PLANISH_TRY(const bool add_bos,
-              file.Bool("tokenizer.ggml.add_bos_token", std::string(split->name) == "llama-bpe"));
-  PLANISH_TRY(const int64_t bos, file.Int("tokenizer.ggml.bos_token_id", -1));
-  if (add_bos && bos >= 0 && bos < static_cast<int64_t>(tokens.size())) {
-    const std::string& text = tokens[static_cast<size_t>(bos)];
-    json["post_processor"] = {
-        {"type", "TemplateProcessing"},
-        {"single",
-         {{{"SpecialToken", {{"id", text}, {"type_id", 0}}}}, {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}},
-        {"pair",
-         {{{"Sequence", {{"id", "A"}, {"type_id", 0}}}}, {{"Sequence", {{"id", "B"}, {"type_id", 1}}}}}},
-        {"special_tokens", {{text, {{"id", text}, {"ids", {bos}}, {"tokens", {text}}}}}}};
-  }
+  json["pre_tokenizer"] = PreTokenizerJson(*found->split);
+  json["post_processor"] = Around(tokens, before, after);
   json["decoder"] = {
       {"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}};
   json["model"] = {{"type", "BPE"},
@@ -129,77 +119,136 @@ Result<std::string> TokenizerJsonOf(const GgufFile& file) {
                    {"end_of_word_suffix", nullptr},
                    {"fuse_unk", false},
                    {"byte_fallback", false},
-                   {"ignore_merges", split->ignore_merges},
+                   {"ignore_merges", found->ignore_merges},
                    {"vocab", vocab},
                    {"merges", merges}};
   return DumpJson(json);
 }
 
-Result<TokenizerFiles> TokenizerFilesOf(const GgufFile& file) {
+// Tokens that begin a word have a space symbol in front, others stand for "##" and themselves.
+Result<std::string> WordPieceJson(const GgufFile& file) {
+  PLANISH_TRY(Tokens tokens, ReadTokens(file));
+  OrderedJson vocab = OrderedJson::object();
+  bool cased = false;
+  for (size_t i = 0; i < tokens.text.size(); ++i) {
+    std::string& token = tokens.text[i];
+    const bool bracketed = token.starts_with('[') && token.ends_with(']');
+    if (token.starts_with(kSpaceSymbol)) {
+      token.erase(0, kSpaceSymbol.size());
+    } else if (!bracketed && tokens.types[i] == PieceType::kNormal) {
+      token.insert(0, "##");
+    }
+    if (tokens.types[i] == PieceType::kUnused) continue;
+    if (vocab.contains(token)) {
+      return InputError(fmt::format("tokenizer.ggml.tokens: '{}' stands there twice", Abbreviate(token)));
+    }
+    vocab[token] = i;
+    cased |= !bracketed && tokens.types[i] == PieceType::kNormal &&
+             std::ranges::any_of(token, [](char c) { return c >= 'A' && c <= 'Z'; });
+  }
+  PLANISH_TRY(const int64_t unk, file.Int("tokenizer.ggml.unknown_token_id", 100));
+  if (!tokens.Has(unk)) {
+    return InputError(
+        fmt::format("tokenizer.ggml.unknown_token_id {} is not one of {} tokens", unk, tokens.size()));
+  }
+  PLANISH_TRY(const int64_t cls, file.Int("tokenizer.ggml.cls_token_id", 101));
+  PLANISH_TRY(const int64_t before, EndId(file, "bos", true, cls));
+  PLANISH_TRY(const bool add_separator, file.Bool("tokenizer.ggml.add_sep_token", true));
+  // The key is spelled so.
+  PLANISH_TRY(const int64_t separator, file.Int("tokenizer.ggml.seperator_token_id", 102));
+  const OrderedJson json = {{"version", "1.0"},
+                            {"added_tokens", AddedTokens(tokens)},
+                            {"normalizer",
+                             {{"type", "BertNormalizer"},
+                              {"clean_text", true},
+                              {"handle_chinese_chars", true},
+                              {"strip_accents", nullptr},
+                              {"lowercase", !cased}}},
+                            {"pre_tokenizer", {{"type", "BertPreTokenizer"}}},
+                            {"post_processor", Around(tokens, before, add_separator ? separator : -1)},
+                            {"decoder", {{"type", "WordPiece"}, {"prefix", "##"}, {"cleanup", true}}},
+                            {"model",
+                             {{"type", "WordPiece"},
+                              {"unk_token", tokens[unk]},
+                              {"continuing_subword_prefix", "##"},
+                              {"max_input_chars_per_word", 100},
+                              {"vocab", vocab}}}};
+  return DumpJson(json);
+}
+
+Status ReadCharsmap(const GgufFile& file, std::string* charsmap) {
+  constexpr const char* kKey = "tokenizer.ggml.precompiled_charsmap";
+  const auto it = file.metadata().find(kKey);
+  if (it == file.metadata().end()) return {};
+  const GgufValue& value = it->second;
+  if (value.kind != GgufKind::kArray || (value.element != GgufKind::kU8 && value.element != GgufKind::kI8)) {
+    return InputError(fmt::format("{}: expected an array of bytes, found {} of {}", kKey,
+                                  GgufKindName(value.kind), GgufKindName(value.element)));
+  }
+  charsmap->assign(reinterpret_cast<const char*>(value.bytes.data()), value.bytes.size());
+  return {};
+}
+
+// Rows of the embedding that no token has, as writers name them.
+bool IsPadding(const Tokens& tokens, size_t id) {
+  return tokens.types[id] == PieceType::kUnused && tokens.text[id] == fmt::format("[PAD{}]", id);
+}
+
+Result<TokenizerFiles> PieceFiles(const GgufFile& file, SentencePieceModel::Kind kind) {
+  PLANISH_TRY(Tokens tokens, ReadTokens(file));
+  PLANISH_TRY(const auto scores, file.Numbers("tokenizer.ggml.scores"));
+  if (scores.size() != tokens.text.size()) {
+    return InputError(
+        fmt::format("tokenizer.ggml.scores: {} scores for {} tokens", scores.size(), tokens.text.size()));
+  }
+  while (!tokens.text.empty() && IsPadding(tokens, tokens.text.size() - 1)) tokens.text.pop_back();
+  const bool bpe = kind == SentencePieceModel::Kind::kBpe;
+  SentencePieceModel model{.kind = kind};
+  for (size_t i = 0; i < tokens.text.size(); ++i) {
+    model.pieces.push_back({tokens.text[i], static_cast<float>(scores[i]), tokens.types[i]});
+    model.byte_fallback |= tokens.types[i] == PieceType::kByte;
+  }
+  const auto is_unknown = [](const Piece& piece) { return piece.type == PieceType::kUnknown; };
+  PLANISH_TRY(const int64_t unk, file.Int("tokenizer.ggml.unknown_token_id", bpe ? 0 : 2));
+  if (std::ranges::none_of(model.pieces, is_unknown) && tokens.Has(unk)) {
+    model.pieces[static_cast<size_t>(unk)].type = PieceType::kUnknown;
+  }
+  PieceNormalization& normalization = model.normalization;
+  PLANISH_RETURN_IF_ERROR(ReadCharsmap(file, &normalization.charsmap));
+  PLANISH_TRY(normalization.add_dummy_prefix, file.Bool("tokenizer.ggml.add_space_prefix", true));
+  PLANISH_TRY(normalization.remove_extra_whitespaces,
+              file.Bool("tokenizer.ggml.remove_extra_whitespaces", false));
+  PLANISH_RETURN_IF_ERROR(model.Check());
   TokenizerFiles files;
-  PLANISH_TRY(files.json, TokenizerJsonOf(file));
+  files.model = model.Write();
+  Json config;
+  for (const auto& [name, add, id] : {std::tuple{"bos", bpe, bpe ? 1 : -1}, {"eos", !bpe, bpe ? 2 : 1}}) {
+    PLANISH_TRY(const bool added, file.Bool(fmt::format("tokenizer.ggml.add_{}_token", name), add));
+    PLANISH_TRY(const int64_t token, file.Int(fmt::format("tokenizer.ggml.{}_token_id", name), id));
+    config[fmt::format("add_{}_token", name)] = added;
+    if (tokens.Has(token)) config[fmt::format("{}_token", name)] = tokens[token];
+  }
+  files.config = DumpJson(config);
   return files;
 }
 
-Status AddTokenizer(const std::string& text, int64_t vocab, int64_t bos, int64_t eos,
-                    GgufMetadata& metadata) {
-  PLANISH_TRY(const Json json, ParseJson(text));
-  const Json model = Member(json, "model"), vocabulary = Member(model, "vocab");
-  PLANISH_TRY(const bool ignore_merges,
-              JsonBool(model.is_object() ? model : Json::object(), "ignore_merges", false));
-  if (!vocabulary.is_object() || !Member(model, "merges").is_array()) {
-    return InputError("tokenizer.json: expected a model with vocab and merges (BPE)");
+}  // namespace
+
+Result<TokenizerFiles> TokenizerFilesOf(const GgufFile& file) {
+  TokenizerFiles files;
+  if (file.Has("tokenizer.huggingface.json")) {
+    PLANISH_TRY(files.json, file.String("tokenizer.huggingface.json"));
+    return files;
   }
-  const Split* split = nullptr;
-  for (const auto& known : kSplits) {
-    if (split == nullptr && known.ignore_merges == ignore_merges &&
-        Splits(Member(json, "pre_tokenizer"), known)) {
-      split = &known;
-    }
+  PLANISH_TRY(const std::string model, file.String("tokenizer.ggml.model"));
+  if (model == "llama") return PieceFiles(file, SentencePieceModel::Kind::kBpe);
+  if (model == "t5") return PieceFiles(file, SentencePieceModel::Kind::kUnigram);
+  if (model != "gpt2" && model != "bert") {
+    return InputError(fmt::format("tokenizer.ggml.model '{}' cannot be read, only gpt2, llama, t5 and bert",
+                                  Abbreviate(model)));
   }
-  if (split == nullptr) {
-    return InputError("tokenizer.json: its pre_tokenizer is none that GGUF files have a name for");
-  }
-  std::vector<std::string> tokens;
-  std::vector<int32_t> types(static_cast<size_t>(vocab), kUnused);
-  for (int64_t i = 0; i < vocab; ++i) tokens.push_back(fmt::format("[PAD{}]", i));
-  const auto add = [&](const std::string& token, const Json& id, int32_t type) -> Status {
-    if (!id.is_number_integer() || id < 0 || id >= vocab) {
-      return InputError(fmt::format("tokenizer.json: id {} of '{}': the embedding has {} rows",
-                                    Abbreviate(DumpJson(id)), Abbreviate(token), vocab));
-    }
-    tokens[id.get<size_t>()] = token;
-    types[id.get<size_t>()] = type;
-    return {};
-  };
-  for (const auto& [token, id] : vocabulary.items()) PLANISH_RETURN_IF_ERROR(add(token, id, kNormal));
-  for (const Json& token : Member(json, "added_tokens")) {
-    if (!token.is_object()) return InputError("tokenizer.json: added_tokens: expected objects");
-    PLANISH_TRY(const std::string content, JsonString(token, "content"));
-    PLANISH_TRY(const bool special, JsonBool(token, "special", false));
-    PLANISH_RETURN_IF_ERROR(add(content, Member(token, "id"), special ? kControl : kUserDefined));
-  }
-  std::vector<std::string> merges;
-  for (const auto& merge : Member(model, "merges")) {
-    if (merge.is_string()) {
-      merges.push_back(merge.get<std::string>());
-    } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
-      merges.push_back(merge[0].get<std::string>() + " " + merge[1].get<std::string>());
-    } else {
-      return InputError("tokenizer.json: merges: expected pairs of tokens");
-    }
-  }
-  metadata.String("tokenizer.ggml.model", "gpt2");
-  metadata.String("tokenizer.ggml.pre", split->name);
-  metadata.Strings("tokenizer.ggml.tokens", tokens);
-  metadata.Ints("tokenizer.ggml.token_type", types);
-  metadata.Strings("tokenizer.ggml.merges", merges);
-  if (bos >= 0) metadata.Int("tokenizer.ggml.bos_token_id", bos);
-  if (eos >= 0) metadata.Int("tokenizer.ggml.eos_token_id", eos);
-  metadata.Bool("tokenizer.ggml.add_bos_token",
-                DumpJson(Member(json, "post_processor")).find("SpecialToken\"") != std::string::npos);
-  metadata.String("tokenizer.huggingface.json", text);
-  return {};
+  PLANISH_TRY(files.json, model == "gpt2" ? ByteLevelJson(file) : WordPieceJson(file));
+  return files;
 }
 
 }  // namespace planish

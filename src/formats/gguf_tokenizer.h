@@ -1,22 +1,28 @@
-// The tokenizer in the metadata of a GGUF file, as the text of a tokenizer.json; and back.
+// The tokenizer in the metadata of a GGUF file as the files of a model's folder; and back.
+//
+// "tokenizer.ggml.model" names the kind: gpt2 (byte-level BPE), llama (SentencePiece BPE, merging by scores),
+// t5 (unigram), bert (WordPiece).
 #pragma once
 
+#include <cstdint>
 #include <string>
+#include <vector>
 
-#include "base/json.h"
 #include "formats/gguf.h"
 #include "formats/tokenizer_files.h"
 
 namespace planish {
 
-// The file's own copy of tokenizer.json if it has one; else one made from its byte-level tokens and merges.
-// Errors: a tokenizer or pre-tokenizer that cannot be expressed, named.
-Result<std::string> TokenizerJsonOf(const GgufFile& file);
+// The file's own copy of tokenizer.json if it has one; else one made of its byte-level tokens and merges or
+// its WordPiece tokens, or a tokenizer.model made of its pieces. Errors: a tokenizer or pre-tokenizer that
+// cannot be expressed, named; lists of different lengths.
 Result<TokenizerFiles> TokenizerFilesOf(const GgufFile& file);
 
-// Keys of a byte-level tokenizer.json for `vocab` rows of an embedding (the text itself among them, so that
-// this program reads back exactly what it wrote). Errors: another kind of tokenizer, a split that other
-// programs have no name for.
-Status AddTokenizer(const std::string& json, int64_t vocab, int64_t bos, int64_t eos, GgufMetadata& metadata);
+// Adds the keys of a tokenizer for the `vocab` rows of an embedding; bos and eos: ids, -1: none. The text of
+// a tokenizer.json is among them, so that this program reads back exactly what it wrote. Returns notes on
+// what other programs will do differently. Errors: a kind of tokenizer that has no keys, a split that other
+// programs have no name for, ids beyond the embedding.
+Result<std::vector<std::string>> AddTokenizer(const TokenizerFiles& files, int64_t vocab, int64_t bos,
+                                              int64_t eos, GgufMetadata& metadata);
 
 }  // namespace planish

@@ -63,6 +63,11 @@ void GgufMetadata::Ints(const std::string& key, std::span<const int32_t> values)
   Put(bytes_, static_cast<uint64_t>(values.size()));
   for (int32_t value : values) Put(bytes_, value);
 }
+void GgufMetadata::Bytes(const std::string& key, std::string_view values) {
+  Key(key, GgufKind::kArray);
+  Put(bytes_, static_cast<int32_t>(GgufKind::kU8));
+  PutString(bytes_, values);
+}
 void GgufMetadata::Floats(const std::string& key, std::span<const float> values) {
   Key(key, GgufKind::kArray);
   Put(bytes_, static_cast<int32_t>(GgufKind::kF32));

@@ -1,7 +1,7 @@
 #include "model/folder.h"
 
 #include "base/file.h"
-#include "formats/gguf_tokenizer.h"
+#include "formats/tokenizer_files.h"
 
 namespace planish {
 namespace {
@@ -37,9 +37,13 @@ Status CarryCompanions(const Model& model, const std::string& folder) {
     PLANISH_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(folder, name), content));
   }
   if (!FileExists(model.path)) return {};
-  PLANISH_TRY(const auto gguf, GgufFile::Open(model.path));
-  PLANISH_TRY(const std::string tokenizer, TokenizerJsonOf(*gguf));
-  return WriteFileAtomically(JoinPath(folder, "tokenizer.json"), tokenizer);
+  PLANISH_TRY(const TokenizerFiles files, ReadTokenizerFiles(model.path));
+  for (const auto& [name, content] : {std::pair{"tokenizer.json", &files.json},
+                                      {"tokenizer.model", &files.model},
+                                      {"tokenizer_config.json", &files.config}}) {
+    if (!content->empty()) PLANISH_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(folder, name), *content));
+  }
+  return {};
 }
 
 Result<OrderedJson> OriginalConfig(const Model& model, const std::string& dtype) {
