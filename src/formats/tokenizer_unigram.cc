@@ -140,8 +140,9 @@ void UnigramModel::AppendUnknown(std::string_view text, std::vector<int32_t>* id
 }
 
 void UnigramModel::Offer(double score, size_t start, int32_t id, Best* best) const {
+  if (from_pieces_) score = double{static_cast<float>(score)};
   if (best->start >= 0 && score <= best->score) return;
-  *best = {from_pieces_ ? double{static_cast<float>(score)} : score, static_cast<int32_t>(start), id};
+  *best = {score, static_cast<int32_t>(start), id};
 }
 
 // Offers all pieces that begin at `start`; (*best)[i] is of boundary base + i. Returns the furthest end.
@@ -166,9 +167,7 @@ size_t UnigramModel::OfferPieces(std::string_view word, size_t base, size_t star
     node = Step(static_cast<uint32_t>(node), static_cast<uint8_t>(word[end]));
   }
   if (!single) {
-    const double score = unknown_score_ + here;
-    Offer(from_pieces_ ? double{static_cast<float>(score)} : score, start - base, unk_,
-          &(*best)[start + length - base]);
+    Offer(unknown_score_ + here, start - base, unk_, &(*best)[start + length - base]);
   }
   return reach;
 }

@@ -66,7 +66,7 @@ class UnigramModel : public WordModel {
   double unknown_score_ = 0;
   int32_t unk_ = 0;
   bool byte_fallback_ = false;
-  bool from_pieces_ = false;  // sums are rounded to float, as SentencePiece has them
+  bool from_pieces_ = false;  // sums are floats, as in SentencePiece: ties depend on it
   std::array<int32_t, 256> fallback_{};
   std::vector<Node> nodes_;
   std::vector<Child> children_;
