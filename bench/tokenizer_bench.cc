@@ -1,10 +1,12 @@
-// Encoding and decoding rates of one thread: tokenizer_bench [TEXT_FILE [TOKENIZER_FOLDER]].
+// Encoding and decoding rates of one thread: tokenizer_bench [TEXT_FILE [TOKENIZER_FOLDER...]].
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
 #include <numeric>
+#include <string>
+#include <vector>
 
 #include "base/file.h"
 #include "formats/tokenizer.h"
@@ -66,7 +68,16 @@ int Run(const std::string& text_path, const std::string& folder) {
 }  // namespace planish
 
 int main(int argc, char** argv) {
-  const std::string shared = PLANISH_SHARED_DIR;
-  return planish::Run(argc > 1 ? argv[1] : shared + "/data/text/wikitext2-raw-test.txt",
-                      argc > 2 ? argv[2] : shared + "/models/demo");
+  const std::string shared = PLANISH_SHARED_DIR, tiny = shared + "/models/tiny/tokenizers/";
+  // Byte-level BPE; SentencePiece BPE and unigram; BPE on characters, Unigram and WordPiece of
+  // tokenizer.json.
+  std::vector<std::string> folders = {shared + "/models/demo", tiny + "sp_bpe",  tiny + "sp_unigram",
+                                      tiny + "bpe_llama2",     tiny + "unigram", tiny + "wordpiece"};
+  if (argc > 2) folders.assign(argv + 2, argv + argc);
+  int failed = 0;
+  for (const std::string& folder : folders) {
+    fmt::print("{}\n", folder);
+    failed |= planish::Run(argc > 1 ? argv[1] : shared + "/data/text/wikitext2-raw-test.txt", folder);
+  }
+  return failed;
 }

@@ -114,9 +114,10 @@ void AppendNmt(uint32_t c, std::string* out) {
   AppendUtf8(space ? ' ' : c, out);
 }
 
+// Control, format and private characters vanish; unassigned ones stay, as in the reference.
 void AppendClean(uint32_t c, std::string* out) {
   const bool line = c == '\t' || c == '\n' || c == '\r';
-  if (c == 0 || c == 0xFFFD || (!line && (CharClassTable::Get()[c] & kOther))) return;
+  if (c == 0 || c == 0xFFFD || (!line && (CharClassTable::Get()[c] & kOther) && IsAssigned(c))) return;
   AppendUtf8(line || IsWhiteSpace(c) ? ' ' : c, out);
 }
 

@@ -334,9 +334,13 @@ Status ParseWhitespaceSplit(const Json&, PreTokenizerChain* chain) {
 }
 
 Status ParseWhitespace(const Json&, PreTokenizerChain* chain) {
-  constexpr char kPattern[] = "\\w+|[^\\w\\s]+";
-  PLANISH_TRY(Regex regex, Regex::Compile(kPattern));
-  chain->stages.push_back(std::make_unique<RegexSplit>(std::move(regex), kPattern, Behavior::kRemoved, true));
+  // Of another regex library in the reference than the patterns of files: its \\w.
+  constexpr char kWord[] =
+      "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}"
+      "\\x{1f170}-\\x{1f189}\\x{200c}\\x{200d}";
+  const std::string pattern = fmt::format("[{0}]+|[^{0}\\s]+", kWord);
+  PLANISH_TRY(Regex regex, Regex::Compile(pattern));
+  chain->stages.push_back(std::make_unique<RegexSplit>(std::move(regex), pattern, Behavior::kRemoved, true));
   return {};
 }
 

@@ -36,7 +36,29 @@ void MarkClass(const std::string& text, const char* pattern, uint8_t bit, std::v
   PLANISH_CHECK(matcher.status().ok()) << matcher.status().error().message;
 }
 
+// Planes 4 to 13 hold no characters, the last two only private ones: they are left out.
+std::string AllCharacters() {
+  std::string text;
+  text.reserve(0x41000 * 4);
+  for (uint32_t c = 0; c < 0x40000; ++c) {
+    if (!IsSurrogate(c)) AppendUtf8(c, &text);
+  }
+  for (uint32_t c = 0xE0000; c < 0xE1000; ++c) AppendUtf8(c, &text);
+  return text;
+}
+
 }  // namespace
+
+bool IsAssigned(uint32_t c) {
+  static const std::vector<uint8_t> unassigned = [] {
+    std::vector<uint8_t> found(kNumCodePoints);
+    std::fill(found.begin() + 0x40000, found.begin() + 0xE0000, uint8_t{1});
+    std::fill(found.begin() + 0xE1000, found.begin() + 0xF0000, uint8_t{1});
+    MarkClass(AllCharacters(), "\\p{Cn}+", 1, &found);
+    return found;
+  }();
+  return unassigned[c] == 0;
+}
 
 bool IsWhiteSpace(uint32_t c) {
   return (c >= 0x9 && c <= 0xD) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
@@ -45,13 +67,8 @@ bool IsWhiteSpace(uint32_t c) {
 }
 
 CharClassTable::CharClassTable() {
-  // Planes 4 to 13 hold no characters, the last two only private ones: all of these are kOther.
-  std::string text;
-  text.reserve(0x41000 * 4);
-  for (uint32_t c = 0; c < 0x40000; ++c) {
-    if (!IsSurrogate(c)) AppendUtf8(c, &text);
-  }
-  for (uint32_t c = 0xE0000; c < 0xE1000; ++c) AppendUtf8(c, &text);
+  const std::string text = AllCharacters();
+  // Outside of the text all are kOther.
   std::vector<uint8_t> classes(kNumCodePoints);
   std::fill(classes.begin() + 0x40000, classes.begin() + 0xE0000, uint8_t{kOther});
   std::fill(classes.begin() + 0xE1000, classes.end(), uint8_t{kOther});

@@ -39,6 +39,9 @@ class CharClassTable {
   std::vector<uint8_t> blocks_;  // [distinct blocks * 256]
 };
 
+// False for code points that no character has (category Cn).
+bool IsAssigned(uint32_t code_point);
+
 // Unicode White_Space, which is PCRE2's \s without U+180E.
 bool IsWhiteSpace(uint32_t code_point);
 

@@ -16,6 +16,10 @@ namespace {
 // How much worse than the worst piece an unknown character is, as in SentencePiece.
 constexpr double kUnknownPenalty = 10.0;
 
+// Where the sum starts anew, as all ways have it in common: floats beyond are too coarse for the scores of
+// pieces.
+constexpr double kMaxSum = 65536;
+
 }  // namespace
 
 Result<UnigramModel> UnigramModel::Parse(const Json& json) {
@@ -201,7 +205,8 @@ void UnigramModel::EncodeWord(std::string_view word, WordModel::Scratch* scratch
     // An unknown may go on behind the boundary.
     if (start == reach && start > base && best[start - base].id != unk_) {
       AppendPath(word.substr(base, start - base), work, ids);
-      best.assign(1, Best{best[start - base].score});
+      const double sum = best[start - base].score;
+      best.assign(1, Best{from_pieces_ && std::abs(sum) > kMaxSum ? 0 : sum});
       base = start;
     }
     reach = std::max(reach, OfferPieces(word, base, start, &best));
