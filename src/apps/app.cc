@@ -64,6 +64,8 @@ Result<std::unique_ptr<Run>> Run::Start(const RunOptions& options, uint64_t seed
 
 const std::atomic<bool>& CancelFlag() { return cancelled; }
 
+void ClearCancelFlag() { cancelled = false; }
+
 void InstallSignalHandlers() {
   struct sigaction action {};
   action.sa_handler = OnSignal;

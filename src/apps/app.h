@@ -38,6 +38,8 @@ class Run {
 // Set by SIGINT and SIGTERM; a second signal ends the process at once.
 const std::atomic<bool>& CancelFlag();
 void InstallSignalHandlers();
+// Takes back a signal that has been answered.
+void ClearCancelFlag();
 
 // A verb adds its subcommand; `action` runs after parsing and its error ends the program.
 using Action = std::function<Status()>;
@@ -53,6 +55,7 @@ void PrintJson(const OrderedJson& value);
 
 void AddEvalVerb(CLI::App& app);
 void AddGenerateVerb(CLI::App& app);
+void AddChatVerb(CLI::App& app);
 void AddLogitsVerb(CLI::App& app);
 void AddInspectVerb(CLI::App& app);
 void AddCalibrateVerb(CLI::App& app);

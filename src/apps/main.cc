@@ -34,6 +34,7 @@ int Main(int argc, char** argv) {
   Describe(app);
   AddEvalVerb(app);
   AddGenerateVerb(app);
+  AddChatVerb(app);
   AddLogitsVerb(app);
   AddInspectVerb(app);
   AddCalibrateVerb(app);

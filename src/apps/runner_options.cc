@@ -50,6 +50,33 @@ void AddEngineOptions(CLI::App& verb, RuntimeOptions& options) {
   verb.add_option("--pack", options.pack, "Packed weights from `planish pack`, instead of packing at start");
 }
 
+void AddGenerateOptions(CLI::App& verb, GenerateOptions& options, bool& greedy) {
+  verb.add_option("--tokens,-n", options.max_tokens, "New tokens at most")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  verb.add_flag("--greedy", greedy, "Always the most likely token");
+  verb.add_option("--temperature", options.sampling.temperature, "0 is greedy")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  verb.add_option("--top-k", options.sampling.top_k, "Keep the k most likely (0: all)")
+      ->check(CLI::NonNegativeNumber);
+  verb.add_option("--top-p", options.sampling.top_p, "Keep the likeliest whose sum reaches p")
+      ->check(CLI::Range(0.0, 1.0));
+  verb.add_option("--min-p", options.sampling.min_p, "Drop those below p times the likeliest")
+      ->check(CLI::Range(0.0, 1.0));
+  verb.add_option("--repetition-penalty", options.sampling.repetition_penalty,
+                  "Above 1 discourages tokens already seen")
+      ->check(CLI::PositiveNumber);
+  verb.add_option("--seed", options.sampling.seed, "Same seed, same text")->capture_default_str();
+  verb.add_option("--context", options.context, "Positions of the cache (0: as needed)")
+      ->check(CLI::NonNegativeNumber);
+}
+
+const char* StopName(const GenerateResult& result) {
+  if (result.interrupted) return "interrupted";
+  return result.hit_eos ? "eos" : result.hit_context ? "context" : "length";
+}
+
 namespace {
 
 bool IsCoded(const Matrix& matrix) {

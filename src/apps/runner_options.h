@@ -3,6 +3,7 @@
 
 #include "apps/app.h"
 #include "runtime/engine.h"
+#include "runtime/generate.h"
 
 namespace planish::app {
 
@@ -22,6 +23,11 @@ void AddPrecisionOptions(CLI::App& verb, RuntimeOptions& options);
 Result<Model> LoadAtPrecision(const Context& context, const std::string& path, const RuntimeOptions& options);
 // Without --runtime, for verbs that know only the packed one.
 void AddEngineOptions(CLI::App& verb, RuntimeOptions& options);
+
+// --tokens, the sampler's, --context.
+void AddGenerateOptions(CLI::App& verb, GenerateOptions& options, bool& greedy);
+// Why a generation ended: "eos", "context", "interrupted" or "length".
+const char* StopName(const GenerateResult& result);
 
 // True when any of the layers' linears is coded.
 bool HasCodes(const Model& model);

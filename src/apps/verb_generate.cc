@@ -3,6 +3,7 @@
 
 #include <cstdio>
 
+#include "apps/chat_options.h"
 #include "apps/runner_options.h"
 #include "model/model.h"
 #include "runtime/generate.h"
@@ -15,7 +16,8 @@ struct GenerateFlags {
   RuntimeOptions runtime;
   std::string model, prompt;
   GenerateOptions options;
-  bool greedy = false, bos = false, stats = false;
+  ChatFlags chat_options;
+  bool greedy = false, bos = false, stats = false, chat = false;
 };
 
 void PrintResult(const GenerateFlags& flags, const GenerateResult& result, const std::string& text) {
@@ -24,7 +26,7 @@ void PrintResult(const GenerateFlags& flags, const GenerateResult& result, const
     json["prompt"] = flags.prompt;
     json["text"] = text;
     json["ids"] = result.ids;
-    json["stop"] = result.hit_eos ? "eos" : result.hit_context ? "context" : "length";
+    json["stop"] = StopName(result);
     json["prompt_seconds"] = result.prompt_seconds;
     json["decode_seconds"] = result.decode_seconds;
     PrintJson(json);
@@ -38,16 +40,35 @@ void PrintResult(const GenerateFlags& flags, const GenerateResult& result, const
   }
 }
 
+// The prompt as it is, or as a message in the chat template; then the template's ends are taken over.
+Result<std::vector<int32_t>> PromptIds(GenerateFlags& flags, const std::string& prompt, const Model& model,
+                                       const Tokenizer& tokenizer) {
+  if (!flags.chat) {
+    if (flags.chat_options.Any()) return InputError("--system, --template and --template-name need --chat");
+    PLANISH_TRY(auto ids, tokenizer.Encode(prompt, /*add_special=*/true));
+    if (flags.bos) {
+      if (model.program.bos_id < 0) return InputError("--bos: config.json has no bos_token_id");
+      ids.insert(ids.begin(), model.program.bos_id);
+    }
+    return ids;
+  }
+  if (flags.bos) return InputError("--bos: with --chat the template writes the BOS token");
+  PLANISH_TRY(const ChatTemplate chat, LoadChatTemplate(model.path, flags.chat_options));
+  PLANISH_TRY(const std::string system, CheckedText(flags.chat_options.system, "--system"));
+  std::vector<ChatMessage> messages;
+  if (!system.empty()) messages.push_back({"system", system});
+  messages.push_back({"user", prompt});
+  PLANISH_TRY(const std::string text, chat.Render(MessagesJson(messages), NowChatOptions()));
+  flags.options.stop_ids = chat.EndTokens(tokenizer);
+  return ChatTemplate::Encode(tokenizer, text);
+}
+
 Status RunGenerate(GenerateFlags& flags) {
   PLANISH_TRY(const std::string prompt, CheckedText(flags.prompt, "--prompt"));
   PLANISH_TRY(const auto run, Run::Start(flags.run, flags.options.sampling.seed));
   PLANISH_TRY(const Model model, LoadAtPrecision(run->context(), flags.model, flags.runtime));
   PLANISH_TRY(const auto tokenizer, Tokenizer::Load(model.path));
-  PLANISH_TRY(auto ids, tokenizer->Encode(prompt, /*add_special=*/true));
-  if (flags.bos) {
-    if (model.program.bos_id < 0) return InputError("--bos: config.json has no bos_token_id");
-    ids.insert(ids.begin(), model.program.bos_id);
-  }
+  PLANISH_TRY(const auto ids, PromptIds(flags, prompt, model, *tokenizer));
   if (flags.options.context == 0) {
     flags.options.context =
         ContextFor(model.program, static_cast<int64_t>(ids.size()), flags.options.max_tokens);
@@ -62,7 +83,7 @@ Status RunGenerate(GenerateFlags& flags) {
     fmt::print("{}", piece);
     std::fflush(stdout);
   };
-  if (!flags.run.json) {
+  if (!flags.run.json && !flags.chat) {
     fmt::print("{}", prompt);
     std::fflush(stdout);
   }
@@ -81,28 +102,13 @@ Status RunGenerate(GenerateFlags& flags) {
 void AddGenerateVerb(CLI::App& app) {
   auto flags = std::make_shared<GenerateFlags>();
   CLI::App* verb = app.add_subcommand("generate", "Continue a prompt");
-  SamplingOptions& sampling = flags->options.sampling;
   verb->add_option("MODEL", flags->model, "The model")->required();
-  verb->add_option("--prompt,-p", flags->prompt, "Text to continue")->required();
-  verb->add_option("--tokens,-n", flags->options.max_tokens, "New tokens at most")
-      ->check(CLI::Range(1, 1 << 24))
-      ->capture_default_str();
-  verb->add_flag("--greedy", flags->greedy, "Always the most likely token");
-  verb->add_option("--temperature", sampling.temperature, "0 is greedy")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  verb->add_option("--top-k", sampling.top_k, "Keep the k most likely (0: all)")
-      ->check(CLI::NonNegativeNumber);
-  verb->add_option("--top-p", sampling.top_p, "Keep the likeliest whose sum reaches p")
-      ->check(CLI::Range(0.0, 1.0));
-  verb->add_option("--min-p", sampling.min_p, "Drop those below p times the likeliest")
-      ->check(CLI::Range(0.0, 1.0));
-  verb->add_option("--repetition-penalty", sampling.repetition_penalty,
-                   "Above 1 discourages tokens already seen")
-      ->check(CLI::PositiveNumber);
-  verb->add_option("--seed", sampling.seed, "Same seed, same text")->capture_default_str();
-  verb->add_option("--context", flags->options.context, "Positions of the cache (0: as needed)")
-      ->check(CLI::NonNegativeNumber);
+  verb->add_option("--prompt,-p", flags->prompt, "Text to continue, or with --chat a message to answer")
+      ->required();
+  verb->add_flag("--chat", flags->chat,
+                 "Put the prompt through the model's chat template and print the answer");
+  AddGenerateOptions(*verb, flags->options, flags->greedy);
+  AddChatOptions(*verb, flags->chat_options);
   verb->add_flag("--bos", flags->bos, "Put the BOS token first");
   verb->add_flag("--stats", flags->stats, "Print speed at the end");
   AddRuntimeOptions(*verb, flags->runtime);
@@ -111,6 +117,7 @@ void AddGenerateVerb(CLI::App& app) {
   verb->footer(
       "Examples:\n"
       "  planish generate demo --prompt \"The old man looked at the sea and\" --tokens 40 --greedy\n"
+      "  planish generate model/ --chat --system \"Answer briefly.\" -p \"What is a hammer?\"\n"
       "  planish generate model/ -p \"Once\" --temperature 0.8 --top-p 0.95 --seed 7 --stats");
   AddVerb(*verb, [flags] { return RunGenerate(*flags); });
 }
