@@ -110,9 +110,10 @@ Result<Value> Arithmetic(Meter& meter, const std::string& op, const Value& left,
   if (op == "%" && text != nullptr) {
     if (left.IsMarkup()) return NotSupported("operator of text marked as safe:", op);
     const List* list = right.AsList();
-    if (right.AsDict() != nullptr) return NotSupported("operator with a dict:", op);
     const bool tuple = list != nullptr && list->flavor == List::Flavor::kTuple;
-    return FormatPercent(meter, *text, tuple ? list->items : std::vector<Value>{right});
+    // What could be indexed by "%(name)s" may stay unused.
+    const bool may_be_left = right.AsDict() != nullptr || right.IsUndefined() || (list != nullptr && !tuple);
+    return FormatPercent(meter, *text, tuple ? list->items : std::vector<Value>{right}, may_be_left);
   }
   PLANISH_RETURN_IF_ERROR(CheckDefined(left));
   PLANISH_RETURN_IF_ERROR(CheckDefined(right));

@@ -121,9 +121,12 @@ Result<Value> Unique(Meter& meter, const Value& input, const Args& args) {
   PLANISH_TRY(const Bound bound, args.Bind("unique", {"case_sensitive", "attribute"}));
   PLANISH_TRY(const bool case_sensitive, Flag(bound[0], false));
   PLANISH_TRY(std::vector<Keyed> keyed, KeyedItems(meter, input, bound[1], case_sensitive));
-  std::vector<std::pair<Value, Value>> entries;  // a dict keeps the first of equal keys' places
   std::vector<Keyed> kept;
   for (Keyed& one : keyed) {
+    const List* list = one.key.AsList();
+    if (one.key.AsDict() != nullptr || (list != nullptr && list->flavor == List::Flavor::kList)) {
+      return InputError(fmt::format("unique: a {} cannot be compared so", TypeName(one.key)));
+    }
     bool seen = false;
     for (size_t i = 0; i < kept.size() && !seen; ++i) {
       PLANISH_TRY(seen, Equal(meter, kept[i].key, one.key));
@@ -336,9 +339,16 @@ Result<Value> ToJson(Meter& meter, const Value& input, const Args& args) {
   return MakeString(meter, std::move(text));
 }
 
+// Nothing of a value that is false, none for example.
+Result<std::vector<Value>> IterateIfTrue(Meter& meter, const Value& input) {
+  PLANISH_TRY(const bool any, Truth(input));
+  if (!any) return std::vector<Value>();
+  return Iterate(meter, input);
+}
+
 // map('filter', ...) or map(attribute='a', default=...).
 Result<Value> Map(Meter& meter, const Value& input, const Args& args) {
-  PLANISH_TRY(const std::vector<Value> items, Iterate(meter, input));
+  PLANISH_TRY(const std::vector<Value> items, IterateIfTrue(meter, input));
   std::vector<Value> out;
   if (args.positional.empty()) {
     PLANISH_TRY(const Bound bound, args.Bind("map", {"", "attribute", "default"}));
@@ -374,7 +384,7 @@ Result<Value> Select(Meter& meter, const Value& input, const Args& args) {
     PLANISH_TRY(test, FindTest(*name));
     rest.positional.assign(args.positional.begin() + kTestAt + 1, args.positional.end());
   }
-  PLANISH_TRY(const std::vector<Value> items, Iterate(meter, input));
+  PLANISH_TRY(const std::vector<Value> items, IterateIfTrue(meter, input));
   std::vector<Value> out;
   for (const Value& item : items) {
     Value value = item;
@@ -400,6 +410,7 @@ Result<Value> ToInt(Meter& meter, const Value& input, const Args& args) {
   PLANISH_TRY(const Bound bound, args.Bind("int", {"default", "base"}));
   if (bound[1] != nullptr) return NotSupported("argument", "base of int");
   const Value fallback = bound[0] == nullptr ? Value(int64_t{0}) : *bound[0];
+  PLANISH_RETURN_IF_ERROR(CheckDefined(input));
   PLANISH_RETURN_IF_ERROR(meter.Work());
   if (const auto integer = input.AsInt()) return Value(*integer);
   std::optional<double> number = input.AsNumber();
@@ -421,6 +432,7 @@ Result<Value> ToInt(Meter& meter, const Value& input, const Args& args) {
 
 Result<Value> ToFloat(Meter& meter, const Value& input, const Args& args) {
   PLANISH_TRY(const Bound bound, args.Bind("float", {"default"}));
+  PLANISH_RETURN_IF_ERROR(CheckDefined(input));
   PLANISH_RETURN_IF_ERROR(meter.Work());
   if (const auto number = input.AsNumber()) return Value(*number);
   if (const std::string* text = input.AsString()) {
@@ -512,6 +524,10 @@ Result<Value> Indent(Meter& meter, const Value& input, const Args& args) {
     if (width > kMaxWidth)
       return InputError(fmt::format("indent: expected a width of at most {}", kMaxWidth));
     indent.assign(static_cast<size_t>(std::max<int64_t>(width, 0)), ' ');
+  }
+  PLANISH_RETURN_IF_ERROR(CheckDefined(input));
+  if (input.AsString() == nullptr) {
+    return InputError(fmt::format("indent: expected a string, found a {}", TypeName(input)));
   }
   PLANISH_TRY(std::string text, ToText(meter, input));
   text += '\n';

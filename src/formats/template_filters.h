@@ -37,7 +37,9 @@ Result<const Test*> FindTest(std::string_view name);
 Error NotSupported(std::string_view what, std::string_view name);
 
 // Python's "text" % values, for %s %r %d %i %f %e %g %x %X %o with flags, width and precision.
-Result<Value> FormatPercent(Meter& meter, const std::string& format, const std::vector<Value>& values);
+// `may_be_left`: values without a conversion are no error, as for a list on the right of "%".
+Result<Value> FormatPercent(Meter& meter, const std::string& format, const std::vector<Value>& values,
+                            bool may_be_left = false);
 // left op right, for + - * / // % **.
 Result<Value> Arithmetic(Meter& meter, const std::string& op, const Value& left, const Value& right);
 // Text with & < > " ' as entities.

@@ -3,6 +3,7 @@
 #include <fmt/printf.h>
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 
 #include "base/names.h"
@@ -66,15 +67,21 @@ Result<int64_t> IntegerFor(std::string_view test, const Value& value) {
 template <bool kOdd>
 Result<bool> IsOdd(Meter&, const Value& input, const Args& args) {
   PLANISH_RETURN_IF_ERROR(NoArguments(args));
+  if (const double* number = input.As<double>()) {
+    return std::fmod(std::fabs(*number), 2) == (kOdd ? 1 : 0);
+  }
   PLANISH_TRY(const int64_t value, IntegerFor(kOdd ? "odd" : "even", input));
   return (value % 2 != 0) == kOdd;
 }
-Result<bool> DivisibleBy(Meter&, const Value& input, const Args& args) {
+Result<bool> DivisibleBy(Meter& meter, const Value& input, const Args& args) {
   PLANISH_TRY(const Value* other, OneArgument(args));
-  PLANISH_TRY(const int64_t value, IntegerFor("divisibleby", input));
-  PLANISH_TRY(const int64_t divisor, IntegerFor("divisibleby", *other));
-  if (divisor == 0) return InputError("is divisibleby: found a divisor of 0");
-  return divisor == -1 || value % divisor == 0;
+  if (input.AsNumber() && other->AsNumber()) {
+    PLANISH_TRY(const Value rest, Arithmetic(meter, "%", input, *other));
+    return *rest.AsNumber() == 0;
+  }
+  PLANISH_TRY([[maybe_unused]] const int64_t value, IntegerFor("divisibleby", input));
+  PLANISH_TRY([[maybe_unused]] const int64_t divisor, IntegerFor("divisibleby", *other));
+  return false;
 }
 
 Result<bool> IsEqual(Meter& meter, const Value& input, const Args& args) {
@@ -256,7 +263,8 @@ Result<const Test*> FindTest(std::string_view name) {
       fmt::format("there is no test '{}'{}{}", Abbreviate(name, 60), hint.empty() ? "" : "; ", hint));
 }
 
-Result<Value> FormatPercent(Meter& meter, const std::string& format, const std::vector<Value>& values) {
+Result<Value> FormatPercent(Meter& meter, const std::string& format, const std::vector<Value>& values,
+                            bool may_be_left) {
   std::string out;
   size_t used = 0;
   for (size_t at = 0; at < format.size();) {
@@ -275,7 +283,8 @@ Result<Value> FormatPercent(Meter& meter, const std::string& format, const std::
     PLANISH_RETURN_IF_ERROR(meter.Memory(text.size()));
     out += text;
   }
-  if (used != values.size()) return InputError("format: there are more values than conversions");
+  if (used != values.size() && !may_be_left)
+    return InputError("format: there are more values than conversions");
   return MakeString(meter, std::move(out));
 }
 

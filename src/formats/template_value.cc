@@ -512,6 +512,7 @@ Result<bool> Contains(Meter& meter, const Value& container, const Value& item) {
     return text->find(*item.AsString()) != std::string::npos;
   }
   if (const Dict* dict = container.AsDict()) {
+    if (item.IsUndefined()) return false;
     PLANISH_TRY(const Value* found, Find(*dict, item));
     return found != nullptr;
   }
