@@ -26,21 +26,18 @@ double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-Matrix RandomCodes(int64_t rows, int64_t cols, int bits, int64_t group) {
-  IntegerMatrix m{.grid = {bits, group, false}, .codes = Mat<uint8_t>(rows, cols)};
-  const int64_t groups = m.grid.NumGroups(cols);
-  m.scales = Mat<float>(rows, groups);
-  m.zeros = Mat<float>(rows, groups);
-  const Random random(1);
-  for (int64_t i = 0; i < rows * cols; ++i) {
-    m.codes.data()[i] = static_cast<uint8_t>(random.Below(static_cast<uint64_t>(i), uint64_t{1} << bits));
-  }
-  for (int64_t i = 0; i < rows * groups; ++i) {
-    m.scales.data()[i] = 0.0078125f;
-    m.zeros.data()[i] = static_cast<float>(1 << (bits - 1));
-  }
-  return PackInteger(m);
+// The named grid; blocks keep their own group.
+GridSpec GridOf(const char* name, int64_t group) {
+  GridSpec grid = FindGrid(name).value();
+  if (grid.scale == ScaleKind::kHalf && !grid.InBlocks()) grid.group = group;
+  return grid;
 }
+Matrix RandomMatrix(int64_t rows, int64_t cols, const GridSpec& grid) {
+  ThreadPool pool(1);
+  return RandomOnGrid({&pool, BestIsa()}, rows, cols, grid, 0.02f, 1, 0);
+}
+constexpr const char* kGrids[] = {"int2",    "int3",    "int4",  "int8",  "nf2",  "nf3",  "nf4",
+                                  "bitmod3", "bitmod4", "mxfp4", "nvfp4", "q4_k", "q2_k", "q3_k"};
 
 double Seconds(const packed::KernelSet& kernels, const PackedLinear& layer, int tokens) {
   Mat<float> x(tokens, layer.cols()), y(tokens, layer.rows());
@@ -98,8 +95,8 @@ void RunMemory(int turns, int64_t cols) {
   const packed::KernelSet& kernels = SelectPackedKernels(BestIsa());
   const int64_t rows = (int64_t{1} << 27) / cols / 16 * 16;
   fmt::print("{}, layers [{}, {}] from memory, two threads\n", kernels.name, rows, cols);
-  for (const int bits : {2, 3, 4, 8}) {
-    const Linear linear{"w", RandomCodes(rows, cols, bits, 64), {}};
+  for (const char* name : kGrids) {
+    const Linear linear{"w", RandomMatrix(rows, cols, GridOf(name, 64)), {}};
     auto plan = PlanPackedLinear(linear);
     if (!plan.ok()) std::abort();
     Buffer bytes(static_cast<size_t>(plan->bytes()));
@@ -121,7 +118,7 @@ void RunMemory(int turns, int64_t cols) {
       rates.push_back(static_cast<double>(plan->bytes()) / (Now() - start));
       shares.push_back(rates.back() / ((before + meter.Measure(1)) / 2));
     }
-    fmt::print("  {} bits: {:6.2f} GB/s, {:5.1f} % of reading\n", bits, Median(rates) * 1e-9,
+    fmt::print("  {:<8} {:6.2f} GB/s, {:5.1f} % of reading\n", name, Median(rates) * 1e-9,
                100 * Median(shares));
   }
 }
@@ -171,12 +168,14 @@ void Run(int64_t rows, int64_t cols) {
              clock * 1e-9, bandwidth * 1e-9, rows, cols);
   for (const packed::KernelSet* kernels : SupportedPackedKernels()) {
     if (kernels == &packed::kScalarKernels) continue;
-    fmt::print("{}\n{:>6} {:>6} {:>9}", kernels->name, "bits", "group", "memory");
+    fmt::print("{}\n{:>8} {:>6} {:>9}", kernels->name, "grid", "group", "memory");
     for (const int tokens : {1, 2, 3, 4, 6, 8}) fmt::print(" {:>6}T", tokens);
     fmt::print("\n");
-    for (const int bits : {2, 3, 4, 8}) {
-      for (const int64_t group : {32, 64, 128}) {
-        const Linear linear{"w", RandomCodes(rows, cols, bits, group), {}};
+    for (const char* name : kGrids) {
+      for (const int64_t group : {16, 32, 64, 128}) {
+        const GridSpec grid = GridOf(name, group);
+        if (grid.InBlocks() ? group != 128 : grid.group != group) continue;
+        const Linear linear{"w", RandomMatrix(rows, cols, grid), {}};
         auto plan = PlanPackedLinear(linear);
         if (!plan.ok()) std::abort();
         Buffer bytes(static_cast<size_t>(plan->bytes()));
@@ -184,7 +183,7 @@ void Run(int64_t rows, int64_t cols) {
         const auto layer = PackedLinear::FromBytes(bytes.bytes());
         if (!layer.ok()) std::abort();
         const double blocks = static_cast<double>(rows * cols) / 64;
-        fmt::print("{:>6} {:>6} {:>9.2f}", bits, group,
+        fmt::print("{:>8} {:>6} {:>9.2f}", name, group,
                    static_cast<double>(plan->bytes()) / blocks / bandwidth * clock);
         for (const int tokens : {1, 2, 3, 4, 6, 8}) {
           fmt::print(" {:>7.2f}", Seconds(*kernels, *layer, tokens) / blocks * clock);

@@ -77,7 +77,7 @@ function(planish_layer name)
     endif()
     # Hundreds of kernels, everything inlined: instrumented, a file takes Clang more than four minutes, else under
     # one. What they read the scalar kernels read too, and those are instrumented.
-    if(PLANISH_SANITIZE AND source MATCHES "/packed_(avx2|avx512|neon)\\.cc$")
+    if(PLANISH_SANITIZE AND source MATCHES "/packed_(vnni_)?(avx2|avx512|neon)\\.cc$")
       set_property(SOURCE ${source} APPEND_STRING PROPERTY COMPILE_FLAGS " -fno-sanitize=all -O1")
     endif()
   endforeach()

@@ -80,7 +80,7 @@ const char* StopName(const GenerateResult& result) {
 namespace {
 
 bool IsCoded(const Matrix& matrix) {
-  if (std::holds_alternative<Coded>(matrix.body)) return true;
+  if (std::holds_alternative<Coded>(matrix.body) || std::holds_alternative<Blocks>(matrix.body)) return true;
   const auto* sum = std::get_if<SumPart>(&matrix.body);
   return sum != nullptr && std::any_of(sum->terms.begin(), sum->terms.end(), IsCoded);
 }

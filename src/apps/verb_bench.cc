@@ -2,6 +2,8 @@
 #include <fmt/format.h>
 
 #include "apps/runner_options.h"
+#include "base/names.h"
+#include "grids/grid.h"
 #include "model/model.h"
 #include "runtime/shapes.h"
 #include "runtime/speed.h"
@@ -14,7 +16,7 @@ struct BenchFlags {
   RuntimeOptions runtime;
   SpeedOptions speed;
   ShapeOptions shape;
-  std::string model, shape_name;
+  std::string model, shape_name, grid;
 };
 
 Result<Model> OpenModel(const Context& context, const BenchFlags& flags) {
@@ -22,7 +24,20 @@ Result<Model> OpenModel(const Context& context, const BenchFlags& flags) {
     return InputError("bench: give a MODEL, or --shape for random weights of a well-known shape");
   }
   if (!flags.model.empty()) return LoadModel(flags.model);
-  return RandomModel(context, flags.shape_name, flags.shape);
+  ShapeOptions shape = flags.shape;
+  if (!flags.grid.empty()) {
+    shape.grid = FindGrid(flags.grid);
+    if (!shape.grid.has_value()) {
+      std::vector<std::string> names;
+      for (const NamedGrid& named : NamedGrids()) names.emplace_back(named.name);
+      const std::string hint = DidYouMean(flags.grid, names);
+      return InputError(fmt::format("--grid: no grid '{}'; known: {}{}", Abbreviate(flags.grid),
+                                    fmt::join(names, ", "), hint.empty() ? "" : "; " + hint));
+    }
+    // Blocks fix their group.
+    if (shape.grid->scale == ScaleKind::kHalf && !shape.grid->InBlocks()) shape.grid->group = shape.group;
+  }
+  return RandomModel(context, flags.shape_name, shape);
 }
 
 OrderedJson ToJson(const std::string& model, const Engine& engine, const Speed& speed) {
@@ -97,6 +112,8 @@ void AddBenchVerb(CLI::App& app) {
   verb->add_option("--bits", flags->shape.bits, "With --shape: bits of codes")
       ->check(CLI::Range(2, 8))
       ->capture_default_str();
+  verb->add_option("--grid", flags->grid,
+                   "With --shape: of the layers, by name (nf4, mxfp4, ...), not integers");
   verb->add_option("--group", flags->shape.group, "With --shape: columns that share a scale (0: the row)")
       ->check(CLI::Range(0, 1 << 16))
       ->capture_default_str();
@@ -128,6 +145,7 @@ void AddBenchVerb(CLI::App& app) {
       "Examples:\n"
       "  planish bench q4/ --prompt 512 --generate 128 --depth 0,2048 --threads 2\n"
       "  planish bench --shape llama-1b --bits 4 --group 64 --rank 32 --json\n"
+      "  planish bench --shape llama-1b --grid nvfp4\n"
       "  planish bench --shape llama-1b --sequences 4 --prompt 0");
   AddVerb(*verb, [flags] { return Bench(*flags); });
 }

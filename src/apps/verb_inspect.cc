@@ -8,6 +8,7 @@
 #include "apps/app.h"
 #include "evaluate/outliers.h"
 #include "model/model.h"
+#include "runtime/packed_model.h"
 
 namespace planish::app {
 namespace {
@@ -22,6 +23,7 @@ struct Row {
   std::string name, type, shape;
   int64_t bytes = 0;
   std::optional<OutlierStats> stats;
+  PackedForm packed = {};
   std::string bank = {};  // of an expert: the name with * for its number; empty: no expert
 };
 
@@ -50,6 +52,8 @@ std::vector<Row> JoinExperts(const std::vector<Row>& rows) {
     Row& bank = joined[known->second];
     const double count = counts[row.bank]++;
     if (bank.type != row.type) bank.type = "mixed";
+    if (bank.packed.form != row.packed.form) bank.packed.form = "mixed";
+    if (bank.packed.note.empty()) bank.packed.note = row.packed.note;
     bank.bytes += row.bytes;
     if (!row.stats || !bank.stats) continue;
     OutlierStats& all = *bank.stats;
@@ -88,6 +92,7 @@ std::string ShapeText(const std::vector<int64_t>& shape) {
 
 Result<std::vector<Row>> Collect(const Context& context, const InspectFlags& flags, const Model& model) {
   std::vector<Row> rows;
+  PLANISH_TRY(const std::vector<PackedForm> packed, PlanPacking(model));
   for (size_t i = 0; i < model.linears.size(); ++i) {
     const Linear& linear = model.linears[i];
     Row row{linear.name,
@@ -95,6 +100,7 @@ Result<std::vector<Row>> Collect(const Context& context, const InspectFlags& fla
             ShapeText({linear.w.rows, linear.w.cols}),
             StoredBytes(linear.w),
             {}};
+    row.packed = packed[i];
     const int expert = model.program.linears[i].expert;
     if (expert >= 0) row.bank = BankName(linear.name, expert);
     if (!flags.fast) row.stats = MeasureOutliers(context, linear.w);
@@ -136,6 +142,9 @@ OrderedJson ToJson(const Model& model, const std::vector<Row>& rows) {
       t["kurtosis"] = row.stats->kurtosis;
       t["top_energy"] = row.stats->top_energy;
     }
+    if (!row.packed.form.empty()) {
+      t["packed"] = {{"form", row.packed.form}, {"bytes", row.packed.bytes}, {"note", row.packed.note}};
+    }
     json["tensors"].push_back(std::move(t));
   }
   return json;
@@ -158,6 +167,19 @@ void PrintTable(const Model& model, const std::vector<Row>& rows) {
                  row.stats->kurtosis, 100 * row.stats->top_energy);
     }
     fmt::print("\n");
+  }
+  // How the packed runtime reads them: most layers alike, so one line for each form.
+  std::map<std::string, std::vector<std::string>> forms;
+  for (const auto& row : rows) {
+    if (row.packed.form.empty()) continue;
+    const std::string& note = row.packed.note;
+    forms[row.packed.form + (note.empty() ? "" : " (" + note + ")")].push_back(row.name);
+  }
+  for (const auto& [form, names] : forms) {
+    fmt::print(
+        "packed runtime: {} as {}\n",
+        names.size() == 1 ? names.front() : fmt::format("{} and {} more", names.front(), names.size() - 1),
+        form);
   }
 }
 

@@ -1,5 +1,6 @@
 #include "runtime/packed_input.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -9,18 +10,19 @@ namespace planish {
 
 void QuantizedInput::Set(const packed::KernelSet& kernels, MatView<const float> x, const InputForm& form) {
   PLANISH_CHECK(x.rows >= 1 && x.rows <= packed::kMaxTokens) << x.rows << " tokens";
-  PLANISH_CHECK(form.step == 0 || form.step == 32 || form.step == 64 || form.step == 128) << form.step;
+  PLANISH_CHECK(form.step == 0 || form.step == 16 || form.step == 32 || form.step == 64 || form.step == 128)
+      << form.step;
   PLANISH_CHECK(!form.int8 || form.step > 0);
   form_ = form;
   tokens_ = static_cast<int>(x.rows);
   cols_ = x.cols;
   finite_ = true;
-  const int64_t unit = form.step == 0 ? 4 : form.step;
-  const int64_t steps = (x.cols + unit - 1) / unit;
-  if (form.floats) SetFloats(x, steps * unit, form.step == 0 ? 0 : steps);
+  const int64_t unit = form.step == 0 ? 4 : std::max(form.step, packed::kInputStep);
+  const int64_t padded = (x.cols + unit - 1) / unit * unit, steps = form.step == 0 ? 0 : padded / form.step;
+  if (form.floats) SetFloats(x, padded, steps);
   if (!form.int8) return;
-  codes_.Resize(steps * unit * tokens_);
-  scales_.Resize(steps * unit / packed::kInputStep * tokens_);
+  codes_.Resize(padded * tokens_);
+  scales_.Resize(padded / packed::kInputStep * tokens_);
   neg_sums_.Resize(steps * tokens_);
   for (int t = 0; t < tokens_; ++t) {
     const packed::QuantizeArgs args = {x.row(t), x.cols,        steps,          form.step,       t,

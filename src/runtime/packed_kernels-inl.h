@@ -10,35 +10,54 @@
 // and 512 weights, a step's 4 more. So one token is bound by memory at every width, four tokens down to 3
 // bits.
 
-// What the 32 columns from `d` on are made of, in bytes and in cache lines.
+// What a kind's codes are: bits, and whether they are bytes in the end.
 template <Kind kKind>
-constexpr int kLinesOf32 = kKind == Kind::kInt2   ? 2
-                           : kKind == Kind::kInt3 ? 3
-                           : kKind == Kind::kInt8 ? 8
-                                                  : 4;
+constexpr int kBitsOf = kKind == Kind::kInt2 || kKind == Kind::kTable2                            ? 2
+                        : kKind == Kind::kInt3 || kKind == Kind::kTable3 || kKind == Kind::kSets3 ? 3
+                        : kKind == Kind::kInt8                                                    ? 8
+                                                                                                  : 4;
 template <Kind kKind>
-constexpr bool kWideCodes = kKind == Kind::kInt8 || kKind == Kind::kTable4;
+constexpr bool kHasSets = kKind == Kind::kSets3 || kKind == Kind::kSets4;
+template <Kind kKind>
+constexpr bool kHasTable =
+    kHasSets<kKind> || kKind == Kind::kTable2 || kKind == Kind::kTable3 || kKind == Kind::kTable4;
+template <Kind kKind>
+constexpr bool kWideCodes = kKind == Kind::kInt8 || kHasTable<kKind>;
+// Cache lines of 32 columns.
+template <Kind kKind>
+constexpr int kLinesOf32 = kBitsOf<kKind>;
 
-// Columns 4 kI to 4 kI + 3 of 32, one byte each.
-template <class V, Kind kKind, int kI>
-PACKED_INLINE typename V::Codes CodesAt(const unsigned char* d, typename V::Codes table) {
-  if constexpr (kKind == Kind::kInt8) {
-    static_cast<void>(table);
+// A step's table, and what its last place holds in each row.
+template <class V>
+struct Tables {
+  typename V::Codes entries, last;
+  const unsigned char* next_last;  // of the step after it
+};
+
+// Columns 4 kI to 4 kI + 3 of 32, one code a byte.
+template <class V, int kBits, int kI>
+PACKED_INLINE typename V::Codes BitsAt(const unsigned char* d) {
+  if constexpr (kBits == 8) {
     return V::LoadCodes(d + 64 * kI);
-  } else if constexpr (kKind == Kind::kInt4 || kKind == Kind::kTable4) {
-    const auto v = V::template ShiftRight<4 * (kI & 1)>(V::LoadCodes(d + 64 * (kI / 2)));
-    const auto code = V::And(v, V::Splat(15));
-    if constexpr (kKind == Kind::kTable4) return V::Lookup(table, code);
-    return code;
+  } else if constexpr (kBits == 4) {
+    return V::And(V::template ShiftRight<4 * (kI & 1)>(V::LoadCodes(d + 64 * (kI / 2))), V::Splat(15));
   } else {
     const auto low = V::template ShiftRight<2 * (kI & 3)>(V::LoadCodes(d + 64 * (kI / 4)));
-    if constexpr (kKind == Kind::kInt2) return V::And(low, V::Splat(3));
-    if constexpr (kKind == Kind::kInt3) {
+    if constexpr (kBits == 2) return V::And(low, V::Splat(3));
+    if constexpr (kBits == 3) {
       const auto high = V::LoadCodes(d + 128);
       if constexpr (kI < 2) return V::Join3(low, V::template ShiftLeft<2 - kI>(high));
       if constexpr (kI >= 2) return V::Join3(low, V::template ShiftRight<(kI > 2 ? kI - 2 : 0)>(high));
     }
   }
+}
+template <class V, Kind kKind, int kI>
+PACKED_INLINE typename V::Codes CodesAt(const unsigned char* d, const Tables<V>& tables) {
+  const auto code = BitsAt<V, kBitsOf<kKind>, kI>(d);
+  if constexpr (!kHasTable<kKind>) return code;
+  const auto entry = V::Lookup(tables.entries, code);
+  if constexpr (!kHasSets<kKind>) return entry;
+  return V::Replace(code, (1 << kBitsOf<kKind>)-1, tables.last, entry);
 }
 
 // Four streams into the second-level cache, as many lines for 32 columns as these are made of.
@@ -66,50 +85,137 @@ PACKED_INLINE void Fetch32(Fetcher& fetcher, bool odd) {
   }
 }
 
-// Where scales and zeros of the current step are.
-struct HeaderCursor {
-  const unsigned char* scales;
-  const unsigned char* zeros;
+// Scales and offsets of a block's steps as the folds take them, and for kSets the four equal bytes of each
+// row's last entry.
+struct alignas(64) BlockHeader {
+  float scale[kMostBlockSteps][kTileRows], offset[kMostBlockSteps][kTileRows];
+  unsigned char last[kMostBlockSteps][4 * kTileRows];
 };
-template <Kind kKind, bool kAsym>
-PACKED_INLINE const unsigned char* EnterBlock(const unsigned char* p, int64_t steps_left, int scale_bytes,
-                                              HeaderCursor& header) {
-  const int64_t n = steps_left < kBlockSteps ? steps_left : kBlockSteps;
-  const int64_t zero_bytes = !kAsym ? 0 : kWideCodes<kKind> ? 16 * n : 16 * ((n + 1) / 2);
-  header.scales = p;
-  header.zeros = p + n * scale_bytes;
-  return p + ((n * scale_bytes + zero_bytes + 63) & ~int64_t{63});
+
+// Where the parts of a block's header are.
+struct HeaderParts {
+  const unsigned char *units, *offset_units;  // 16 fp16 each, of rows or of the block
+  const unsigned char *scales, *offsets, *sets, *codes;
+};
+PACKED_INLINE HeaderParts PartsOf(const TileArgs& a, const unsigned char* p, int n, bool sets) {
+  const bool block_scales = a.scales == Scales::kBlockBytes || a.scales == Scales::kBlockNibbles;
+  const bool block_offsets = a.offsets == Offsets::kBlockBytes || a.offsets == Offsets::kBlockNibbles;
+  HeaderParts at;
+  at.units = a.scales == Scales::kRowBytes ? a.data : p;
+  at.offset_units = p + (block_scales ? 32 : 0);
+  at.scales = at.offset_units + (block_offsets ? 32 : 0);
+  at.offsets = at.scales + (a.scales == Scales::kHalf ? 32 : 16) * n;
+  const int offset_bytes = a.offsets == Offsets::kNibbles ? 16 * ((n + 1) / 2)
+                           : a.offsets == Offsets::kBytes || a.offsets == Offsets::kBlockBytes ? 16 * n
+                           : a.offsets == Offsets::kHalf                                       ? 32 * n
+                                                                                               : 0;
+  at.sets = at.offsets + offset_bytes;
+  const int64_t bytes = at.sets - p + (sets ? 16 * ((n + 1) / 2) : 0);
+  at.codes = p + ((bytes + 63) & ~int64_t{63});
+  return at;
 }
 
-template <class V, Kind kKind, bool kAsym>
-PACKED_INLINE typename V::I ZerosOf(const HeaderCursor& header, int in_block, int row, int constant) {
-  int bias = 0;  // sets without unsigned by signed dots take codes - 128
-  if constexpr (kWideCodes<kKind>) bias = V::kWideBias;
-  if constexpr (!kAsym) return V::SplatInt(constant - bias);
-  if constexpr (kWideCodes<kKind>) {
-    return V::SubInt(V::LoadBytes(header.zeros + 16 * in_block + row), V::SplatInt(bias));
-  } else {
-    const auto both = V::LoadBytes(header.zeros + 16 * (in_block / 2) + row);
-    return V::NibbleOf(both, 4 * (in_block & 1));
+template <class V>
+PACKED_INLINE typename V::F ScaleAt(const TileArgs& a, const HeaderParts& at, int s, int row) {
+  const unsigned char* bytes = at.scales + 16 * s + row;
+  switch (a.scales) {
+    case Scales::kHalf:
+      return V::LoadF16(at.scales + 32 * s + 2 * row);
+    case Scales::kBlockNibbles:
+      return V::MulFloat(V::ToFloat(V::NibbleOf(V::LoadBytes(bytes), 0)), V::LoadF16(at.units + 2 * row));
+    case Scales::kPowers:
+      return V::FloatOfBits(V::template ShiftLeftInt<23>(V::LoadBytes(bytes)));
+    case Scales::kE4M3: {
+      // Exponent and mantissa where a float has them; the exponents' biases differ by 120.
+      const float shift = 0x1p120f;
+      return V::MulFloat(V::FloatOfBits(V::template ShiftLeftInt<20>(V::LoadBytes(bytes))),
+                         V::SplatFloat(&shift));
+    }
+    default:
+      return V::MulFloat(V::ToFloat(V::SubInt(V::LoadBytes(bytes), V::SplatInt(a.scale_bias))),
+                         V::LoadF16(at.units + 2 * row));
   }
+}
+
+// `bias`: what the set takes off the codes.
+template <class V>
+PACKED_INLINE typename V::F OffsetAt(const TileArgs& a, const HeaderParts& at, int s, int row, int bias,
+                                     typename V::F scale) {
+  const float less = static_cast<float>(-bias);
+  const unsigned char* bytes = at.offsets + 16 * s + row;
+  typename V::F offset = V::ZeroFloat();
+  switch (a.offsets) {
+    case Offsets::kConstant:
+      return V::MulFloat(V::ToFloat(V::SplatInt(a.zero - bias)), scale);
+    case Offsets::kNibbles:
+    case Offsets::kBytes: {
+      const auto zero = a.offsets == Offsets::kBytes
+                            ? V::LoadBytes(bytes)
+                            : V::NibbleOf(V::LoadBytes(at.offsets + 16 * (s / 2) + row), 4 * (s & 1));
+      const auto value = V::MulFloat(V::ToFloat(zero), V::SplatFloat(&a.zero_step));
+      return V::MulFloat(V::AddFloat(value, V::SplatFloat(&less)), scale);
+    }
+    case Offsets::kHalf:
+      offset = V::LoadF16(at.offsets + 32 * s + 2 * row);
+      break;
+    case Offsets::kBlockBytes:
+      offset = V::MulFloat(V::ToFloat(V::LoadBytes(bytes)), V::LoadF16(at.offset_units + 2 * row));
+      break;
+    case Offsets::kBlockNibbles:
+      offset = V::MulFloat(V::ToFloat(V::NibbleOf(V::LoadBytes(at.scales + 16 * s + row), 4)),
+                           V::LoadF16(at.offset_units + 2 * row));
+      break;
+  }
+  return bias == 0 ? offset : V::AddFloat(offset, V::MulFloat(V::SplatFloat(&less), scale));
+}
+
+// Returns the block's codes. Its cost is that of 16 rows by 8 steps, a few operations for a step of 16 rows
+// next to 8 and more lines of codes; all forms of scales share the kernels.
+template <class V>
+__attribute__((noinline)) const unsigned char* DecodeBlock(const TileArgs& a, const unsigned char* p, int n,
+                                                           bool sets, int bias, BlockHeader& out) {
+  const HeaderParts at = PartsOf(a, p, n, sets);
+  const auto unit = V::SplatFloat(&a.unit);
+  for (int s = 0; s < n; ++s) {
+    for (int row = 0; row < kTileRows; row += V::kLanes) {
+      const auto scale = V::MulFloat(ScaleAt<V>(a, at, s, row), unit);
+      V::StoreFloat(out.scale[s] + row, scale);
+      V::StoreFloat(out.offset[s] + row, OffsetAt<V>(a, at, s, row, bias, scale));
+    }
+    for (int row = 0; sets && row < kTileRows; ++row) {
+      const int set = (at.sets[16 * (s / 2) + row] >> (4 * (s & 1))) & 15;
+      const uint32_t last = 0x01010101u * a.tables[kTableEntries + set];
+      __builtin_memcpy(out.last[s] + 4 * row, &last, 4);
+    }
+  }
+  return at.codes;
+}
+
+template <class V, Kind kKind>
+PACKED_INLINE Tables<V> TablesOf(const TileArgs& a, const BlockHeader& header, int64_t step, int in_block,
+                                 int row) {
+  Tables<V> tables = {V::Splat(0), V::Splat(0), header.last[in_block] + 4 * (kTileRows + row)};
+  if constexpr (kHasTable<kKind>) tables.entries = V::LoadTable(a.tables + step * a.table_stride);
+  if constexpr (kHasSets<kKind>) tables.last = V::LoadCodes(header.last[in_block] + 4 * row);
+  return tables;
 }
 
 // sums[t] += the dots of 4 columns of 32; kChains sums of a token hide the latency of the dot.
 template <class V, Kind kKind, int kTokens, int kChains, int kI>
-PACKED_INLINE void DotOne(const unsigned char* d, const signed char* x, typename V::Codes table,
+PACKED_INLINE void DotOne(const unsigned char* d, const signed char* x, const Tables<V>& tables,
                           typename V::I (&sums)[kTokens][kChains]) {
-  const auto w = CodesAt<V, kKind, kI>(d, table);
+  const auto w = CodesAt<V, kKind, kI>(d, tables);
 #pragma GCC unroll 8
   for (int t = 0; t < kTokens; ++t) {
     const signed char* xt = x + 4 * (kI * kTokens + t);
     auto& sum = sums[t][kI % kChains];
     if constexpr (V::kHasDot) {
-      sum = V::template Dot<kWideCodes<kKind>>(kI < kChains ? V::ZeroInt() : sum, w, xt);
+      sum = V::template Dot<kWideCodes<kKind>>(sum, w, xt);
     } else if constexpr (kWideCodes<kKind>) {
-      sum = V::DotWide(kI == 0 ? V::ZeroInt() : sum, w, xt);
+      sum = V::DotWide(sum, w, xt);
     } else {
       // 8 pairs of codes up to 15 by inputs up to 127: at most 8 * 3,810 = 30,480, in 16 bits.
-      sum = kI == 0 ? V::MulPairs(w, xt) : V::AddHalves(sum, V::MulPairs(w, xt));
+      sum = V::AddHalves(sum, V::MulPairs(w, xt));
     }
   }
 }
@@ -122,166 +228,206 @@ PACKED_INLINE typename V::I Joined(const typename V::I (&sums)[kChains]) {
   if constexpr (kChains == 4) return V::AddInt(V::AddInt(sums[0], sums[1]), V::AddInt(sums[2], sums[3]));
 }
 
-// parts[t] += the dots of a step, each 32 columns times their input's scale.
+// parts[t] += the gathered dots times their input's scale; the sums start anew.
+template <class V, Kind kKind, int kTokens, int kChains>
+PACKED_INLINE void TakeSums(typename V::I (&sums)[kTokens][kChains], const float* x_scale,
+                            typename V::F (&parts)[kTokens]) {
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t) {
+    const auto dot = V::ToFloat(Joined<V, kKind, kChains>(sums[t]));
+    parts[t] = V::MulAdd(dot, V::SplatFloat(x_scale + t), parts[t]);
+#pragma GCC unroll 4
+    for (int c = 0; c < kChains; ++c) sums[t][c] = V::ZeroInt();
+  }
+}
+
+// What the folds of a step take, for the rows of a pass.
+struct StepFold {
+  const float *scale, *offset;
+  const float* x_neg_sum;
+  int64_t x_stride;  // from a step's sums to the next
+};
+// acc[t] += the step; its parts start anew, and `fold` moves to the next step of the block.
+template <class V, int kTokens>
+PACKED_INLINE void Fold(StepFold& fold, typename V::F (&parts)[kTokens], typename V::F (&acc)[kTokens]) {
+  const auto scale = V::LoadFloat(fold.scale), offset = V::LoadFloat(fold.offset);
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t) {
+    acc[t] = V::MulAdd(offset, V::SplatFloat(fold.x_neg_sum + t), acc[t]);
+    acc[t] = V::MulAdd(parts[t], scale, acc[t]);
+    parts[t] = V::ZeroFloat();
+  }
+  fold.scale += kTileRows;
+  fold.offset += kTileRows;
+  fold.x_neg_sum += fold.x_stride;
+}
+
+// A step, or two of 16 columns.
 template <class V, Kind kKind, int kTokens>
-PACKED_INLINE void StepParts(const unsigned char* d, const signed char* x, const float* x_scale, int step,
-                             Fetcher& fetcher, bool first, typename V::Codes table,
-                             typename V::F (&parts)[kTokens]) {
+PACKED_INLINE void StepDots(const unsigned char* d, const signed char* x, const float* x_scale, int step,
+                            Fetcher& fetcher, bool first, Tables<V> tables, StepFold fold,
+                            typename V::F (&acc)[kTokens]) {
   constexpr int kChains = !V::kHasDot || V::kLanes < 16 ? 1 : kTokens == 1 ? 4 : kTokens <= 3 ? 2 : 1;
+  typename V::F parts[kTokens];
+  typename V::I sums[kTokens][kChains];
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t) {
+    parts[t] = V::ZeroFloat();
+#pragma GCC unroll 4
+    for (int c = 0; c < kChains; ++c) sums[t][c] = V::ZeroInt();
+  }
 #pragma GCC unroll 1
   for (int k = 0; k < step; k += kInputStep) {
-    typename V::I sums[kTokens][kChains];
     if (first) Fetch32<kKind>(fetcher, (k & 32) != 0);
-    DotOne<V, kKind, kTokens, kChains, 0>(d, x, table, sums);
-    DotOne<V, kKind, kTokens, kChains, 1>(d, x, table, sums);
-    DotOne<V, kKind, kTokens, kChains, 2>(d, x, table, sums);
-    DotOne<V, kKind, kTokens, kChains, 3>(d, x, table, sums);
-    DotOne<V, kKind, kTokens, kChains, 4>(d, x, table, sums);
-    DotOne<V, kKind, kTokens, kChains, 5>(d, x, table, sums);
-    DotOne<V, kKind, kTokens, kChains, 6>(d, x, table, sums);
-    DotOne<V, kKind, kTokens, kChains, 7>(d, x, table, sums);
-#pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) {
-      const auto dot = V::ToFloat(Joined<V, kKind, kChains>(sums[t]));
-      parts[t] = V::MulAdd(dot, V::SplatFloat(x_scale + t), parts[t]);
+    DotOne<V, kKind, kTokens, kChains, 0>(d, x, tables, sums);
+    DotOne<V, kKind, kTokens, kChains, 1>(d, x, tables, sums);
+    DotOne<V, kKind, kTokens, kChains, 2>(d, x, tables, sums);
+    DotOne<V, kKind, kTokens, kChains, 3>(d, x, tables, sums);
+    int half = step < kInputStep ? 1 : 0;
+    __asm__("" : "+r"(half));  // else the compiler makes two loops of this one
+    if (half != 0) {
+      TakeSums<V, kKind, kTokens, kChains>(sums, x_scale, parts);
+      Fold<V, kTokens>(fold, parts, acc);
+      if constexpr (kHasSets<kKind>) tables.last = V::LoadCodes(tables.next_last);
     }
+    DotOne<V, kKind, kTokens, kChains, 4>(d, x, tables, sums);
+    DotOne<V, kKind, kTokens, kChains, 5>(d, x, tables, sums);
+    DotOne<V, kKind, kTokens, kChains, 6>(d, x, tables, sums);
+    DotOne<V, kKind, kTokens, kChains, 7>(d, x, tables, sums);
+    TakeSums<V, kKind, kTokens, kChains>(sums, x_scale, parts);
     d += 64 * kLinesOf32<kKind>;
     x += kInputStep * kTokens;
     x_scale += kTokens;
   }
+  Fold<V, kTokens>(fold, parts, acc);
 }
 
 // int8 inputs. 64 weights: 1 dot a token; see the bounds at the top.
-template <class V, Kind kKind, bool kAsym, int kTokens>
+template <class V, Kind kKind, int kTokens>
 void Int8Tile(const TileArgs& a) {
-  constexpr int kPasses = kTileRows / V::kLanes;
-  const unsigned char* p = a.data;
-  const unsigned char* row_scales = p;
-  if (a.scales8) p += 64;
-  const int scale_bytes = a.scales8 ? 16 : 32;
+  constexpr int kPasses = kTileRows / V::kLanes, kRows = V::kLanes;
+  constexpr int kBias = kWideCodes<kKind> ? V::kWideBias : 0;  // sets without unsigned by signed dots
   typename V::F acc[kPasses][kTokens];
 #pragma GCC unroll 8
   for (int t = 0; t < kTokens; ++t) {
 #pragma GCC unroll 4
-    for (int h = 0; h < kPasses; ++h) acc[h][t] = V::LoadFloat(a.acc + kTileRows * t + V::kLanes * h);
+    for (int h = 0; h < kPasses; ++h) acc[h][t] = V::LoadFloat(a.acc + kTileRows * t + kRows * h);
   }
-  HeaderCursor header = {p, p};
+  BlockHeader header;
+  const unsigned char* p = a.data + (a.scales == Scales::kRowBytes ? 64 : 0);
   const signed char* x = a.x;
   const float* x_scale = a.x_scale;
   Fetcher fetcher = {a.next, a.part};
-  const int64_t steps = a.steps;
-  const int step = a.step;
-  for (int64_t s = 0; s < steps; ++s) {
-    const int in_block = static_cast<int>(s % kBlockSteps);
-    if (in_block == 0) p = EnterBlock<kKind, kAsym>(p, steps - s, scale_bytes, header);
-    typename V::Codes table = V::Splat(0);
-    if constexpr (kKind == Kind::kTable4) table = V::LoadTable(a.tables + s * a.table_stride);
+  const int pair = a.step < kInputStep ? 2 : 1, columns = pair * a.step;  // taken at once
+  const int block = a.step < kInputStep ? kMostBlockSteps : kBlockSteps;
+  for (int64_t begin = 0; begin < a.steps; begin += block) {
+    const int n = a.steps - begin < block ? static_cast<int>(a.steps - begin) : block;
+    p = DecodeBlock<V>(a, p, n, kHasSets<kKind>, kBias, header);
+    for (int s = 0; s < n; s += pair) {
 #pragma GCC unroll 4
-    for (int h = 0; h < kPasses; ++h) {
-      constexpr int kRows = V::kLanes;
-      const auto zeros = V::ToFloat(ZerosOf<V, kKind, kAsym>(header, in_block, kRows * h, a.zero));
-      typename V::F parts[kTokens];
-#pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) {
-        parts[t] = V::MulFloat(zeros, V::SplatFloat(a.x_neg_sum + s * kTokens + t));
+      for (int h = 0; h < kPasses; ++h) {
+        const StepFold fold = {header.scale[s] + kRows * h, header.offset[s] + kRows * h,
+                               a.x_neg_sum + (begin + s) * kTokens, kTokens};
+        StepDots<V, kKind, kTokens>(p + 4 * kRows * h, x, x_scale, a.step, fetcher, h == 0,
+                                    TablesOf<V, kKind>(a, header, begin + s, s, kRows * h), fold, acc[h]);
       }
-      StepParts<V, kKind, kTokens>(p + 4 * kRows * h, x, x_scale, step, fetcher, h == 0, table, parts);
-      const auto scales = a.scales8 ? V::MulFloat(V::ToFloat(V::LoadBytes(header.scales + kRows * h)),
-                                                  V::LoadF16(row_scales + 2 * kRows * h))
-                                    : V::LoadF16(header.scales + 2 * kRows * h);
-#pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) acc[h][t] = V::MulAdd(parts[t], scales, acc[h][t]);
+      p += columns / 32 * 64 * kLinesOf32<kKind>;
+      x += columns * kTokens;
+      x_scale += columns / kInputStep * kTokens;
     }
-    header.scales += scale_bytes;
-    p += step / 32 * 64 * kLinesOf32<kKind>;
-    x += step * kTokens;
-    x_scale += step / kInputStep * kTokens;
   }
 #pragma GCC unroll 8
   for (int t = 0; t < kTokens; ++t) {
 #pragma GCC unroll 4
-    for (int h = 0; h < kPasses; ++h) V::StoreFloat(a.acc + kTileRows * t + V::kLanes * h, acc[h][t]);
+    for (int h = 0; h < kPasses; ++h) V::StoreFloat(a.acc + kTileRows * t + kRows * h, acc[h][t]);
   }
 }
 
 // Four columns of 32 with float inputs: 4 conversions and 4 fused multiply-adds a token for 64 weights.
 template <class V, Kind kKind, int kTokens, int kI>
-PACKED_INLINE void FloatOne(const unsigned char* d, const float* x, int64_t x_stride, typename V::Codes table,
-                            typename V::F (&parts)[kTokens][4]) {
-  const auto w = CodesAt<V, kKind, kI>(d, table);
+PACKED_INLINE void FloatOne(const unsigned char* d, const float* x, int64_t x_stride, const Tables<V>& tables,
+                            typename V::F (&chains)[kTokens][4]) {
+  const auto w = CodesAt<V, kKind, kI>(d, tables);
   const typename V::F values[4] = {V::template ByteToFloat<0>(w), V::template ByteToFloat<1>(w),
                                    V::template ByteToFloat<2>(w), V::template ByteToFloat<3>(w)};
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
 #pragma GCC unroll 4
     for (int t = 0; t < kTokens; ++t) {
-      parts[t][j] = V::MulAdd(values[j], V::SplatFloat(x + (4 * kI + j) * x_stride + t), parts[t][j]);
+      chains[t][j] = V::MulAdd(values[j], V::SplatFloat(x + (4 * kI + j) * x_stride + t), chains[t][j]);
     }
+  }
+}
+
+// parts[t] = the chains joined, which start anew.
+template <class V, int kTokens>
+PACKED_INLINE void TakeChains(typename V::F (&chains)[kTokens][4], typename V::F (&parts)[kTokens]) {
+#pragma GCC unroll 4
+  for (int t = 0; t < kTokens; ++t) {
+    parts[t] = V::AddFloat(V::AddFloat(chains[t][0], chains[t][1]), V::AddFloat(chains[t][2], chains[t][3]));
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) chains[t][j] = V::ZeroFloat();
   }
 }
 
 template <class V, Kind kKind, int kTokens>
 PACKED_INLINE void StepFloats(const unsigned char* d, const float* x, int64_t x_stride, int step,
-                              typename V::Codes table, typename V::F (&out)[kTokens]) {
-  typename V::F parts[kTokens][4];
+                              Tables<V> tables, StepFold fold, typename V::F (&acc)[kTokens]) {
+  typename V::F chains[kTokens][4], parts[kTokens];
 #pragma GCC unroll 4
   for (int t = 0; t < kTokens; ++t) {
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) parts[t][j] = V::ZeroFloat();
+    for (int j = 0; j < 4; ++j) chains[t][j] = V::ZeroFloat();
   }
 #pragma GCC unroll 1
   for (int k = 0; k < step; k += 32) {
-    FloatOne<V, kKind, kTokens, 0>(d, x, x_stride, table, parts);
-    FloatOne<V, kKind, kTokens, 1>(d, x, x_stride, table, parts);
-    FloatOne<V, kKind, kTokens, 2>(d, x, x_stride, table, parts);
-    FloatOne<V, kKind, kTokens, 3>(d, x, x_stride, table, parts);
-    FloatOne<V, kKind, kTokens, 4>(d, x, x_stride, table, parts);
-    FloatOne<V, kKind, kTokens, 5>(d, x, x_stride, table, parts);
-    FloatOne<V, kKind, kTokens, 6>(d, x, x_stride, table, parts);
-    FloatOne<V, kKind, kTokens, 7>(d, x, x_stride, table, parts);
+    FloatOne<V, kKind, kTokens, 0>(d, x, x_stride, tables, chains);
+    FloatOne<V, kKind, kTokens, 1>(d, x, x_stride, tables, chains);
+    FloatOne<V, kKind, kTokens, 2>(d, x, x_stride, tables, chains);
+    FloatOne<V, kKind, kTokens, 3>(d, x, x_stride, tables, chains);
+    int half = step < kInputStep ? 1 : 0;
+    __asm__("" : "+r"(half));
+    if (half != 0) {
+      TakeChains<V, kTokens>(chains, parts);
+      Fold<V, kTokens>(fold, parts, acc);
+      if constexpr (kHasSets<kKind>) tables.last = V::LoadCodes(tables.next_last);
+    }
+    FloatOne<V, kKind, kTokens, 4>(d, x, x_stride, tables, chains);
+    FloatOne<V, kKind, kTokens, 5>(d, x, x_stride, tables, chains);
+    FloatOne<V, kKind, kTokens, 6>(d, x, x_stride, tables, chains);
+    FloatOne<V, kKind, kTokens, 7>(d, x, x_stride, tables, chains);
     d += 64 * kLinesOf32<kKind>;
     x += 32 * x_stride;
   }
-#pragma GCC unroll 4
-  for (int t = 0; t < kTokens; ++t) {
-    out[t] = V::AddFloat(V::AddFloat(parts[t][0], parts[t][1]), V::AddFloat(parts[t][2], parts[t][3]));
-  }
+  TakeChains<V, kTokens>(chains, parts);
+  Fold<V, kTokens>(fold, parts, acc);
 }
 
 // float inputs, codes as weights: about 5 cycles for 64 weights and one token, bound by memory at 3 bits and
-// more; further tokens cost 2 to 4 cycles each.
-template <class V, Kind kKind, bool kAsym, int kTokens>
+// more; further tokens cost 2 to 4 cycles each. Codes have no bias here.
+template <class V, Kind kKind, int kTokens>
 void CodedFloatTile(const TileArgs& a) {
   constexpr int kPasses = kTileRows / V::kLanes, kRows = V::kLanes;
+  BlockHeader header;
+  const int pair = a.step < kInputStep ? 2 : 1, columns = pair * a.step;
+  const int block = a.step < kInputStep ? kMostBlockSteps : kBlockSteps;
   for (int h = 0; h < kPasses; ++h) {
-    const unsigned char* p = a.data;
-    const unsigned char* row_scales = p + 2 * kRows * h;
-    if (a.scales8) p += 64;
-    const int scale_bytes = a.scales8 ? 16 : 32;
+    const unsigned char* p = a.data + (a.scales == Scales::kRowBytes ? 64 : 0);
+    const float* x = a.xf;
     typename V::F acc[kTokens];
 #pragma GCC unroll 4
     for (int t = 0; t < kTokens; ++t) acc[t] = V::LoadFloat(a.acc + kTileRows * t + kRows * h);
-    HeaderCursor header = {p, p};
-    for (int64_t s = 0; s < a.steps; ++s) {
-      const int in_block = static_cast<int>(s % kBlockSteps);
-      if (in_block == 0) p = EnterBlock<kKind, kAsym>(p, a.steps - s, scale_bytes, header);
-      typename V::Codes table = V::Splat(0);
-      if constexpr (kKind == Kind::kTable4) table = V::LoadTable(a.tables + s * a.table_stride);
-      typename V::F sums[kTokens];
-      StepFloats<V, kKind, kTokens>(p + 4 * kRows * h, a.xf + s * a.step * a.x_stride, a.x_stride, a.step,
-                                    table, sums);
-      auto zeros = ZerosOf<V, kKind, kAsym>(header, in_block, kRows * h, a.zero);
-      if constexpr (kWideCodes<kKind>) zeros = V::SubInt(zeros, V::SplatInt(-V::kWideBias));
-      const auto scales =
-          a.scales8 ? V::MulFloat(V::ToFloat(V::LoadBytes(header.scales + kRows * h)), V::LoadF16(row_scales))
-                    : V::LoadF16(header.scales + 2 * kRows * h);
-#pragma GCC unroll 4
-      for (int t = 0; t < kTokens; ++t) {
-        const auto x_neg_sum = V::SplatFloat(a.xf_neg_sum + s * a.x_stride + t);
-        acc[t] = V::MulAdd(V::MulAdd(V::ToFloat(zeros), x_neg_sum, sums[t]), scales, acc[t]);
+    for (int64_t begin = 0; begin < a.steps; begin += block) {
+      const int n = a.steps - begin < block ? static_cast<int>(a.steps - begin) : block;
+      p = DecodeBlock<V>(a, p, n, kHasSets<kKind>, 0, header);
+      for (int s = 0; s < n; s += pair) {
+        const StepFold fold = {header.scale[s] + kRows * h, header.offset[s] + kRows * h,
+                               a.xf_neg_sum + (begin + s) * a.x_stride, a.x_stride};
+        StepFloats<V, kKind, kTokens>(p + 4 * kRows * h, x, a.x_stride, a.step,
+                                      TablesOf<V, kKind>(a, header, begin + s, s, kRows * h), fold, acc);
+        p += columns / 32 * 64 * kLinesOf32<kKind>;
+        x += columns * a.x_stride;
       }
-      header.scales += scale_bytes;
-      p += a.step / 32 * 64 * kLinesOf32<kKind>;
     }
 #pragma GCC unroll 4
     for (int t = 0; t < kTokens; ++t) V::StoreFloat(a.acc + kTileRows * t + kRows * h, acc[t]);
@@ -378,33 +524,44 @@ PACKED_INLINE QuantizedPart QuantizePart(const float* x, signed char* q) {
   return {largest / 127.0f, sum};
 }
 
+// Minus the sum of `count` codes times their scale.
+PACKED_INLINE float NegSum(const signed char* q, int count, float scale) {
+  int32_t sum = 0;
+  for (int i = 0; i < count; ++i) sum += q[i];
+  return 0.0f - scale * static_cast<float>(sum);
+}
+
 template <class V>
 bool Quantize(const QuantizeArgs& a) {
   bool finite = true;
-  const int parts = a.step / kInputStep;
-  for (int64_t s = 0; s < a.steps; ++s) {
-    float neg_sum = 0;
-    for (int part = 0; part < parts; ++part) {
-      const int64_t at = s * a.step + part * kInputStep, left = a.cols - at;
-      const float* x = a.x + at;
-      float padded[kInputStep];
-      if (left < kInputStep) {
-        for (int i = 0; i < kInputStep; ++i) padded[i] = i < left ? x[i] : 0.0f;
-        x = padded;
-      }
-      alignas(64) signed char q[kInputStep];
-      const QuantizedPart made = QuantizePart<V>(x, q);
-      finite = finite && made.scale == made.scale;
-      neg_sum -= made.scale * static_cast<float>(made.sum);
-      a.scale[(s * parts + part) * a.tokens + a.token] = made.scale;
-      signed char* to = a.q + (at * a.tokens + 4 * a.token);
-      if (a.tokens == 1) {
-        __builtin_memcpy(to, q, kInputStep);
-      } else {
-        for (int k = 0; k < kInputStep; k += 4) __builtin_memcpy(to + k * a.tokens, q + k, 4);
-      }
+  const int64_t columns = a.steps * a.step;
+  float neg_sum = 0;
+  for (int64_t at = 0; at < columns; at += kInputStep) {
+    const float* x = a.x + at;
+    const int64_t left = a.cols - at;
+    float padded[kInputStep];
+    if (left < kInputStep) {
+      for (int i = 0; i < kInputStep; ++i) padded[i] = i < left ? x[i] : 0.0f;
+      x = padded;
     }
-    a.neg_sum[s * a.tokens + a.token] = neg_sum;
+    alignas(64) signed char q[kInputStep];
+    const QuantizedPart made = QuantizePart<V>(x, q);
+    finite = finite && made.scale == made.scale;
+    a.scale[at / kInputStep * a.tokens + a.token] = made.scale;
+    float* sums = a.neg_sum + at / a.step * a.tokens + a.token;
+    if (a.step < kInputStep) {
+      sums[0] = NegSum(q, a.step, made.scale);
+      sums[a.tokens] = NegSum(q + a.step, a.step, made.scale);
+    } else {
+      neg_sum = (at % a.step == 0 ? 0.0f : neg_sum) - made.scale * static_cast<float>(made.sum);
+      *sums = neg_sum;
+    }
+    signed char* to = a.q + (at * a.tokens + 4 * a.token);
+    if (a.tokens == 1) {
+      __builtin_memcpy(to, q, kInputStep);
+    } else {
+      for (int k = 0; k < kInputStep; k += 4) __builtin_memcpy(to + k * a.tokens, q + k, 4);
+    }
   }
   return finite;
 }
@@ -412,22 +569,13 @@ bool Quantize(const QuantizeArgs& a) {
 template <class V, Kind kKind>
 constexpr void FillCoded(KernelSet& set) {
   constexpr int kIndex = static_cast<int>(kKind);
-  const TileKernel int8[2][kMaxTokens] = {
-      {Int8Tile<V, kKind, false, 1>, Int8Tile<V, kKind, false, 2>, Int8Tile<V, kKind, false, 3>,
-       Int8Tile<V, kKind, false, 4>, Int8Tile<V, kKind, false, 5>, Int8Tile<V, kKind, false, 6>,
-       Int8Tile<V, kKind, false, 7>, Int8Tile<V, kKind, false, 8>},
-      {Int8Tile<V, kKind, true, 1>, Int8Tile<V, kKind, true, 2>, Int8Tile<V, kKind, true, 3>,
-       Int8Tile<V, kKind, true, 4>, Int8Tile<V, kKind, true, 5>, Int8Tile<V, kKind, true, 6>,
-       Int8Tile<V, kKind, true, 7>, Int8Tile<V, kKind, true, 8>}};
-  const TileKernel floats[2][kFloatTokens] = {
-      {CodedFloatTile<V, kKind, false, 1>, CodedFloatTile<V, kKind, false, 2>,
-       CodedFloatTile<V, kKind, false, 3>, CodedFloatTile<V, kKind, false, 4>},
-      {CodedFloatTile<V, kKind, true, 1>, CodedFloatTile<V, kKind, true, 2>,
-       CodedFloatTile<V, kKind, true, 3>, CodedFloatTile<V, kKind, true, 4>}};
-  for (int asym = 0; asym < 2; ++asym) {
-    for (int t = 0; t < kMaxTokens; ++t) set.int8[kIndex][asym][t] = int8[asym][t];
-    for (int t = 0; t < kFloatTokens; ++t) set.coded_float[kIndex][asym][t] = floats[asym][t];
-  }
+  const TileKernel int8[kMaxTokens] = {Int8Tile<V, kKind, 1>, Int8Tile<V, kKind, 2>, Int8Tile<V, kKind, 3>,
+                                       Int8Tile<V, kKind, 4>, Int8Tile<V, kKind, 5>, Int8Tile<V, kKind, 6>,
+                                       Int8Tile<V, kKind, 7>, Int8Tile<V, kKind, 8>};
+  const TileKernel floats[kFloatTokens] = {CodedFloatTile<V, kKind, 1>, CodedFloatTile<V, kKind, 2>,
+                                           CodedFloatTile<V, kKind, 3>, CodedFloatTile<V, kKind, 4>};
+  for (int t = 0; t < kMaxTokens; ++t) set.int8[kIndex][t] = int8[t];
+  for (int t = 0; t < kFloatTokens; ++t) set.coded_float[kIndex][t] = floats[t];
 }
 
 template <class V, Kind kKind>
@@ -447,8 +595,12 @@ constexpr KernelSet MakeKernels(const char* name, decltype(KernelSet::unpack) un
   FillCoded<V, Kind::kInt2>(set);
   FillCoded<V, Kind::kInt3>(set);
   FillCoded<V, Kind::kInt4>(set);
-  FillCoded<V, Kind::kTable4>(set);
   FillCoded<V, Kind::kInt8>(set);
+  FillCoded<V, Kind::kTable2>(set);
+  FillCoded<V, Kind::kTable3>(set);
+  FillCoded<V, Kind::kTable4>(set);
+  FillCoded<V, Kind::kSets3>(set);
+  FillCoded<V, Kind::kSets4>(set);
   FillDense<V, Kind::kBF16>(set);
   FillDense<V, Kind::kF16>(set);
   FillDense<V, Kind::kF32>(set);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <cstring>
 
 #include "base/checked.h"
@@ -10,16 +11,32 @@ namespace planish {
 namespace {
 
 constexpr char kMagic[8] = {'P', 'L', 'P', 'A', 'C', 'K', 'E', 'D'};
-constexpr uint32_t kVersion = 1;
-constexpr uint8_t kAsymmetric = 1, kScales8 = 2, kBias = 4;
+constexpr uint32_t kVersion = 2;
+constexpr uint8_t kBias = 4;
 
 struct KindInfo {
   const char* name;
   int bits;
 };
-constexpr KindInfo kKinds[] = {{"int2", 2}, {"int3", 3},  {"int4", 4}, {"table4", 4},
-                               {"int8", 8}, {"bf16", 16}, {"f16", 16}, {"f32", 32}};
+constexpr KindInfo kKinds[] = {{"int2", 2},   {"int3", 3},   {"int4", 4},   {"int8", 8},
+                               {"table2", 2}, {"table3", 3}, {"table4", 4}, {"sets3", 3},
+                               {"sets4", 4},  {"bf16", 16},  {"f16", 16},   {"f32", 32}};
 static_assert(std::size(kKinds) == packed::kCodeKinds + packed::kDenseKinds);
+
+// For people, "" where it needs no word.
+constexpr const char* kScaleNames[] = {"",
+                                       ", scales of 8 bits under rows",
+                                       ", scales of 8 bits under blocks",
+                                       ", scales of 4 bits under blocks",
+                                       ", scales powers of two",
+                                       ", scales of FP8"};
+constexpr const char* kOffsetNames[] = {"",
+                                        ", zeros of 4 bits",
+                                        ", zeros of 8 bits",
+                                        ", minima",
+                                        ", minima of 8 bits under blocks",
+                                        ", minima of 4 bits under blocks"};
+static_assert(std::size(kScaleNames) == packed::kNumScales && std::size(kOffsetNames) == packed::kNumOffsets);
 
 // Sums and products that remember an overflow.
 class Bytes {
@@ -39,12 +56,46 @@ class Bytes {
 
 int64_t CeilDiv(int64_t a, int64_t b) { return a / b + (a % b != 0 ? 1 : 0); }
 
-int64_t SegmentBytes(Bytes& bytes, PackedKind kind, bool asymmetric, bool scales8, int64_t steps, int step) {
-  const int64_t n = packed::kBlockSteps;
-  const int64_t full = PackedBlockHeader(kind, asymmetric, scales8, n);
-  const int64_t rest = steps % n == 0 ? 0 : PackedBlockHeader(kind, asymmetric, scales8, steps % n);
-  const int64_t headers = bytes.Add(bytes.Mul(steps / n, full), rest + (scales8 ? 64 : 0));
-  return bytes.Add(headers, bytes.Mul(steps, PackedStepBytes(kind, step)));
+// Whole units of columns.
+int64_t NumSteps(const PackedShape& s) {
+  return CeilDiv(s.cols, UnitColumns(s.step)) * (UnitColumns(s.step) / s.step);
+}
+
+int64_t SegmentBytes(Bytes& bytes, const PackedShape& shape, int64_t steps) {
+  const int64_t n = BlockSteps(shape.step);
+  const int64_t full = PackedBlockHeader(shape, n);
+  const int64_t rest = steps % n == 0 ? 0 : PackedBlockHeader(shape, steps % n);
+  const int64_t rows = shape.scales == packed::Scales::kRowBytes ? 64 : 0;
+  const int64_t headers = bytes.Add(bytes.Mul(steps / n, full), rest + rows);
+  return bytes.Add(headers, bytes.Mul(steps, PackedStepBytes(shape.kind, shape.step)));
+}
+
+// Forms of scales and offsets that do not exist or fit each other.
+Status CheckForms(const PackedShape& s) {
+  const auto scales = static_cast<int>(s.scales), offsets = static_cast<int>(s.offsets);
+  if (scales >= packed::kNumScales || offsets >= packed::kNumOffsets) {
+    return InputError(fmt::format("scales of form {}, offsets of form {}, expected below {} and {}", scales,
+                                  offsets, packed::kNumScales, packed::kNumOffsets));
+  }
+  if (!IsCoded(s.kind) && (scales != 0 || offsets != 0)) {
+    return InputError("scales and offsets belong to codes");
+  }
+  if (HasTable(s.kind) && offsets != 0) return InputError("offsets are stored for integer codes only");
+  const bool nibbles = s.scales == packed::Scales::kBlockNibbles;
+  if (nibbles != (s.offsets == packed::Offsets::kBlockNibbles)) {
+    return InputError("scales and offsets of 4 bits under blocks share their bytes: both, or none");
+  }
+  if (s.zero < 0 || s.zero > 255 || s.u_zero < 0 || s.u_zero > 255) {
+    return InputError(fmt::format("zeros {} and {}, expected 0 to 255", s.zero, s.u_zero));
+  }
+  if (s.zero_shift < 0 || s.zero_shift > 8 || s.scale_bias < 0 || s.scale_bias > 255) {
+    return InputError(fmt::format("zero steps of 2^-{}, bias {} of scales; expected 0 to 8 and 0 to 255",
+                                  s.zero_shift, s.scale_bias));
+  }
+  if (!std::isfinite(s.unit) || s.unit <= 0) {
+    return InputError(fmt::format("unit {} of scales, expected a positive number", s.unit));
+  }
+  return {};
 }
 
 Status CheckShape(const PackedShape& s) {
@@ -55,26 +106,26 @@ Status CheckShape(const PackedShape& s) {
   if (s.rows < 1 || s.cols < 1 || s.rows > kMaxSide || s.cols > kMaxSide) {
     return InputError(fmt::format("shape [{}, {}], expected 1 to 2^31 rows and columns", s.rows, s.cols));
   }
-  const bool coded = IsCoded(s.kind), table = s.kind == PackedKind::kTable4;
-  const bool step_ok = coded ? s.step == 32 || s.step == 64 || s.step == 128 : s.step == 0;
+  const bool coded = IsCoded(s.kind);
+  const bool step_ok = coded ? s.step == 16 || s.step == 32 || s.step == 64 || s.step == 128 : s.step == 0;
   if (!step_ok) {
-    return InputError(fmt::format("step {}, expected {}", s.step, coded ? "32, 64 or 128" : "0 (dense)"));
+    return InputError(fmt::format("step {}, expected {}", s.step, coded ? "16, 32, 64 or 128" : "0 (dense)"));
   }
-  if ((!coded || table) && s.asymmetric) return InputError("zeros are stored for integer codes only");
-  if (!coded && s.scales8) return InputError("8-bit scales belong to codes");
-  if (s.zero < 0 || s.zero > 255 || s.u_zero < 0 || s.u_zero > 255) {
-    return InputError(fmt::format("zeros {} and {}, expected 0 to 255", s.zero, s.u_zero));
-  }
+  PLANISH_RETURN_IF_ERROR(CheckForms(s));
   if (s.rank < 0 || s.rank > kMaxSide || (s.rank > 0) != (s.v_bytes > 0) || s.v_bytes < 0) {
     return InputError(fmt::format("rank {} with {} bytes of V", s.rank, s.v_bytes));
   }
   if (s.rank > 0 && !coded) return InputError("a low-rank path beside dense weights");
   if (s.num_outliers < 0) return InputError(fmt::format("{} outliers", s.num_outliers));
-  const int64_t steps = coded ? CeilDiv(s.cols, s.step) : 0;
-  const bool tables_ok = table ? s.num_tables == 1 || s.num_tables == steps : s.num_tables == 0;
+  const int64_t steps = coded ? NumSteps(s) : 0;
+  const bool tables_ok = HasSets(s.kind)    ? s.num_tables == 2
+                         : HasTable(s.kind) ? s.num_tables == 1 || (s.num_tables == steps && s.step != 16)
+                                            : s.num_tables == 0;
   if (!tables_ok) {
     return InputError(fmt::format("{} tables, expected {}", s.num_tables,
-                                  table ? fmt::format("1 or {}", steps) : std::string("none")));
+                                  HasSets(s.kind)    ? std::string("2")
+                                  : HasTable(s.kind) ? fmt::format("1 or {}", steps)
+                                                     : std::string("none")));
   }
   return {};
 }
@@ -84,9 +135,18 @@ Status CheckShape(const PackedShape& s) {
 int PackedBits(PackedKind kind) { return kKinds[static_cast<int>(kind)].bits; }
 const char* PackedKindName(PackedKind kind) { return kKinds[static_cast<int>(kind)].name; }
 
-int64_t PackedBlockHeader(PackedKind kind, bool asymmetric, bool scales8, int64_t n) {
-  const int64_t zeros = !asymmetric ? 0 : PackedBits(kind) == 8 ? 16 * n : 16 * ((n + 1) / 2);
-  return ((scales8 ? 16 : 32) * n + zeros + 63) / 64 * 64;
+int64_t PackedBlockHeader(const PackedShape& s, int64_t n) {
+  using packed::Offsets;
+  using packed::Scales;
+  const int64_t nibbles = 16 * ((n + 1) / 2);
+  int64_t bytes = (s.scales == Scales::kHalf ? 32 : 16) * n;
+  if (s.scales == Scales::kBlockBytes || s.scales == Scales::kBlockNibbles) bytes += 32;
+  if (s.offsets == Offsets::kBlockBytes || s.offsets == Offsets::kBlockNibbles) bytes += 32;
+  if (s.offsets == Offsets::kNibbles) bytes += nibbles;
+  if (s.offsets == Offsets::kBytes || s.offsets == Offsets::kBlockBytes) bytes += 16 * n;
+  if (s.offsets == Offsets::kHalf) bytes += 32 * n;
+  if (HasSets(s.kind)) bytes += nibbles;
+  return (bytes + 63) / 64 * 64;
 }
 
 Result<PackedLayout> LayOutPacked(const PackedShape& s) {
@@ -95,16 +155,19 @@ Result<PackedLayout> LayOutPacked(const PackedShape& s) {
   PackedLayout at;
   at.tiles = CeilDiv(s.rows, kTileRows);
   if (IsCoded(s.kind)) {
-    at.steps = CeilDiv(s.cols, s.step);
+    at.steps = NumSteps(s);
     at.padded_cols = at.steps * s.step;
-    at.main_bytes = SegmentBytes(bytes, s.kind, s.asymmetric, s.scales8, at.steps, s.step);
+    at.main_bytes = SegmentBytes(bytes, s, at.steps);
   } else {
     at.padded_cols = CeilDiv(s.cols, 4) * 4;
     at.main_bytes = bytes.Mul(at.padded_cols, int64_t{2} * PackedBits(s.kind));
   }
   at.u_steps = CeilDiv(s.rank, kLowRankStep);
   if (s.rank > 0) {
-    at.u_bytes = SegmentBytes(bytes, PackedKind::kInt8, false, false, at.u_steps, kLowRankStep);
+    PackedShape u;
+    u.kind = PackedKind::kInt8;
+    u.step = kLowRankStep;
+    at.u_bytes = SegmentBytes(bytes, u, at.u_steps);
   }
   at.tile_bytes = bytes.Add(at.main_bytes, at.u_bytes);
   at.bias = sizeof(PackedHeader);
@@ -128,11 +191,15 @@ PackedHeader MakePackedHeader(const PackedShape& s, const PackedLayout& layout) 
   std::memcpy(h.magic, kMagic, sizeof(kMagic));
   h.version = kVersion;
   h.kind = static_cast<uint8_t>(s.kind);
-  h.flags = static_cast<uint8_t>((s.asymmetric ? kAsymmetric : 0) | (s.scales8 ? kScales8 : 0) |
-                                 (s.has_bias ? kBias : 0));
+  h.flags = s.has_bias ? kBias : uint8_t{0};
   h.zero = static_cast<uint8_t>(s.zero);
   h.u_zero = static_cast<uint8_t>(s.u_zero);
   h.step = s.step;
+  h.scales = static_cast<uint8_t>(s.scales);
+  h.offsets = static_cast<uint8_t>(s.offsets);
+  h.zero_shift = static_cast<uint8_t>(s.zero_shift);
+  h.scale_bias = static_cast<uint8_t>(s.scale_bias);
+  h.unit = s.unit;
   h.rows = s.rows;
   h.cols = s.cols;
   h.rank = s.rank;
@@ -149,13 +216,16 @@ Result<PackedShape> ReadPackedHeader(const PackedHeader& h) {
     return InputError(
         fmt::format("packed layer of version {}, expected {} (pack again)", h.version, kVersion));
   }
-  if ((h.flags & ~(kAsymmetric | kScales8 | kBias)) != 0) {
+  if ((h.flags & ~kBias) != 0) {
     return InputError(fmt::format("unknown flags {:#x} of a packed layer", h.flags));
   }
   PackedShape s;
   s.kind = static_cast<PackedKind>(h.kind);
-  s.asymmetric = (h.flags & kAsymmetric) != 0;
-  s.scales8 = (h.flags & kScales8) != 0;
+  s.scales = static_cast<packed::Scales>(h.scales);
+  s.offsets = static_cast<packed::Offsets>(h.offsets);
+  s.zero_shift = h.zero_shift;
+  s.scale_bias = h.scale_bias;
+  s.unit = h.unit;
   s.has_bias = (h.flags & kBias) != 0;
   s.step = h.step;
   s.zero = h.zero;
@@ -176,8 +246,8 @@ Result<PackedShape> ReadPackedHeader(const PackedHeader& h) {
 std::string DescribePacked(const PackedShape& s) {
   std::string text = PackedKindName(s.kind);
   if (IsCoded(s.kind)) text += fmt::format(" step {}", s.step);
-  if (s.asymmetric) text += " asym";
-  if (s.scales8) text += " scales8";
+  text += kScaleNames[static_cast<int>(s.scales)];
+  text += kOffsetNames[static_cast<int>(s.offsets)];
   if (s.rank > 0) text += fmt::format(" + low-rank {}", s.rank);
   if (s.num_outliers > 0) text += fmt::format(" + {} outliers", s.num_outliers);
   if (s.has_bias) text += " + bias";

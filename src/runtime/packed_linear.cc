@@ -22,15 +22,14 @@ T Load(const std::byte* p) {
 }
 
 // Codes of one segment times the input, added to acc; float inputs in groups of four tokens.
-void RunCoded(const KernelSet& kernels, PackedKind kind, bool asymmetric, const QuantizedInput& x, bool exact,
-              TileArgs args) {
+void RunCoded(const KernelSet& kernels, PackedKind kind, const QuantizedInput& x, bool exact, TileArgs args) {
   const auto k = static_cast<size_t>(kind);
   const int tokens = x.tokens();
   if (!exact) {
     args.x = x.codes();
     args.x_scale = x.scales();
     args.x_neg_sum = x.neg_sums();
-    kernels.int8[k][asymmetric ? 1 : 0][tokens - 1](args);
+    kernels.int8[k][tokens - 1](args);
     return;
   }
   args.x_stride = tokens;
@@ -39,7 +38,7 @@ void RunCoded(const KernelSet& kernels, PackedKind kind, bool asymmetric, const 
     args.xf = x.floats() + t;
     args.xf_neg_sum = x.float_neg_sums() + t;
     args.acc = acc + t * kTileRows;
-    kernels.coded_float[k][asymmetric ? 1 : 0][std::min(packed::kFloatTokens, tokens - t) - 1](args);
+    kernels.coded_float[k][std::min(packed::kFloatTokens, tokens - t) - 1](args);
   }
 }
 
@@ -209,11 +208,15 @@ void MultiplyTiles(const KernelSet& kernels, const PackedLinear& layer, const Qu
     if (IsCoded(shape.kind)) {
       args.steps = layout.steps;
       args.step = shape.step;
+      args.scales = shape.scales;
+      args.offsets = shape.offsets;
+      args.scale_bias = shape.scale_bias;
+      args.unit = shape.unit;
       args.zero = shape.zero;
-      args.scales8 = shape.scales8;
+      args.zero_step = 1.0f / static_cast<float>(1 << shape.zero_shift);
       args.tables = Raw(layer.At(layout.tables));
-      args.table_stride = shape.num_tables > 1 ? packed::kTableEntries : 0;
-      RunCoded(kernels, shape.kind, shape.asymmetric, x, options.exact_inputs, args);
+      args.table_stride = shape.num_tables > 1 && !HasSets(shape.kind) ? packed::kTableEntries : 0;
+      RunCoded(kernels, shape.kind, x, options.exact_inputs, args);
     } else {
       args.steps = layout.padded_cols;
       RunDense(kernels, shape.kind, x, args);
@@ -222,9 +225,11 @@ void MultiplyTiles(const KernelSet& kernels, const PackedLinear& layer, const Qu
       args.data += layout.main_bytes;
       args.steps = layout.u_steps;
       args.step = kLowRankStep;
+      args.scales = packed::Scales::kHalf;
+      args.offsets = packed::Offsets::kConstant;
+      args.unit = 1;
       args.zero = shape.u_zero;
-      args.scales8 = false;
-      RunCoded(kernels, PackedKind::kInt8, false, *t, options.exact_inputs, args);
+      RunCoded(kernels, PackedKind::kInt8, *t, options.exact_inputs, args);
     }
     if (shape.num_outliers > 0) layer.AddOutliers(x, tile, acc);
     const int64_t row = tile * kTileRows, rows = std::min<int64_t>(kTileRows, shape.rows - row);

@@ -157,8 +157,8 @@ void AddProduct(const Weights& w, const Mat<double>& x, int64_t roundings, Mat<d
 
 int64_t Roundings(const PackedLinear& layer, bool exact) {
   if (!IsCoded(layer.shape().kind)) return layer.cols() / 4 + 8;
-  // Products with scales, one fold a step; a step's chains and the sum of its inputs when these are floats.
-  return layer.layout().padded_cols / packed::kInputStep + layer.layout().steps + 12 +
+  // Products with scales, two folds a step; a step's chains and the sum of its inputs when these are floats.
+  return layer.layout().padded_cols / packed::kInputStep + 2 * layer.layout().steps + 12 +
          (exact ? layer.shape().step / 4 + layer.shape().step / 16 : 0);
 }
 
@@ -187,14 +187,14 @@ void ExpectDefined(const Case& c, const PackedLinear& layer, MatView<const float
     return m;
   };
   Mat<double> y = zeros(layer.rows()), bound = zeros(layer.rows());
-  AddProduct(c.w, in, Roundings(layer, exact) + layer.layout().u_steps + 4, y, bound);
+  AddProduct(c.w, in, Roundings(layer, exact) + 2 * layer.layout().u_steps + 4, y, bound);
   if (layer.v() != nullptr) {
     Mat<double> path = zeros(layer.v()->rows()), path_bound = zeros(layer.v()->rows());
     AddProduct(c.v, in, Roundings(*layer.v(), exact), path, path_bound);
     ExpectNear(product.path, path, path_bound, c.name + ": V x");
     // From the packed V x on, so that a code of it that falls the other way is no error.
     AddProduct(c.u, Dequantize(product.path, exact ? 0 : kLowRankStep),
-               layer.layout().u_steps + layer.layout().steps + 32, y, bound);
+               2 * layer.layout().u_steps + 2 * layer.layout().steps + 32, y, bound);
   }
   for (int64_t t = 0; t < x.rows; ++t) {
     for (const PackedOutlier& o : c.outliers) {
@@ -366,7 +366,7 @@ TEST_F(PackedLinearTest, FallsBackToBf16WithANote) {
   const Matrix v = DenseMatrix(RandomMat(3, 100, 0.1, 1), DType::kF32);
   const Matrix u = DenseMatrix(RandomMat(20, 3, 0.1, 2), DType::kF32);
   const Matrix dense = DenseMatrix(RandomMat(20, 100, 0.1, 3), DType::kBF16);
-  const Matrix matrices[] = {RandomCoded(20, 100, {4, 48, false}, 0.02, 4),
+  const Matrix matrices[] = {RandomCoded(20, 100, {4, 24, false}, 0.02, 4),
                              RandomCoded(20, 100, {3, 20, true}, 0.02, 5), test::SumOf(dense, u, v),
                              test::SumOf(RandomCoded(20, 100, {4, 10, false}, 0.02, 6), u, v)};
   for (const Matrix& matrix : matrices) {
@@ -378,6 +378,162 @@ TEST_F(PackedLinearTest, FallsBackToBf16WithANote) {
     for (int64_t i = 0; i < 20 * 100; ++i) c.w.slack.data()[i] = c.w.magnitude.data()[i] * 0x1p-8;
     Check(c, {2});
   }
+}
+
+// A matrix on any grid: levels become bytes of tables, of which a dot takes (entry + 128) and the fold 128
+// off; levels that no power of two makes whole are off by half a byte's step.
+Case GridCase(const Context& context, int64_t rows, int64_t cols, const GridSpec& grid,
+              const PackOptions& options = {}) {
+  const auto seed = static_cast<uint64_t>(rows * 1000 + cols * 10 + grid.bits);
+  const Linear linear{"w", test::RoundedTo(context, grid, RandomMat(rows, cols, 0.1, seed)), {}};
+  Case c;
+  c.name = fmt::format("[{}, {}] {} group {} step {}", rows, cols, GridText(grid), grid.group,
+                       options.preferred_step);
+  c.plan = Must(PlanPackedLinear(linear, options));
+  c.w = MakeWeights(linear.w);
+  const GridMatrix m = UnpackCodes(linear.w);
+  const float unit = c.plan.shape.unit / (grid.scale == ScaleKind::kE4M3 ? m.units.front() : 1.0f);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t k = 0; k < cols; ++k) {
+      const int64_t g = k / grid.GroupSize(cols);
+      const double scale = m.scales(i, g);
+      c.w.magnitude(i, k) = grid.Uniform() ? (m.codes(i, k) + m.zeros(i, g)) * scale : 384 * unit * scale;
+      if (grid.levels == LevelKind::kNormal || grid.Learned()) c.w.slack(i, k) = 0.5001 * unit * scale;
+    }
+  }
+  return c;
+}
+
+// Every named grid of at most 4 bits, and every form of scales and zeros on each.
+TEST_F(PackedLinearTest, GridsOfLevelsStepsAndFineZeros) {
+  struct Size {
+    int64_t rows, cols;
+  };
+  const Size sizes[] = {{37, 200}, {17, 31}, {5, 577}, {1, 1}, {32, 288}, {16, 48}};
+  size_t turn = 0;
+  for (const NamedGrid& named : NamedGrids()) {
+    if (named.grid.bits > 4 || named.grid.InBlocks()) continue;
+    for (const ScaleKind scale : {ScaleKind::kHalf, ScaleKind::kSteps, ScaleKind::kE8M0, ScaleKind::kE4M3}) {
+      for (const int64_t group : {16, 32, 48, 128, 0}) {
+        GridSpec grid = named.grid;
+        grid.scale = scale;
+        grid.group = group;
+        grid.scale_bits = 4 + static_cast<int>(turn % 5);
+        if (grid.HasZeros()) grid.zero_bits = grid.bits + static_cast<int>(turn % 5);
+        if (!CheckGrid(grid).empty()) continue;
+        const Size size = sizes[turn++ % std::size(sizes)];
+        const Case c = GridCase(context_, size.rows, size.cols, grid);
+        EXPECT_EQ(c.plan.note.empty(), grid.levels != LevelKind::kNormal && !grid.Learned())
+            << c.name << ": " << c.plan.note;
+        EXPECT_TRUE(IsCoded(c.plan.shape.kind)) << c.name << ": " << c.plan.note;
+        EXPECT_EQ(PackedBits(c.plan.shape.kind), std::max(grid.bits, 2)) << c.name;
+        Check(c, {static_cast<int64_t>(turn % 8 + 1)});
+      }
+    }
+  }
+}
+
+// Steps of 16 columns are taken in pairs: every number of tokens, on every kind.
+TEST_F(PackedLinearTest, GroupsOf16OfEveryKindAndNumberOfTokens) {
+  for (const char* name : {"int2", "int3", "int4", "int8", "nf2", "nf3", "nf4", "bitmod3", "bitmod4"}) {
+    const auto grid = FindGrid(name);
+    ASSERT_TRUE(grid.has_value()) << name;
+    GridSpec small = *grid;
+    small.group = 16;
+    Check(GridCase(context_, 19, 330, small), {1, 2, 3, 4, 5, 6, 7, 8});
+  }
+}
+
+TEST_F(PackedLinearTest, SetsOfLevelsOfEveryNumberOfTokensAndStep) {
+  for (const char* name : {"bitmod3", "bitmod4"}) {
+    for (const int step : {32, 64, 128}) {
+      Check(GridCase(context_, 35, 330, *FindGrid(name), {.preferred_step = step}), {1, 2, 3, 4, 5, 6, 7, 8});
+    }
+  }
+}
+
+// Levels from a file need not be those of the name.
+TEST_F(PackedLinearTest, FallsBackForLevelsWithoutATable) {
+  GridSpec grid = *FindGrid("bitmod4");
+  GridMatrix m = FitGrid(context_, RandomMat(20, 128, 0.1, 1), {}, grid, ClipSearch::kMinMax);
+  EncodeAll(context_, RandomMat(20, 128, 0.1, 1), m);
+  m.levels(1, 3) += 0.25f;
+  const PackPlan plan = Must(PlanPackedLinear({"w", PackCodes(m), {}}));
+  EXPECT_EQ(plan.shape.kind, PackedKind::kBF16);
+  EXPECT_THAT(plan.note, testing::StartsWith("packed as bf16 from decoded rows: no kernel for bitmod4"));
+}
+
+// Blocks of random bytes but for their halves, decoded by grids/gguf_decode.cc, which takes its products in
+// floats. `bits` a weight are those of the packed tile; the file's are beside it.
+struct BlockCase {
+  GgufType type;
+  std::vector<size_t> halves;  // offsets of fp16 numbers in a block
+  int64_t cols;
+  double bits;
+  double magnitude;  // bound of what a dot gathers, in the largest weights of a row
+};
+TEST_F(PackedLinearTest, BlocksOfGguf) {
+  const BlockCase table[] = {
+      {GgufType::kQ4_0, {0}, 96, 4.5, 8},          // 4.5
+      {GgufType::kQ4_1, {0, 2}, 288, 5, 8},        // 5
+      {GgufType::kQ5_0, {0}, 32, 8.5, 8},          // 5.5
+      {GgufType::kQ5_1, {0, 2}, 96, 9, 8},         // 6
+      {GgufType::kQ8_0, {0}, 160, 8.5, 8},         // 8.5
+      {GgufType::kQ2_K, {80, 82}, 512, 2.625, 8},  // 2.625
+      {GgufType::kQ3_K, {108}, 768, 3.625, 8},     // 3.4375
+      {GgufType::kQ4_K, {0, 2}, 512, 4.625, 8},    // 4.5
+      {GgufType::kQ5_K, {0, 2}, 256, 8.625, 8},    // 5.5
+      {GgufType::kQ6_K, {208}, 256, 8.625, 8},     // 6.5625
+      {GgufType::kIQ4_NL, {0}, 96, 4.5, 8},        // 4.5
+      {GgufType::kIQ4_XS, {0}, 512, 4.375, 8},     // 4.25
+      {GgufType::kMXFP4, {}, 160, 4.25, 40},       // 4.25
+      {GgufType::kNVFP4, {}, 192, 4.5, 40},        // 4.5
+      {GgufType::kQ1_0, {0}, 384, 2.125, 400},     // 1.125
+      {GgufType::kQ2_0, {0}, 192, 2.25, 8},        // 2.25
+      {GgufType::kTQ2_0, {64}, 256, 2.125, 8},     // 2.0625
+  };
+  const Random random(11);
+  uint64_t next = 0;
+  for (const BlockCase& b : table) {
+    const GgufTypeInfo& info = InfoOf(b.type);
+    const int64_t rows = 21, blocks = rows * b.cols / info.block;
+    auto bytes = std::make_shared<std::vector<std::byte>>(static_cast<size_t>(blocks * info.bytes));
+    for (auto& byte : *bytes) byte = static_cast<std::byte>(random.Below(next++, 256));
+    for (int64_t i = 0; i < blocks; ++i) {
+      std::byte* block = bytes->data() + i * info.bytes;
+      if (b.type == GgufType::kMXFP4) block[0] = static_cast<std::byte>(118 + random.Below(next++, 8));
+      for (const size_t at : b.halves) {
+        const double sign = random.Below(next++, 4) == 0 ? -1 : 1;
+        const F16 half = ToF16(static_cast<float>(sign * 0.01 * (0.2 + random.Uniform(next++))));
+        std::memcpy(block + at, &half, 2);
+      }
+    }
+    const Matrix w = {rows, b.cols, Blocks{b.type, {*bytes, bytes}}};
+    Case c;
+    c.name = fmt::format("{} [{}, {}]", info.name, rows, b.cols);
+    c.plan = Must(PlanPackedLinear({"w", w, {}}));
+    EXPECT_EQ(c.plan.note, "") << c.name;
+    c.w = MakeWeights(w);
+    for (int64_t i = 0; i < rows; ++i) {
+      double largest = 0;
+      for (int64_t k = 0; k < b.cols; ++k) largest = std::max(largest, c.w.magnitude(i, k));
+      for (int64_t k = 0; k < b.cols; ++k) c.w.magnitude(i, k) = b.magnitude * largest;
+    }
+    Check(c, {1, 3, 8});
+    PackedShape wide = c.plan.shape;
+    wide.cols = 4096;
+    const double bits = static_cast<double>(Must(LayOutPacked(wide)).main_bytes) * 8 / (16 * 4096);
+    EXPECT_EQ(bits, b.bits) << c.name;
+  }
+}
+
+// Lattices are no codes under scales.
+TEST_F(PackedLinearTest, DecodesOtherBlocksWithANote) {
+  auto bytes =
+      std::make_shared<std::vector<std::byte>>(static_cast<size_t>(GgufRowBytes(GgufType::kIQ3_S, 256)));
+  const Matrix w = {1, 256, Blocks{GgufType::kIQ3_S, {*bytes, bytes}}};
+  const PackPlan plan = Must(PlanPackedLinear({"w", w, {}}));
+  EXPECT_EQ(plan.note, "packed as bf16 from decoded rows: no kernel for " + Describe(w));
 }
 
 TEST_F(PackedLinearTest, TablesOfFourBits) {
@@ -594,13 +750,23 @@ TEST_F(PackedLinearTest, RefusesBytesThatDoNotFit) {
       {"packed layer: 127 bytes, expected at least 128", [](Bytes& b) { b.resize(127); }},
       {"(truncated?)", [](Bytes& b) { b.resize(b.size() - 1); }},
       {"not a packed layer: wrong magic", [](Bytes& b) { Put(b, 0, 'Q'); }},
-      {"packed layer of version 2, expected 1", [](Bytes& b) { Put(b, 8, uint32_t{2}); }},
-      {"unknown kind 8 of packed weights", [](Bytes& b) { Put(b, 12, uint8_t{8}); }},
+      {"packed layer of version 3, expected 2", [](Bytes& b) { Put(b, 8, uint32_t{3}); }},
+      {"unknown kind 12 of packed weights", [](Bytes& b) { Put(b, 12, uint8_t{12}); }},
       {"unknown kind 255", [](Bytes& b) { Put(b, 12, uint8_t{255}); }},
       {"unknown flags 0x8", [](Bytes& b) { Put(b, 13, uint8_t{8}); }},
-      {"zeros are stored for integer codes only", [](Bytes& b) { Put(b, 12, uint8_t{3}); }},
-      {"step 64, expected 0 (dense)", [](Bytes& b) { Put(b, 12, uint8_t{5}); }},
-      {"step 48, expected 32, 64 or 128", [](Bytes& b) { Put(b, 16, int32_t{48}); }},
+      {"unknown flags 0x1", [](Bytes& b) { Put(b, 13, uint8_t{1}); }},
+      {"offsets are stored for integer codes only", [](Bytes& b) { Put(b, 12, uint8_t{6}); }},
+      {"scales of form 6, offsets of form 1", [](Bytes& b) { Put(b, 20, uint8_t{6}); }},
+      {"scales of form 0, offsets of form 200", [](Bytes& b) { Put(b, 21, uint8_t{200}); }},
+      {"share their bytes: both, or none", [](Bytes& b) { Put(b, 20, uint8_t{3}); }},
+      {"share their bytes: both, or none", [](Bytes& b) { Put(b, 21, uint8_t{5}); }},
+      {"zero steps of 2^-9", [](Bytes& b) { Put(b, 22, uint8_t{9}); }},
+      {"its shape needs", [](Bytes& b) { Put(b, 16, int32_t{16}); }},
+      {"unit nan of scales, expected a positive number", [](Bytes& b) { Put(b, 80, NAN); }},
+      {"unit -1 of scales", [](Bytes& b) { Put(b, 80, -1.0f); }},
+      {"unit 0 of scales", [](Bytes& b) { Put(b, 80, 0.0f); }},
+      {"step 64, expected 0 (dense)", [](Bytes& b) { Put(b, 12, uint8_t{9}); }},
+      {"step 48, expected 16, 32, 64 or 128", [](Bytes& b) { Put(b, 16, int32_t{48}); }},
       {"step -64", [](Bytes& b) { Put(b, 16, int32_t{-64}); }},
       {"shape [0, 100]", [](Bytes& b) { Put(b, 24, int64_t{0}); }},
       {"shape [37, -1]", [](Bytes& b) { Put(b, 32, int64_t{-1}); }},

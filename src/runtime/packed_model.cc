@@ -15,7 +15,7 @@ namespace planish {
 namespace {
 
 constexpr const char* kPackFormat = "planish-pack";
-constexpr const char* kPackVersion = "1";
+constexpr const char* kPackVersion = "2";
 
 // Linears that something multiplies with: all but embeddings that are no head.
 std::vector<bool> Multiplied(const Program& program) {
@@ -104,6 +104,18 @@ void CopyAll(const Context& context, const std::vector<std::span<const std::byte
 }
 
 }  // namespace
+
+Result<std::vector<PackedForm>> PlanPacking(const Model& model, const PackOptions& options) {
+  const std::vector<bool> used = Multiplied(model.program);
+  std::vector<PackedForm> forms(model.linears.size());
+  for (size_t i = 0; i < model.linears.size(); ++i) {
+    if (!used[i]) continue;
+    const auto plan = PlanPackedLinear(model.linears[i], options);
+    if (!plan.ok()) return plan.error().At(model.path + ": " + model.linears[i].name);
+    forms[i] = {DescribePacked(plan->shape), IsCoded(plan->shape.kind), plan->note, plan->bytes()};
+  }
+  return forms;
+}
 
 Result<std::shared_ptr<const PackedModel>> PackModel(const Context& context, const Model& model,
                                                      const PackOptions& options) {

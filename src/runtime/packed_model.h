@@ -21,6 +21,16 @@ struct PackedModel {
   std::shared_ptr<const void> memory;
 };
 
+// What a linear will be packed as, without packing it.
+struct PackedForm {
+  std::string form;    // "int4 step 64"; empty where nothing multiplies with the linear
+  bool coded = false;  // runs from its codes
+  std::string note;    // what is not as it is stored, and why
+  int64_t bytes = 0;
+};
+// By LinearId. Errors: those of PackModel.
+Result<std::vector<PackedForm>> PlanPacking(const Model& model, const PackOptions& options = {});
+
 // Packs on all threads into one huge-page buffer.
 Result<std::shared_ptr<const PackedModel>> PackModel(const Context& context, const Model& model,
                                                      const PackOptions& options = {});

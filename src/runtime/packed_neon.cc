@@ -34,6 +34,10 @@ struct Neon {
   }
   static PACKED_INLINE Codes LoadTable(const unsigned char* p) { return vld1q_u8(p); }
   static PACKED_INLINE Codes Lookup(Codes table, Codes code) { return vqtbl1q_u8(table, code); }
+  // b where the code is `place`, else a.
+  static PACKED_INLINE Codes Replace(Codes code, int place, Codes b, Codes a) {
+    return vbslq_u8(vceqq_u8(code, Splat(place)), b, a);
+  }
 
   static PACKED_INLINE I ZeroInt() { return vdupq_n_s32(0); }
   static PACKED_INLINE I SplatInt(int v) { return vdupq_n_s32(v); }
@@ -49,6 +53,11 @@ struct Neon {
   static PACKED_INLINE I NibbleOf(I v, int shift) {
     return vandq_s32(vshlq_s32(v, SplatInt(-shift)), SplatInt(15));
   }
+  template <int kN>
+  static PACKED_INLINE I ShiftLeftInt(I v) {
+    return vshlq_n_s32(v, kN);
+  }
+  static PACKED_INLINE F FloatOfBits(I v) { return vreinterpretq_f32_s32(v); }
   static PACKED_INLINE void StoreInt(int32_t* p, I v) { vst1q_s32(p, v); }
 
   static PACKED_INLINE F ZeroFloat() { return vdupq_n_f32(0); }

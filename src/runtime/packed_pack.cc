@@ -15,115 +15,12 @@ namespace planish {
 namespace {
 
 using packed::KernelSet;
+using packed::Offsets;
+using packed::Scales;
 
 uint8_t* RawOut(std::byte* p) { return reinterpret_cast<uint8_t*>(p); }
 
-// ---- sources of codes ----
-
-// One value of a packed run; the same definition as the codes of layer/matrix.h.
-uint8_t ValueAt(const std::byte* in, int64_t index, int bits) {
-  const int64_t bit = index * bits;
-  const int shift = static_cast<int>(bit & 7);
-  uint32_t word = static_cast<uint32_t>(in[bit >> 3]);
-  if (shift + bits > 8) word |= static_cast<uint32_t>(in[(bit >> 3) + 1]) << 8;
-  return static_cast<uint8_t>((word >> shift) & ((1u << bits) - 1u));
-}
-
-// The grid's own codes; a group of several steps repeats its scale.
-TileCodeSource GridCodes(const Matrix& matrix, int step, bool asymmetric) {
-  return [matrix, step, asymmetric](const KernelSet& kernels, int64_t row, int64_t count, TileCodes& out) {
-    const auto& coded = std::get<Coded>(matrix.body);
-    const int bits = coded.grid.bits;
-    const int64_t row_bytes = PackedBytes(matrix.cols, bits);
-    const int64_t group = coded.grid.GroupSize(matrix.cols), groups = coded.grid.NumGroups(matrix.cols);
-    for (int64_t i = 0; i < count; ++i) {
-      const auto* from = reinterpret_cast<const uint8_t*>(coded.codes.bytes.data()) + (row + i) * row_bytes;
-      kernels.unpack(from, matrix.cols, bits, out.codes.data() + i * out.stride);
-      const std::byte* scales = coded.scales.bytes.data() + (row + i) * groups * 2;
-      for (int64_t s = 0; s < out.steps; ++s) {
-        const int64_t g = s * step / group;
-        std::memcpy(&out.scales[i * out.steps + s], scales + 2 * g, 2);
-        if (asymmetric) {
-          out.zeros[i * out.steps + s] = ValueAt(coded.zeros.bytes.data(), (row + i) * groups + g, bits);
-        }
-      }
-    }
-  };
-}
-
-// Any matrix rounded to int8 around 128, one scale for each row and step.
-TileCodeSource RoundedCodes(const Matrix& matrix, int step) {
-  return [matrix, step](const KernelSet&, int64_t row, int64_t count, TileCodes& out) {
-    Mat<float> values(count, matrix.cols);
-    ReadRows(matrix, row, count, 0, matrix.cols, values.data(), matrix.cols);
-    for (int64_t i = 0; i < count; ++i) {
-      for (int64_t s = 0; s < out.steps; ++s) {
-        const int64_t begin = s * step, end = std::min(matrix.cols, begin + step);
-        float largest = 0;
-        for (int64_t k = begin; k < end; ++k) largest = std::max(largest, std::fabs(values(i, k)));
-        const F16 scale = ToF16(largest / 127.0f);
-        const float width = ToFloat(scale), inverse = width > 0 ? 1.0f / width : 0.0f;
-        out.scales[i * out.steps + s] = scale.bits;
-        for (int64_t k = begin; k < end; ++k) {
-          const float code = std::clamp(std::nearbyint(values(i, k) * inverse), -128.0f, 127.0f);
-          out.codes[i * out.stride + k] = static_cast<uint8_t>(static_cast<int>(code) + 128);
-        }
-      }
-    }
-  };
-}
-
 // ---- planning ----
-
-struct CodePlan {
-  PackedKind kind = PackedKind::kInt8;
-  int step = 0, zero = 128;
-  bool asymmetric = false;
-  TileCodeSource source;
-  std::string note;
-};
-
-bool StepFits(int64_t group, int64_t cols, int step) { return group >= cols || group % step == 0; }
-
-PackedShape CodeShape(const CodePlan& plan, int64_t rows, int64_t cols) {
-  PackedShape shape;
-  shape.kind = plan.kind;
-  shape.asymmetric = plan.asymmetric;
-  shape.step = plan.step;
-  shape.zero = plan.zero;
-  shape.rows = rows;
-  shape.cols = cols;
-  return shape;
-}
-
-// The plan for codes, with the preferred step or that of fewest bytes; nothing when no step fits the groups.
-std::optional<CodePlan> PlanCodes(const Matrix& matrix, const Coded& coded, int preferred_step) {
-  CodePlan plan;
-  const int bits = coded.grid.bits;
-  plan.kind = bits == 2   ? PackedKind::kInt2
-              : bits == 3 ? PackedKind::kInt3
-              : bits == 4 ? PackedKind::kInt4
-                          : PackedKind::kInt8;
-  plan.asymmetric = !coded.grid.symmetric;
-  plan.zero = plan.asymmetric ? 0 : 1 << (bits - 1);
-  const int64_t group = coded.grid.GroupSize(matrix.cols);
-  int64_t best_bytes = 0;
-  int best = 0;
-  for (int step : {128, 64, 32}) {
-    if (!StepFits(group, matrix.cols, step)) continue;
-    plan.step = step;
-    const auto layout = LayOutPacked(CodeShape(plan, matrix.rows, matrix.cols));
-    if (!layout.ok()) return std::nullopt;
-    if (best == 0 || layout->main_bytes < best_bytes || step == preferred_step) {
-      best = step;
-      best_bytes = step == preferred_step ? 0 : layout->main_bytes;
-    }
-  }
-  if (best == 0) return std::nullopt;
-  plan.step = best;
-  plan.source = GridCodes(matrix, best, plan.asymmetric);
-  return plan;
-}
 
 // A factor of a low-rank path, in steps of `step` whatever its groups.
 CodePlan PlanFactor(const Matrix& matrix, int step, bool constant_zero, bool eight_bits) {
@@ -131,17 +28,13 @@ CodePlan PlanFactor(const Matrix& matrix, int step, bool constant_zero, bool eig
   if (coded != nullptr && coded->grid.PlainInteger() &&
       StepFits(coded->grid.GroupSize(matrix.cols), matrix.cols, step) &&
       (coded->grid.symmetric || !constant_zero)) {
-    auto plan = PlanCodes(matrix, *coded, step);
-    if (plan.has_value() && plan->step == step) {
-      if (eight_bits) plan->kind = PackedKind::kInt8;
+    auto plan = PlanCodes(matrix, step);
+    if (plan.has_value() && plan->shape.step == step) {
+      if (eight_bits) plan->shape.kind = PackedKind::kInt8;
       return *std::move(plan);
     }
   }
-  CodePlan plan;
-  plan.step = step;
-  plan.source = RoundedCodes(matrix, step);
-  plan.note = fmt::format("{} factor rounded to int8 in steps of {}", Describe(matrix), step);
-  return plan;
+  return PlanRoundedCodes(matrix, step);
 }
 
 const ProductPart* TwoFactors(const Matrix& matrix) {
@@ -161,11 +54,11 @@ Status PlanLowRank(const ProductPart& product, PackPlan& plan) {
   AddNote(plan.note, v_codes.note);
   AddNote(plan.note, u_codes.note);
   auto inner = std::make_shared<PackPlan>();
-  inner->shape = CodeShape(v_codes, v.rows, v.cols);
+  inner->shape = v_codes.shape;
   PLANISH_TRY(inner->layout, LayOutPacked(inner->shape));
   inner->main = std::move(v_codes.source);
   plan.shape.rank = v.rows;
-  plan.shape.u_zero = u_codes.zero;
+  plan.shape.u_zero = u_codes.shape.zero;
   plan.shape.v_bytes = inner->layout.total;
   plan.u = std::move(u_codes.source);
   plan.v = std::move(inner);
@@ -186,8 +79,31 @@ void PlanDense(const Matrix& matrix, PackPlan& plan) {
   }
 }
 
+// The row's scale is fp16, at least a 255th of the largest.
+uint16_t RowScale(const uint16_t* scales, int64_t steps) {
+  float largest = 0;
+  for (int64_t s = 0; s < steps; ++s) largest = std::max(largest, ToFloat(F16{scales[s]}));
+  return ToF16(largest / 255.0f).bits;
+}
+uint16_t ScaleCode(uint16_t scale, uint16_t row_scale) {
+  const float unit = ToFloat(F16{row_scale});
+  if (!(unit > 0)) return 0;
+  return static_cast<uint16_t>(std::clamp(std::nearbyint(ToFloat(F16{scale}) / unit), 0.0f, 255.0f));
+}
+
+// fp16 scales rounded to bytes under the rows.
+TileCodeSource WithByteScales(TileCodeSource inner) {
+  return [inner = std::move(inner)](const KernelSet& kernels, int64_t row, int64_t count, TileCodes& out) {
+    inner(kernels, row, count, out);
+    for (int64_t i = 0; i < count; ++i) {
+      uint16_t* scales = out.scales.data() + i * out.steps;
+      out.units[i] = RowScale(scales, out.steps);
+      for (int64_t s = 0; s < out.steps; ++s) scales[s] = ScaleCode(scales[s], out.units[i]);
+    }
+  };
+}
+
 Status FinishPlan(const PackOptions& options, PackPlan& plan) {
-  plan.shape.scales8 = options.scales8 && IsCoded(plan.shape.kind);
   plan.outliers.insert(plan.outliers.end(), options.outliers.begin(), options.outliers.end());
   for (const PackedOutlier& o : plan.outliers) {
     if (o.row >= plan.shape.rows || o.column >= plan.shape.cols) {
@@ -205,85 +121,100 @@ Status FinishPlan(const PackOptions& options, PackPlan& plan) {
 
 // ---- writing ----
 
-// Scales of a row as bytes: the row's scale is fp16, at least a 255th of the largest.
-uint16_t RowScale(const uint16_t* scales, int64_t steps) {
-  float largest = 0;
-  for (int64_t s = 0; s < steps; ++s) largest = std::max(largest, ToFloat(F16{scales[s]}));
-  return ToF16(largest / 255.0f).bits;
-}
-uint8_t ScaleCode(uint16_t scale, uint16_t row_scale) {
-  const float unit = ToFloat(F16{row_scale});
-  if (!(unit > 0)) return 0;
-  return static_cast<uint8_t>(std::clamp(std::nearbyint(ToFloat(F16{scale}) / unit), 0.0f, 255.0f));
+void PutHalves(const uint16_t* halves, int64_t stride, uint8_t* out) {
+  for (int64_t i = 0; i < kTileRows; ++i) std::memcpy(out + 2 * i, halves + i * stride, 2);
 }
 
-void WriteBlockHeader(const PackedShape& shape, const TileCodes& codes, const uint16_t* row_scales,
-                      int64_t step, int64_t n, uint8_t* out) {
-  const int scale_bytes = shape.scales8 ? 16 : 32;
-  uint8_t* zeros = out + n * scale_bytes;
-  const bool byte_zeros = PackedBits(shape.kind) == 8;
-  for (int64_t j = 0; j < n; ++j) {
+// Values of n steps for each row: 16 fp16 a step, 16 bytes a step, or nibbles of two steps in 16 bytes.
+enum class Width { kHalf, kByte, kNibble };
+template <typename T>
+uint8_t* PutSteps(const T* values, int64_t stride, int64_t n, Width width, uint8_t* out) {
+  for (int64_t s = 0; s < n; ++s) {
     for (int64_t i = 0; i < kTileRows; ++i) {
-      const int64_t at = i * codes.steps + step + j;
-      if (shape.scales8) {
-        out[16 * j + i] = ScaleCode(codes.scales[at], row_scales[i]);
-      } else {
-        std::memcpy(out + 32 * j + 2 * i, &codes.scales[at], 2);
-      }
-      if (!shape.asymmetric) continue;
-      if (byte_zeros) {
-        zeros[16 * j + i] = codes.zeros[at];
-      } else {
-        zeros[16 * (j / 2) + i] |= static_cast<uint8_t>(codes.zeros[at] << (4 * (j & 1)));
-      }
+      const T value = values[i * stride + s];
+      if (width == Width::kHalf) std::memcpy(out + 32 * s + 2 * i, &value, 2);
+      if (width == Width::kByte) out[16 * s + i] = static_cast<uint8_t>(value);
+      if (width == Width::kNibble)
+        out[16 * (s / 2) + i] |= static_cast<uint8_t>((value & 15) << (4 * (s & 1)));
     }
   }
+  return out + (width == Width::kHalf ? 32 * n : width == Width::kByte ? 16 * n : 16 * ((n + 1) / 2));
+}
+
+// In front of the codes of n steps from `step` on; `out` is zeros.
+void WriteBlockHeader(const PackedShape& shape, const TileCodes& codes, int64_t step, int64_t n,
+                      uint8_t* out) {
+  const int64_t block = step / BlockSteps(shape.step);
+  if (shape.scales == Scales::kBlockBytes || shape.scales == Scales::kBlockNibbles) {
+    PutHalves(codes.units.data() + block, codes.blocks, out);
+    out += 32;
+  }
+  if (shape.offsets == Offsets::kBlockBytes || shape.offsets == Offsets::kBlockNibbles) {
+    PutHalves(codes.offset_units.data() + block, codes.blocks, out);
+    out += 32;
+  }
+  out = PutSteps(codes.scales.data() + step, codes.steps, n,
+                 shape.scales == Scales::kHalf ? Width::kHalf : Width::kByte, out);
+  const uint16_t* offsets = codes.offsets.data() + step;
+  if (shape.offsets == Offsets::kNibbles) out = PutSteps(offsets, codes.steps, n, Width::kNibble, out);
+  if (shape.offsets == Offsets::kHalf) out = PutSteps(offsets, codes.steps, n, Width::kHalf, out);
+  if (shape.offsets == Offsets::kBytes || shape.offsets == Offsets::kBlockBytes) {
+    out = PutSteps(offsets, codes.steps, n, Width::kByte, out);
+  }
+  if (HasSets(shape.kind)) PutSteps(codes.sets.data() + step, codes.steps, n, Width::kNibble, out);
 }
 
 // One tile's segment; returns its end.
 uint8_t* WriteSegment(const KernelSet& kernels, const PackedShape& shape, const TileCodes& codes,
                       uint8_t* out) {
-  uint16_t row_scales[kTileRows] = {};
-  if (shape.scales8) {
-    for (int i = 0; i < kTileRows; ++i) {
-      row_scales[i] = RowScale(codes.scales.data() + i * codes.steps, codes.steps);
-    }
+  if (shape.scales == Scales::kRowBytes) {
     std::memset(out, 0, 64);
-    std::memcpy(out, row_scales, sizeof(row_scales));
+    PutHalves(codes.units.data(), 1, out);
     out += 64;
   }
-  const int64_t step_bytes = PackedStepBytes(shape.kind, shape.step);
-  for (int64_t s = 0; s < codes.steps; ++s) {
-    if (s % packed::kBlockSteps == 0) {
-      const int64_t n = std::min<int64_t>(packed::kBlockSteps, codes.steps - s);
-      const int64_t header = PackedBlockHeader(shape.kind, shape.asymmetric, shape.scales8, n);
+  const int unit = UnitColumns(shape.step);
+  const int64_t block_steps = BlockSteps(shape.step), unit_bytes = PackedStepBytes(shape.kind, unit);
+  for (int64_t s = 0; s < codes.steps; s += unit / shape.step) {
+    if (s % block_steps == 0) {
+      const int64_t n = std::min(block_steps, codes.steps - s), header = PackedBlockHeader(shape, n);
       std::memset(out, 0, static_cast<size_t>(header));
-      WriteBlockHeader(shape, codes, row_scales, s, n, out);
+      WriteBlockHeader(shape, codes, s, n, out);
       out += header;
     }
-    kernels.interleave(shape.kind, codes.codes.data() + s * shape.step, codes.stride, shape.step, out);
-    out += step_bytes;
+    kernels.interleave(shape.kind, codes.codes.data() + s * shape.step, codes.stride, unit, out);
+    out += unit_bytes;
   }
   return out;
 }
 
-TileCodes MakeTileCodes(int64_t steps, int step) {
+TileCodes MakeTileCodes(const PackedShape& shape, int64_t steps) {
   TileCodes codes;
+  const int step = shape.step;
   codes.steps = steps;
+  codes.blocks = shape.scales == Scales::kRowBytes ? 1 : (steps + BlockSteps(step) - 1) / BlockSteps(step);
   codes.stride = steps * step + 64;  // past the end of one row unpacking may write, transposing may read
   codes.codes = Array<uint8_t>(kTileRows * codes.stride, 0);
-  codes.scales = Array<uint16_t>(kTileRows * steps, 0);
-  codes.zeros = Array<uint8_t>(kTileRows * steps, 0);
+  for (auto* steps_of : {&codes.scales, &codes.offsets}) *steps_of = Array<uint16_t>(kTileRows * steps, 0);
+  codes.sets = Array<uint8_t>(kTileRows * steps, 0);
+  for (auto* units : {&codes.units, &codes.offset_units}) {
+    *units = Array<uint16_t>(kTileRows * codes.blocks, 0);
+  }
   return codes;
+}
+
+template <typename T>
+void ClearRowsFrom(int64_t count, int64_t stride, Array<T>& values) {
+  std::fill(values.data() + count * stride, values.data() + kTileRows * stride, T{0});
 }
 
 // Rows past the matrix keep scale 0; what a row left past its columns meets inputs of zero.
 void ClearRows(int64_t count, TileCodes& codes) {
-  for (int64_t i = count; i < kTileRows; ++i) {
-    std::memset(codes.codes.data() + i * codes.stride, 0, static_cast<size_t>(codes.stride));
-    std::memset(codes.scales.data() + i * codes.steps, 0, static_cast<size_t>(codes.steps) * 2);
-    std::memset(codes.zeros.data() + i * codes.steps, 0, static_cast<size_t>(codes.steps));
-  }
+  ClearRowsFrom(count, codes.stride, codes.codes);
+  ClearRowsFrom(count, codes.steps, codes.scales);
+  ClearRowsFrom(count, codes.steps, codes.offsets);
+  ClearRowsFrom(count, codes.steps, codes.sets);
+  ClearRowsFrom(count, codes.blocks, codes.units);
+  ClearRowsFrom(count, codes.blocks, codes.offset_units);
 }
 
 // The element of kind T at [row, column]: columns side by side in units of T.
@@ -333,8 +264,8 @@ void WriteTiles(const Context& context, const PackPlan& plan, std::byte* out) {
   const int64_t chunk = std::max<int64_t>(1, kChunkBytes / at.tile_bytes);
   context.pool->ParallelFor((at.tiles + chunk - 1) / chunk, [&](int64_t c) {
     TileCodes main, u;
-    if (plan.main) main = MakeTileCodes(at.steps, plan.shape.step);
-    if (plan.u) u = MakeTileCodes(at.u_steps, kLowRankStep);
+    if (plan.main) main = MakeTileCodes(plan.shape, at.steps);
+    if (plan.u) u = MakeTileCodes(u_shape, at.u_steps);
     for (int64_t tile = c * chunk; tile < std::min(at.tiles, (c + 1) * chunk); ++tile) {
       const int64_t row = tile * kTileRows, count = std::min<int64_t>(kTileRows, plan.shape.rows - row);
       uint8_t* to = RawOut(out) + at.tile_data + tile * at.tile_bytes;
@@ -414,13 +345,17 @@ Result<PackPlan> PlanPackedLinear(const Linear& linear, const PackOptions& optio
   PackPlan plan;
   const std::optional<Known> known = KnownParts(w);
   std::optional<CodePlan> main;
-  const Coded* coded = known.has_value() ? std::get_if<Coded>(&known->codes->body) : nullptr;
-  if (coded != nullptr && coded->grid.PlainInteger()) {
-    main = PlanCodes(*known->codes, *coded, options.preferred_step);
-  }
+  if (known.has_value()) main = PlanCodes(*known->codes, options.preferred_step);
   if (main.has_value()) {
-    plan.shape = CodeShape(*main, w.rows, w.cols);
+    plan.shape = main->shape;
+    plan.tables = std::move(main->tables);
     plan.main = std::move(main->source);
+    plan.note = std::move(main->note);
+    const bool grid = std::holds_alternative<Coded>(known->codes->body);
+    if (options.scales8 && grid && plan.shape.scales == Scales::kHalf) {
+      plan.shape.scales = Scales::kRowBytes;
+      plan.main = WithByteScales(std::move(plan.main));
+    }
     if (known->path != nullptr) PLANISH_RETURN_IF_ERROR(PlanLowRank(*known->path, plan));
     if (known->sparse != nullptr) AddSparse(*known->sparse, plan);
   } else {
@@ -472,6 +407,10 @@ Result<PackPlan> PlanPackedTable(const TableWeights& w, const PackOptions& optio
       }
     }
   };
+  if (options.scales8) {
+    plan.shape.scales = Scales::kRowBytes;
+    plan.main = WithByteScales(std::move(plan.main));
+  }
   PLANISH_RETURN_IF_ERROR(FinishPlan(options, plan));
   return plan;
 }

@@ -1,11 +1,10 @@
 // Makes packed layers from the parts of a linear: first a plan, which knows the bytes, then the bytes, tile
 // by tile on all threads.
 //
-// What is packed as it is: integer codes of 2 to 8 bits whose group is the row or a multiple of 32 (5- to
-// 7-bit codes take 8 bits), alone or with a low-rank path of two factors; dense weights of f32, f16 and bf16.
-// Anything else is packed as bf16 from its decoded rows, and the plan's note says why. Factors on integer
-// grids keep their codes where steps allow; fp16 factors and others become int8 with a scale for each row and
-// step (U: 32 ranks), which the note says too.
+// What is packed as it is: codes that a kernel knows (packed_codes.h), alone or with a low-rank path of two
+// factors; dense weights of f32, f16 and bf16. Anything else is packed as bf16 from its decoded rows, and the
+// plan's note says why. Factors on integer grids keep their codes where steps allow; fp16 factors and others
+// become int8 with a scale for each row and step (U: 32 ranks), which the note says too.
 #pragma once
 
 #include <array>
@@ -17,6 +16,7 @@
 
 #include "base/context.h"
 #include "layer/linear.h"
+#include "runtime/packed_codes.h"
 #include "runtime/packed_kernels.h"
 #include "runtime/packed_layout.h"
 #include "tensor/buffer.h"
@@ -41,17 +41,6 @@ struct TableWeights {
   std::span<const F16> scales;                 // [rows, groups]
   std::vector<std::array<int8_t, 16>> tables;  // one, or one for each group
 };
-
-// Codes of the rows of a tile; made by a plan, written by PackLinear.
-struct TileCodes {
-  int64_t stride = 0, steps = 0;
-  Array<uint8_t> codes;    // [16, stride]
-  Array<uint16_t> scales;  // [16, steps], fp16 bits
-  Array<uint8_t> zeros;    // [16, steps]
-};
-// Fills codes, scales and (if stored) zeros of rows [row, row + count), count <= 16.
-using TileCodeSource =
-    std::function<void(const packed::KernelSet& kernels, int64_t row, int64_t count, TileCodes& out)>;
 
 struct PackPlan {
   PackedShape shape;

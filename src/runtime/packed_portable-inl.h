@@ -15,8 +15,10 @@ void UnpackPortable(const unsigned char* in, int64_t count, int bits, unsigned c
 // 16 at bit 2 ((column / 4) mod 4). 3 bits: so the low two bits, then a line whose bit (column / 4) mod 8 is
 // the code's top bit. 8 bits: line column / 4.
 void InterleavePortable(Kind kind, const unsigned char* codes, int64_t stride, int step, unsigned char* out) {
-  const int lines = kind == Kind::kInt2 ? 2 : kind == Kind::kInt3 ? 3 : kind == Kind::kInt8 ? 8 : 4;
-  for (int k = 0; k < step; k += 32, out += 64 * lines) {
+  const bool two = kind == Kind::kInt2 || kind == Kind::kTable2;
+  const bool three = kind == Kind::kInt3 || kind == Kind::kTable3 || kind == Kind::kSets3;
+  const int bits = two ? 2 : three ? 3 : kind == Kind::kInt8 ? 8 : 4;
+  for (int k = 0; k < step; k += 32, out += 64 * bits) {
     for (int row = 0; row < kTileRows; ++row) {
       const unsigned char* from = codes + row * stride + k;
       for (int j = 0; j < 4; ++j, ++from) {
@@ -24,12 +26,12 @@ void InterleavePortable(Kind kind, const unsigned char* codes, int64_t stride, i
         unsigned line[8] = {};
         for (int i = 0; i < 8; ++i) {
           const unsigned code = from[4 * i];
-          if (kind == Kind::kInt8) line[i] = code;
-          if (kind == Kind::kInt4 || kind == Kind::kTable4) line[i / 2] |= code << (4 * (i & 1));
-          if (kind == Kind::kInt2 || kind == Kind::kInt3) line[i / 4] |= (code & 3) << (2 * (i & 3));
-          if (kind == Kind::kInt3) line[2] |= (code >> 2) << i;
+          if (bits == 8) line[i] = code;
+          if (bits == 4) line[i / 2] |= code << (4 * (i & 1));
+          if (bits <= 3) line[i / 4] |= (code & 3) << (2 * (i & 3));
+          if (bits == 3) line[2] |= (code >> 2) << i;
         }
-        for (int i = 0; i < lines; ++i) to[64 * i] = static_cast<unsigned char>(line[i]);
+        for (int i = 0; i < bits; ++i) to[64 * i] = static_cast<unsigned char>(line[i]);
       }
     }
   }

@@ -12,7 +12,13 @@ namespace {
 
 #include "runtime/packed_portable-inl.h"
 
-constexpr int kBitsOf[kCodeKinds] = {2, 3, 4, 4, 8};
+struct CodeKind {
+  int bits;
+  bool table, sets;
+};
+constexpr CodeKind kKinds[kCodeKinds] = {{2, false, false}, {3, false, false}, {4, false, false},
+                                         {8, false, false}, {2, true, false},  {3, true, false},
+                                         {4, true, false},  {3, true, true},   {4, true, true}};
 
 float LoadHalf(const unsigned char* p) {
   F16 half;
@@ -20,78 +26,116 @@ float LoadHalf(const unsigned char* p) {
   return ToFloat(half);
 }
 
-// A segment's code as it enters the dot: the code, or the table's entry + 128.
-int CodeAt(Kind kind, const unsigned char* step, const unsigned char* table, int row, int column) {
+// A stored code; `columns` is the first byte of 32 columns' codes.
+int BitsAt(int bits, const unsigned char* columns, int row, int column) {
   const int block = column / 4, byte = 4 * row + column % 4;
-  switch (kind) {
-    case Kind::kInt2:
-      return (step[64 * (block / 4) + byte] >> (2 * (block % 4))) & 3;
-    case Kind::kInt3: {
-      const unsigned char* p = step + 192 * (block / 8) + byte;
-      const int i = block % 8;
-      return ((p[64 * (i / 4)] >> (2 * (i % 4))) & 3) | (((p[128] >> i) & 1) << 2);
-    }
-    case Kind::kInt4:
-      return (step[64 * (block / 2) + byte] >> (4 * (block % 2))) & 15;
-    case Kind::kTable4:
-      return table[(step[64 * (block / 2) + byte] >> (4 * (block % 2))) & 15];
+  switch (bits) {
+    case 2:
+      return (columns[64 * (block / 4) + byte] >> (2 * (block % 4))) & 3;
+    case 3:
+      return ((columns[64 * (block / 4) + byte] >> (2 * (block % 4))) & 3) |
+             (((columns[128 + byte] >> block) & 1) << 2);
+    case 4:
+      return (columns[64 * (block / 2) + byte] >> (4 * (block % 2))) & 15;
     default:
-      return step[64 * block + byte];
+      return columns[64 * block + byte];
   }
 }
 
 // Walks the steps of a segment in order.
 struct StepWalk {
   const TileArgs& a;
-  Kind kind;
-  bool asym;
-  const unsigned char* p = a.data + (a.scales8 ? 64 : 0);
-  const unsigned char* scales = nullptr;
-  const unsigned char* zeros = nullptr;
+  CodeKind kind;
+  const unsigned char* p = a.data + (a.scales == Scales::kRowBytes ? 64 : 0);  // of the block's codes
+  const unsigned char *units = nullptr, *offset_units = nullptr;
+  const unsigned char *scales = nullptr, *offsets = nullptr, *sets = nullptr;
+  int in_block = 0;
   int64_t s = -1;
 
   bool Next() {
-    const int64_t scale_bytes = a.scales8 ? 16 : 32;
-    const bool bytes = kind == Kind::kInt8 || kind == Kind::kTable4;
-    if (s >= 0) p += static_cast<int64_t>(2) * a.step * kBitsOf[static_cast<int>(kind)];
+    const int most = a.step < kInputStep ? kMostBlockSteps : kBlockSteps;
     if (++s == a.steps) return false;
-    if (s % kBlockSteps == 0) {
-      const int64_t n = a.steps - s < kBlockSteps ? a.steps - s : kBlockSteps;
-      const int64_t zero_bytes = !asym ? 0 : bytes ? 16 * n : 16 * ((n + 1) / 2);
-      scales = p;
-      zeros = p + n * scale_bytes;
-      p += (n * scale_bytes + zero_bytes + 63) / 64 * 64;
-    }
+    in_block = static_cast<int>(s % most);
+    if (in_block != 0) return true;
+    if (s > 0) p += int64_t{2} * most * a.step * kind.bits;
+    const auto n = static_cast<int>(a.steps - s < most ? a.steps - s : most);
+    const auto part = [&](bool there, int bytes) {
+      const unsigned char* at = p;
+      p += there ? bytes : 0;
+      return at;
+    };
+    const unsigned char* begin = p;
+    units = part(a.scales == Scales::kBlockBytes || a.scales == Scales::kBlockNibbles, 32);
+    if (a.scales == Scales::kRowBytes) units = a.data;
+    offset_units = part(a.offsets == Offsets::kBlockBytes || a.offsets == Offsets::kBlockNibbles, 32);
+    scales = part(true, (a.scales == Scales::kHalf ? 32 : 16) * n);
+    offsets = p;
+    part(a.offsets == Offsets::kNibbles, 16 * ((n + 1) / 2));
+    part(a.offsets == Offsets::kBytes || a.offsets == Offsets::kBlockBytes, 16 * n);
+    part(a.offsets == Offsets::kHalf, 32 * n);
+    sets = part(kind.sets, 16 * ((n + 1) / 2));
+    p = begin + (p - begin + 63) / 64 * 64;
     return true;
   }
-  float Scale(int row) const {
-    const auto in_block = s % kBlockSteps;
-    if (!a.scales8) return LoadHalf(scales + 32 * in_block + 2 * row);
-    return static_cast<float>(scales[16 * in_block + row]) * LoadHalf(a.data + 2 * row);
+
+  int ByteOf(const unsigned char* from, int row) const { return from[16 * in_block + row]; }
+  int NibbleOf(const unsigned char* from, int row) const {
+    return (from[16 * (in_block / 2) + row] >> (4 * (in_block % 2))) & 15;
   }
-  int Zero(int row) const {
-    const auto in_block = s % kBlockSteps;
-    if (!asym) return a.zero;
-    if (kind == Kind::kInt8 || kind == Kind::kTable4) return zeros[16 * in_block + row];
-    return (zeros[16 * (in_block / 2) + row] >> (4 * (in_block % 2))) & 15;
+  float Scale(int row) const { return StoredScale(row) * a.unit; }
+  float StoredScale(int row) const {
+    const int byte = ByteOf(scales, row);
+    switch (a.scales) {
+      case Scales::kHalf:
+        return LoadHalf(scales + 32 * in_block + 2 * row);
+      case Scales::kBlockNibbles:
+        return static_cast<float>(byte & 15) * LoadHalf(units + 2 * row);
+      case Scales::kPowers:
+        return byte == 0 ? 0.0f : std::ldexp(1.0f, byte - 127);
+      case Scales::kE4M3:
+        return byte < 8 ? std::ldexp(static_cast<float>(byte), -9)
+                        : std::ldexp(static_cast<float>(8 + byte % 8), byte / 8 - 10);
+      default:
+        return static_cast<float>(byte - a.scale_bias) * LoadHalf(units + 2 * row);
+    }
   }
+  float Offset(int row) const {
+    switch (a.offsets) {
+      case Offsets::kConstant:
+        return static_cast<float>(a.zero) * Scale(row);
+      case Offsets::kNibbles:
+        return static_cast<float>(NibbleOf(offsets, row)) * a.zero_step * Scale(row);
+      case Offsets::kBytes:
+        return static_cast<float>(ByteOf(offsets, row)) * a.zero_step * Scale(row);
+      case Offsets::kHalf:
+        return LoadHalf(offsets + 32 * in_block + 2 * row);
+      case Offsets::kBlockBytes:
+        return static_cast<float>(ByteOf(offsets, row)) * LoadHalf(offset_units + 2 * row);
+      case Offsets::kBlockNibbles:
+        return static_cast<float>(ByteOf(scales, row) >> 4) * LoadHalf(offset_units + 2 * row);
+    }
+    return 0;
+  }
+  // A code as it enters the dot: the code, or the table's entry + 128.
   int Code(int row, int column) const {
-    const unsigned char* table = kind == Kind::kTable4 ? a.tables + s * a.table_stride : nullptr;
-    return CodeAt(kind, p, table, row, column);
+    const int at = in_block * a.step + column;
+    const int code = BitsAt(kind.bits, p + 64 * kind.bits * (at / 32), row, at % 32);
+    if (!kind.table) return code;
+    if (kind.sets && code == (1 << kind.bits) - 1) return a.tables[kTableEntries + NibbleOf(sets, row)];
+    return a.tables[s * a.table_stride + code];
   }
 };
 
-template <Kind kKind, bool kAsym, int kTokens>
+template <Kind kKind, int kTokens>
 void Int8Tile(const TileArgs& a) {
-  StepWalk walk = {a, kKind, kAsym};
+  StepWalk walk = {a, kKinds[static_cast<int>(kKind)]};
+  const int columns = a.step < kInputStep ? a.step : kInputStep;  // with a scale of inputs
   while (walk.Next()) {
     for (int row = 0; row < kTileRows; ++row) {
-      const auto zero = static_cast<float>(walk.Zero(row));
-      float parts[kTokens];
-      for (int t = 0; t < kTokens; ++t) parts[t] = zero * a.x_neg_sum[walk.s * kTokens + t];
-      for (int begin = 0; begin < a.step; begin += kInputStep) {
+      float parts[kTokens] = {};
+      for (int begin = 0; begin < a.step; begin += columns) {
         int32_t dots[kTokens] = {};
-        for (int k = begin; k < begin + kInputStep; ++k) {
+        for (int k = begin; k < begin + columns; ++k) {
           const int code = walk.Code(row, k);
           const signed char* x = a.x + (walk.s * a.step + k / 4 * 4) * kTokens + k % 4;
           for (int t = 0; t < kTokens; ++t) dots[t] += code * x[4 * t];
@@ -101,30 +145,31 @@ void Int8Tile(const TileArgs& a) {
           parts[t] = std::fma(static_cast<float>(dots[t]), scales[t], parts[t]);
         }
       }
+      const float scale = walk.Scale(row), offset = walk.Offset(row);
       for (int t = 0; t < kTokens; ++t) {
         float& acc = a.acc[kTileRows * t + row];
-        acc = std::fma(parts[t], walk.Scale(row), acc);
+        acc = std::fma(offset, a.x_neg_sum[walk.s * kTokens + t], acc);
+        acc = std::fma(parts[t], scale, acc);
       }
     }
   }
 }
 
-template <Kind kKind, bool kAsym, int kTokens>
+template <Kind kKind, int kTokens>
 void CodedFloatTile(const TileArgs& a) {
-  StepWalk walk = {a, kKind, kAsym};
+  StepWalk walk = {a, kKinds[static_cast<int>(kKind)]};
   while (walk.Next()) {
     for (int row = 0; row < kTileRows; ++row) {
+      const float scale = walk.Scale(row), offset = walk.Offset(row);
       for (int t = 0; t < kTokens; ++t) {
         float parts[4] = {};
         for (int k = 0; k < a.step; ++k) {
           const float x = a.xf[(walk.s * a.step + k) * a.x_stride + t];
           parts[k % 4] = std::fma(static_cast<float>(walk.Code(row, k)), x, parts[k % 4]);
         }
-        const float sum = (parts[0] + parts[1]) + (parts[2] + parts[3]);
-        const float x_neg_sum = a.xf_neg_sum[walk.s * a.x_stride + t];
-        const float dot = std::fma(static_cast<float>(walk.Zero(row)), x_neg_sum, sum);
         float& acc = a.acc[kTileRows * t + row];
-        acc = std::fma(dot, walk.Scale(row), acc);
+        acc = std::fma(offset, a.xf_neg_sum[walk.s * a.x_stride + t], acc);
+        acc = std::fma((parts[0] + parts[1]) + (parts[2] + parts[3]), scale, acc);
       }
     }
   }
@@ -158,44 +203,44 @@ void DenseTile(const TileArgs& a) {
 
 bool Quantize(const QuantizeArgs& a) {
   bool finite = true;
-  for (int64_t s = 0; s < a.steps; ++s) {
-    float neg_sum = 0;
-    for (int64_t at = s * a.step; at < (s + 1) * a.step; at += kInputStep) {
-      float largest = 0;
-      bool part_finite = true;
-      const auto value = [&](int k) { return at + k < a.cols ? a.x[at + k] : 0.0f; };
-      for (int k = 0; k < kInputStep; ++k) {
-        part_finite = part_finite && std::isfinite(value(k));
-        largest = std::fmax(largest, std::fabs(value(k)));
-      }
-      finite = finite && part_finite;
-      const bool zeros = !part_finite || largest < kSmallestScaled;
-      const float inverse = zeros ? 0.0f : 127.0f / largest;
+  for (int64_t i = 0; i < a.steps; ++i) a.neg_sum[i * a.tokens + a.token] = 0;
+  for (int64_t at = 0; at < a.steps * a.step; at += kInputStep) {
+    float largest = 0;
+    bool part_finite = true;
+    const auto value = [&](int k) { return at + k < a.cols ? a.x[at + k] : 0.0f; };
+    for (int k = 0; k < kInputStep; ++k) {
+      part_finite = part_finite && std::isfinite(value(k));
+      largest = std::fmax(largest, std::fabs(value(k)));
+    }
+    finite = finite && part_finite;
+    const bool zeros = !part_finite || largest < kSmallestScaled;
+    const float inverse = zeros ? 0.0f : 127.0f / largest;
+    const float scale = !part_finite ? std::numeric_limits<float>::quiet_NaN()
+                        : zeros      ? 0.0f
+                                     : largest / 127.0f;
+    a.scale[at / kInputStep * a.tokens + a.token] = scale;
+    // A step of 16 has the sum of its half.
+    const int columns = a.step < kInputStep ? a.step : kInputStep;
+    for (int begin = 0; begin < kInputStep; begin += columns) {
       int32_t sum = 0;
-      for (int k = 0; k < kInputStep; ++k) {
+      for (int k = begin; k < begin + columns; ++k) {
         const auto q = zeros ? 0 : static_cast<int32_t>(std::nearbyint(value(k) * inverse));
         sum += q;
         a.q[(at + k / 4 * 4) * a.tokens + 4 * a.token + k % 4] = static_cast<signed char>(q);
       }
-      const float scale = !part_finite ? std::numeric_limits<float>::quiet_NaN()
-                          : zeros      ? 0.0f
-                                       : largest / 127.0f;
-      a.scale[at / kInputStep * a.tokens + a.token] = scale;
-      neg_sum -= scale * static_cast<float>(sum);
+      a.neg_sum[(at + begin) / a.step * a.tokens + a.token] -= scale * static_cast<float>(sum);
     }
-    a.neg_sum[s * a.tokens + a.token] = neg_sum;
   }
   return finite;
 }
 
-template <Kind kKind, bool kAsym, int kTokens>
+template <Kind kKind, int kTokens>
 constexpr void FillCoded(KernelSet& set) {
   constexpr int kIndex = static_cast<int>(kKind);
-  set.int8[kIndex][kAsym ? 1 : 0][kTokens - 1] = Int8Tile<kKind, kAsym, kTokens>;
-  if constexpr (kTokens <= kFloatTokens) {
-    set.coded_float[kIndex][kAsym ? 1 : 0][kTokens - 1] = CodedFloatTile<kKind, kAsym, kTokens>;
-  }
-  if constexpr (kTokens > 1) FillCoded<kKind, kAsym, kTokens - 1>(set);
+  set.int8[kIndex][kTokens - 1] = Int8Tile<kKind, kTokens>;
+  if constexpr (kTokens <= kFloatTokens)
+    set.coded_float[kIndex][kTokens - 1] = CodedFloatTile<kKind, kTokens>;
+  if constexpr (kTokens > 1) FillCoded<kKind, kTokens - 1>(set);
 }
 
 template <Kind kKind, int kTokens>
@@ -207,16 +252,15 @@ constexpr void FillDense(KernelSet& set) {
 constexpr KernelSet MakeKernels() {
   KernelSet set = {};
   set.name = "scalar";
-  FillCoded<Kind::kInt2, false, kMaxTokens>(set);
-  FillCoded<Kind::kInt2, true, kMaxTokens>(set);
-  FillCoded<Kind::kInt3, false, kMaxTokens>(set);
-  FillCoded<Kind::kInt3, true, kMaxTokens>(set);
-  FillCoded<Kind::kInt4, false, kMaxTokens>(set);
-  FillCoded<Kind::kInt4, true, kMaxTokens>(set);
-  FillCoded<Kind::kTable4, false, kMaxTokens>(set);
-  FillCoded<Kind::kTable4, true, kMaxTokens>(set);
-  FillCoded<Kind::kInt8, false, kMaxTokens>(set);
-  FillCoded<Kind::kInt8, true, kMaxTokens>(set);
+  FillCoded<Kind::kInt2, kMaxTokens>(set);
+  FillCoded<Kind::kInt3, kMaxTokens>(set);
+  FillCoded<Kind::kInt4, kMaxTokens>(set);
+  FillCoded<Kind::kInt8, kMaxTokens>(set);
+  FillCoded<Kind::kTable2, kMaxTokens>(set);
+  FillCoded<Kind::kTable3, kMaxTokens>(set);
+  FillCoded<Kind::kTable4, kMaxTokens>(set);
+  FillCoded<Kind::kSets3, kMaxTokens>(set);
+  FillCoded<Kind::kSets4, kMaxTokens>(set);
   FillDense<Kind::kBF16, kFloatTokens>(set);
   FillDense<Kind::kF16, kFloatTokens>(set);
   FillDense<Kind::kF32, kFloatTokens>(set);

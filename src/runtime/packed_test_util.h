@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/random.h"
+#include "grids/gguf_encode.h"
 #include "grids/grid.h"
 #include "model/model.h"
 #include "runtime/packed_linear.h"
@@ -69,21 +70,28 @@ T Must(Result<T> result) {
   return std::move(result).value();
 }
 
+// Values rounded to the grid by their range.
+inline Matrix RoundedTo(const Context& context, const GridSpec& grid, MatView<const float> values) {
+  GridMatrix m = FitGrid(context, values, {}, grid, ClipSearch::kMinMax);
+  EncodeAll(context, values, m);
+  return PackCodes(m);
+}
+
 // The model with its layers' linears rounded to the grid by their range, head and embedding too if wanted.
-inline void RoundLinears(const Context& context, const IntegerGrid& grid, bool head, Model& model) {
+inline void RoundLinears(const Context& context, const GridSpec& grid, bool head, Model& model) {
   for (size_t i = 0; i < model.linears.size(); ++i) {
     if (!model.program.linears[i].in_layer && !head) continue;
     Matrix& w = model.linears[i].w;
-    const Mat<float> values = Reconstruct(w);
-    IntegerMatrix m = FitGrid(context, values, {}, grid, ClipSearch::kMinMax);
-    for (int64_t r = 0; r < w.rows; ++r) {
-      for (int64_t c = 0; c < w.cols; ++c) {
-        const int64_t g = c / grid.GroupSize(w.cols);
-        m.codes(r, c) = EncodeNearest(values(r, c), m.scales(r, g), m.zeros(r, g), (1 << grid.bits) - 1);
-      }
-    }
-    w = PackInteger(m);
+    w = RoundedTo(context, grid, Reconstruct(w));
   }
+}
+
+// Values in blocks of a GGUF type; cols must fill whole blocks.
+inline Matrix InBlocks(const Context& context, GgufType type, MatView<const float> values) {
+  auto bytes = std::make_shared<std::vector<std::byte>>(
+      static_cast<size_t>(values.rows * GgufRowBytes(type, values.cols)));
+  EncodeBlocks(context, type, values, {}, bytes->data());
+  return {values.rows, values.cols, Blocks{type, {*bytes, bytes}}};
 }
 
 // Equal bits, any NaN being as good as another.

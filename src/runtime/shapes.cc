@@ -7,6 +7,7 @@
 
 #include "base/names.h"
 #include "base/random.h"
+#include "grids/gguf_encode.h"
 #include "model/family.h"
 
 namespace planish {
@@ -58,42 +59,108 @@ Blob RandomBytes(const Context& context, int64_t bytes, uint64_t seed, uint64_t 
   });
 }
 
-// Values of about `deviation`: codes are uniform over 2^bits steps.
-Matrix RandomCodes(const Context& context, int64_t rows, int64_t cols, const IntegerGrid& grid,
-                   float deviation, uint64_t seed, uint64_t stream) {
-  Coded coded;
-  coded.grid = grid;
-  const int64_t groups = rows * grid.NumGroups(cols);
-  coded.codes = RandomBytes(context, rows * PackedBytes(cols, grid.bits), seed, 4 * stream);
-  const F16 scale = ToF16(deviation * std::sqrt(12.0f) / static_cast<float>(1 << grid.bits));
-  coded.scales = Owned(groups * 2, [&](std::byte* data) {
-    for (int64_t i = 0; i < groups; ++i) std::memcpy(data + 2 * i, &scale, 2);
-  });
-  if (!grid.symmetric) {
-    coded.zeros = RandomBytes(context, PackedBytes(groups, grid.bits), seed, 4 * stream + 1);
+// Equal scales: the stored form of about `scale`.
+void SetScales(const GridSpec& grid, float scale, int64_t rows, int64_t groups, Coded& coded) {
+  const auto repeat = [](int64_t count, const auto& value) {
+    return Owned(count * static_cast<int64_t>(sizeof(value)), [&](std::byte* data) {
+      for (int64_t i = 0; i < count; ++i) std::memcpy(data + i * sizeof(value), &value, sizeof(value));
+    });
+  };
+  switch (grid.scale) {
+    case ScaleKind::kHalf:
+      coded.scales = repeat(groups, ToF16(scale));
+      return;
+    case ScaleKind::kSteps:  // all ones: the largest step
+      coded.scales = repeat(PackedBytes(groups, grid.scale_bits), uint8_t{0xff});
+      coded.units = repeat(rows, ToF16(scale / static_cast<float>((1 << grid.scale_bits) - 1)));
+      return;
+    case ScaleKind::kE8M0:
+      coded.scales = repeat(groups, static_cast<uint8_t>(127 + std::lround(std::log2(scale))));
+      return;
+    case ScaleKind::kNone:
+      return;
+    case ScaleKind::kE4M3:
+      coded.scales = repeat(groups, uint8_t{0x38});  // 1
+      coded.units = repeat(1, scale);
+      return;
   }
-  return {rows, cols, std::move(coded)};
+}
+
+// The root of the mean square of codes that are all as frequent.
+float SpreadOf(const GridSpec& grid, Coded& coded) {
+  if (grid.Uniform()) return static_cast<float>(1 << grid.bits) / std::sqrt(12.0f);
+  // Learned levels are as fast as any.
+  const Mat<float> levels =
+      FixedLevels(grid.Learned() ? GridSpec{.bits = grid.bits, .levels = LevelKind::kNormal} : grid);
+  double sum = 0;
+  coded.levels = Owned(levels.rows() * levels.cols() * 2, [&](std::byte* data) {
+    for (int64_t i = 0; i < levels.rows() * levels.cols(); ++i) {
+      const F16 level = ToF16(levels.data()[i]);
+      std::memcpy(data + 2 * i, &level, 2);
+      sum += double{levels.data()[i]} * levels.data()[i];
+    }
+  });
+  return static_cast<float>(std::sqrt(sum / static_cast<double>(levels.rows() * levels.cols())));
 }
 
 Matrix RandomWeight(const Context& context, const LinearSlot& slot, const ShapeOptions& options,
                     uint64_t stream) {
   const auto deviation = static_cast<float>(0.5 / std::sqrt(static_cast<double>(slot.in)));
   const int bits = slot.in_layer ? options.bits : options.head_bits;
-  Matrix codes = RandomCodes(context, slot.out, slot.in, {bits, options.group, false}, deviation,
-                             options.seed, stream * 3);
+  const GridSpec layers = options.grid.value_or(GridSpec{bits, options.group, false});
+  const GridSpec grid_of = slot.in_layer ? layers : GridSpec{bits, options.group, false};
+  Matrix codes = RandomOnGrid(context, slot.out, slot.in, grid_of, deviation, options.seed, stream * 3);
   const int64_t rank = std::min({options.rank, slot.out, slot.in});
   if (rank == 0 || !slot.in_layer) return codes;
   const IntegerGrid grid{8, 0, true};
   ProductPart path;
-  path.factors.push_back(RandomCodes(context, slot.out, rank, grid, 0.1f, options.seed, stream * 3 + 1));
-  path.factors.push_back(RandomCodes(context, rank, slot.in, grid, deviation, options.seed, stream * 3 + 2));
+  path.factors.push_back(RandomOnGrid(context, slot.out, rank, grid, 0.1f, options.seed, stream * 3 + 1));
+  path.factors.push_back(RandomOnGrid(context, rank, slot.in, grid, deviation, options.seed, stream * 3 + 2));
   SumPart sum;
   sum.terms.push_back(std::move(codes));
   sum.terms.push_back({slot.out, slot.in, std::move(path)});
   return {slot.out, slot.in, std::move(sum)};
 }
 
+// Some rows of normal values, over and over.
+Matrix RandomBlocks(const Context& context, int64_t rows, int64_t cols, GgufType type, float deviation,
+                    uint64_t seed, uint64_t stream) {
+  constexpr int64_t kRows = 16;
+  const Random random(seed, stream);
+  Mat<float> values(kRows, cols);
+  for (int64_t i = 0; i < kRows * cols; ++i) {
+    values.data()[i] = deviation * static_cast<float>(random.Normal(static_cast<uint64_t>(i)));
+  }
+  const auto row_bytes = static_cast<size_t>(GgufRowBytes(type, cols));
+  Buffer some(row_bytes * kRows), all(row_bytes * static_cast<size_t>(rows));
+  EncodeBlocks(context, type, values, {}, some.data());
+  for (int64_t i = 0; i < rows; ++i) {
+    std::memcpy(all.data() + row_bytes * static_cast<size_t>(i),
+                some.data() + row_bytes * static_cast<size_t>(i % kRows), row_bytes);
+  }
+  return BlockMatrix(type, rows, cols, std::move(all));
+}
+
 }  // namespace
+
+Matrix RandomOnGrid(const Context& context, int64_t rows, int64_t cols, const GridSpec& grid, float deviation,
+                    uint64_t seed, uint64_t stream) {
+  const GridSpec fitted = FitToRows(grid, cols);
+  if (fitted.InBlocks()) {
+    return RandomBlocks(context, rows, cols, fitted.block_type, deviation, seed, stream);
+  }
+  Coded coded;
+  coded.grid = grid;
+  const int64_t groups = rows * grid.NumGroups(cols);
+  coded.codes = RandomBytes(context, rows * PackedBytes(cols, grid.bits), seed, 4 * stream);
+  const float spread = SpreadOf(grid, coded);
+  SetScales(grid, deviation / spread, rows, groups, coded);
+  if (grid.HasZeros()) {
+    coded.zeros = RandomBytes(context, PackedBytes(groups, grid.ZeroBits()), seed, 4 * stream + 1);
+  }
+  if (grid.NumSets() > 1) coded.sets = RandomBytes(context, PackedBytes(groups, 2), seed, 4 * stream + 2);
+  return {rows, cols, std::move(coded)};
+}
 
 std::vector<std::string> ShapeNames() {
   std::vector<std::string> names;
