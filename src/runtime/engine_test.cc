@@ -138,7 +138,8 @@ TEST_F(EngineTest, IsCloseToThePlainForwardPass) {
 }
 
 // Every grid of at most 4 bits runs from its codes. What is exact in them differs in the order of sums;
-// levels of nf grids are rounded to 8 bits, off by a fiftieth of the steps between them.
+// levels that are rounded to 8 bits are off by up to 0.4 % of the largest, up to 0.04 of these models'
+// logits.
 TEST_F(EngineTest, EveryGridIsCloseToThePlainForwardPass) {
   for (const NamedGrid& named : NamedGrids()) {
     if (named.grid.bits > 4 || named.grid.InBlocks()) continue;
@@ -152,7 +153,8 @@ TEST_F(EngineTest, EveryGridIsCloseToThePlainForwardPass) {
     const auto engine =
         Must(Engine::Create(context_, model, packed, {.capacity = 64, .multiply = {.exact_inputs = true}}));
     const Mat<float> got = RunAll(context_, *engine, ids, {7, 1}, model.program.vocab);
-    EXPECT_LT(RelativeError(got, Plain(context_, model, ids, CacheType::kBF16)), 0.03) << named.name;
+    const double most = packed->notes.empty() ? kExactError : 0.08;
+    EXPECT_LT(RelativeError(got, Plain(context_, model, ids, CacheType::kBF16)), most) << named.name;
   }
 }
 
@@ -172,7 +174,8 @@ TEST_F(EngineTest, BlocksOfGgufAreCloseToThePlainForwardPass) {
     const auto engine =
         Must(Engine::Create(context_, model, packed, {.capacity = 64, .multiply = {.exact_inputs = true}}));
     const Mat<float> got = RunAll(context_, *engine, ids, {7, 1}, model.program.vocab);
-    EXPECT_LT(RelativeError(got, Plain(context_, model, ids, CacheType::kBF16)), 0.03) << InfoOf(type).name;
+    EXPECT_LT(RelativeError(got, Plain(context_, model, ids, CacheType::kBF16)), kExactError)
+        << InfoOf(type).name;
   }
 }
 
