@@ -211,7 +211,6 @@ TEST(Emulated, MasksReadAndWriteNothingElse) {
   std::vector<float> values(4);
   for (int i = 0; i < 4; ++i) values[static_cast<size_t>(i)] = static_cast<float>(i + 1);
   // The first twelve lanes would lie before the array.
-  // access.
   const __m512 tail = _mm512_maskz_loadu_ps(0xf000, values.data() - 12);
   EXPECT_EQ(LanesOf<float>(tail)[11], 0);
   EXPECT_EQ(LanesOf<float>(tail)[15], 4);
