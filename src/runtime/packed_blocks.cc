@@ -165,7 +165,7 @@ struct BlockForm {
   void (*read)(const uint8_t*, BlockCodes&);
 };
 
-using enum PackedKind;
+using enum packed::Kind;
 constexpr BlockForm kForms[] = {
     {GgufType::kQ4_0, 32, kInt4, Scales::kHalf, Offsets::kConstant, 8, 0, Table::kNone, ReadQ4_0},
     {GgufType::kQ4_1, 32, kInt4, Scales::kHalf, Offsets::kHalf, 0, 0, Table::kNone, ReadQ4_1},
