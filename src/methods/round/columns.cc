@@ -376,13 +376,7 @@ int64_t TakeBetterRows(const ColumnProblem& problem, const ColumnCoding& from, C
     });
   };
   copy(from.codes, into.codes);
-  copy(from.scales, into.scales);
-  copy(from.zeros, into.zeros);
-  copy(from.sets, into.sets);
-  copy(from.super_scales, into.super_scales);
-  copy(from.super_mins, into.super_mins);
-  copy(from.steps, into.steps);
-  copy(from.min_steps, into.min_steps);
+  ForEachParameter(from, into, copy);
   return taken;
 }
 

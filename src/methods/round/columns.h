@@ -51,6 +51,18 @@ struct ColumnCoding {
   std::vector<double> losses;           // [padded]
 };
 
+// visit(source, target) for every matrix of the groups' parameters, that is all but the codes.
+template <class Visit>
+void ForEachParameter(const ColumnCoding& from, ColumnCoding& to, const Visit& visit) {
+  visit(from.scales, to.scales);
+  visit(from.zeros, to.zeros);
+  visit(from.sets, to.sets);
+  visit(from.super_scales, to.super_scales);
+  visit(from.super_mins, to.super_mins);
+  visit(from.steps, to.steps);
+  visit(from.min_steps, to.min_steps);
+}
+
 // Large matrices that the passes overwrite, kept between them: fresh memory would have to be cleared by
 // the system each time, which costs more than the pass's own kernel.
 struct ColumnScratch {

@@ -35,16 +35,9 @@ void CheckArguments(MatView<const float> w, const GridSpec& grid) {
 
 // The parameters of all groups of one coding for another.
 void CopyGrid(const ColumnProblem& problem, const ColumnCoding& from, ColumnCoding& to) {
-  const auto copy = [&](const auto& source, auto& target) {
+  ForEachParameter(from, to, [&](const auto& source, auto& target) {
     std::copy_n(source.data(), source.rows() * problem.ld, target.data());
-  };
-  copy(from.scales, to.scales);
-  copy(from.zeros, to.zeros);
-  copy(from.sets, to.sets);
-  copy(from.super_scales, to.super_scales);
-  copy(from.super_mins, to.super_mins);
-  copy(from.steps, to.steps);
-  copy(from.min_steps, to.min_steps);
+  });
 }
 
 // A grid in blocks must fit the rows; the caller has already let it give way (FitToRows).
