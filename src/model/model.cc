@@ -258,11 +258,13 @@ Result<Model> Bind(const std::string& path) {
   } else {
     PLANISH_TRY(model.config, ReadJsonFile(config_path));
     PLANISH_RETURN_IF_ERROR(ReadOwnConfig(path, model.config));
-    PLANISH_TRY(model.checkpoint, Checkpoint::Open(path));
   }
   auto program = BuildProgram(model.config);
   if (!program.ok()) return program.error().At(config_path);
   model.program = std::move(program).value();
+  if (!gguf) {
+    PLANISH_TRY(model.checkpoint, Checkpoint::Open(path));
+  }
   auto compressed = ReadCompressed(model.config, model.checkpoint);
   if (!compressed.ok()) return compressed.error().At(config_path);
   if (!gguf) UseNamesOf(model.checkpoint, *compressed, model.program);
