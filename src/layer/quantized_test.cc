@@ -9,6 +9,7 @@
 #include <cstring>
 #include <functional>
 
+#include "layer/artifact.h"
 #include "layer/quantized_parts.h"
 
 namespace planish {
@@ -419,7 +420,17 @@ TEST(CompressedTensorsTest, NvFloat4) {
   // The scale is divided, in fp32, before it multiplies: 448 / 3000 * 6.
   files.Floats("m.weight_global_scale", {1}, {3000});
   const float scale = 448.0f / 3000.0f;
-  EXPECT_EQ(ReadFrom(config, files, 1, 16).values[7], 6 * scale);
+  const Read divided = ReadFrom(config, files, 1, 16);
+  EXPECT_EQ(divided.values[7], 6 * scale);
+  // An artifact keeps it that way.
+  std::vector<PartTensor> parts;
+  const OrderedJson description = DescribeParts(divided.matrix, "m", parts);
+  std::vector<Checkpoint::Loose> loose;
+  for (const PartTensor& part : parts) loose.push_back({{part.name, part.type, part.shape}, part.bytes});
+  const auto again = ReadParts(Json::parse(description.dump()), "m", 1, 16,
+                               Checkpoint::OfTensors("artifact", std::move(loose), nullptr, 0));
+  ASSERT_TRUE(again.ok()) << again.error().message;
+  EXPECT_EQ(Reconstruct(*again)(0, 7), 6 * scale);
   files.Add("m.weight_scale", DType::kF8E4M3, {1, 1}, std::vector<uint8_t>{0x7F});
   EXPECT_THAT(ReadFrom(config, files, 1, 16).error, HasSubstr("element 0 is NaN or negative"));
   files.Add("m.weight_scale", DType::kF8E4M3, {1, 1}, std::vector<uint8_t>{0x7E});
