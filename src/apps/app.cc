@@ -83,6 +83,17 @@ void AddVerb(CLI::App& verb, Action action) {
   verb.callback([action = std::move(action)] { ChosenAction() = action; });
 }
 
+void PrintNotes(const Model& model, const RunOptions& options) {
+  if (options.quiet) return;
+  for (const std::string& note : model.notes) fmt::print(stderr, "{}: {}\n", model.path, note);
+}
+
+Result<Model> OpenModel(const std::string& path, const RunOptions& options) {
+  PLANISH_TRY(Model model, LoadModel(path));
+  PrintNotes(model, options);
+  return model;
+}
+
 Result<std::string> CheckedText(const std::string& text, const std::string& where) {
   const auto valid = ValidateUtf8(text);
   if (!valid.ok()) return valid.error().At(where);

@@ -9,6 +9,7 @@
 #include "base/context.h"
 #include "base/json.h"
 #include "formats/tokenizer.h"
+#include "model/model.h"
 
 namespace planish::app {
 
@@ -46,6 +47,11 @@ using Action = std::function<Status()>;
 void AddVerb(CLI::App& verb, Action action);
 // What the chosen verb is to do, or nullptr.
 Action& ChosenAction();
+
+// What of a model's files is not applied, to standard error unless --quiet.
+void PrintNotes(const Model& model, const RunOptions& options);
+// The model, its notes printed.
+Result<Model> OpenModel(const std::string& path, const RunOptions& options);
 
 // Text of --prompt or of a file, checked to be UTF-8.
 Result<std::string> CheckedText(const std::string& text, const std::string& where);

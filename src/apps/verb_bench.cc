@@ -19,11 +19,11 @@ struct BenchFlags {
   std::string model, shape_name, grid;
 };
 
-Result<Model> OpenModel(const Context& context, const BenchFlags& flags) {
+Result<Model> OpenOrMake(const Context& context, const BenchFlags& flags) {
   if (flags.model.empty() == flags.shape_name.empty()) {
     return InputError("bench: give a MODEL, or --shape for random weights of a well-known shape");
   }
-  if (!flags.model.empty()) return LoadModel(flags.model);
+  if (!flags.model.empty()) return OpenModel(flags.model, flags.run);
   ShapeOptions shape = flags.shape;
   if (!flags.grid.empty()) {
     shape.grid = FindGrid(flags.grid);
@@ -86,7 +86,7 @@ Status Bench(const BenchFlags& flags) {
   if (context.profile == Profile::kStrict) {
     return InputError("bench measures the packed runtime, which --strict excludes");
   }
-  PLANISH_TRY(const Model model, OpenModel(context, flags));
+  PLANISH_TRY(const Model model, OpenOrMake(context, flags));
   PLANISH_TRY(auto packed, LoadPacked(context, model, flags.runtime));
   PLANISH_TRY(const EngineOptions options,
               ReadEngineOptions(flags.runtime, flags.speed.sequences, CapacityFor(flags.speed)));

@@ -19,7 +19,7 @@ struct CalibrateFlags {
 Status RunCalibrate(const CalibrateFlags& flags) {
   PLANISH_TRY(const auto run, Run::Start(flags.run, flags.spec.seed));
   if (FileExists(flags.output)) return InputError(fmt::format("{}: already exists", flags.output));
-  PLANISH_TRY(Model model, LoadModel(flags.model));
+  PLANISH_TRY(Model model, OpenModel(flags.model, flags.run));
   PLANISH_RETURN_IF_ERROR(CheckFinite(run->context(), model));
   PLANISH_TRY(auto windows, LoadCalibration(model, flags.spec));
   const CalibrationSet set = CalibrationSet::Make(std::move(windows));

@@ -132,7 +132,7 @@ Status RunCompress(CompressFlags& flags) {
     flags.request.output.pop_back();
   PLANISH_TRY(const auto run, Run::Start(flags.run, recipe.calibration.seed));
   const Context& context = run->context();
-  PLANISH_TRY(Model model, LoadModel(flags.model));
+  PLANISH_TRY(Model model, OpenModel(flags.model, flags.run));
   PLANISH_TRY(auto windows, LoadCalibration(model, recipe.calibration));
   const CalibrationSet set = CalibrationSet::Make(std::move(windows));
   std::optional<StatisticsFile> statistics;

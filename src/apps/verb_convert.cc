@@ -45,7 +45,7 @@ Status RunConvert(const ConvertFlags& flags) {
     return InputError(fmt::format("{}: already exists; choose another output or remove it", flags.output));
   }
   PLANISH_TRY(const auto run, Run::Start(flags.run));
-  PLANISH_TRY(const Model model, LoadModel(flags.model));
+  PLANISH_TRY(const Model model, OpenModel(flags.model, flags.run));
   PLANISH_RETURN_IF_ERROR(ReadImportance(flags, *target, model, options));
   PLANISH_TRY(const Converted done, target->write(run->context(), model, options, flags.output));
   if (flags.run.json) {

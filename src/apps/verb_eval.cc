@@ -68,6 +68,7 @@ Status Eval(const EvalFlags& flags) {
   const auto open = [&](const std::string& path, bool reference) -> Status {
     PLANISH_TRY(auto model,
                 reference ? LoadModel(path) : LoadAtPrecision(run->context(), path, flags.runtime));
+    PrintNotes(model, flags.run);
     PLANISH_RETURN_IF_ERROR(CheckFinite(run->context(), model));
     models.push_back(std::make_unique<Model>(std::move(model)));
     if (reference || flags.runtime.runtime == "plain") {

@@ -67,6 +67,7 @@ Status RunGenerate(GenerateFlags& flags) {
   PLANISH_TRY(const std::string prompt, CheckedText(flags.prompt, "--prompt"));
   PLANISH_TRY(const auto run, Run::Start(flags.run, flags.options.sampling.seed));
   PLANISH_TRY(const Model model, LoadAtPrecision(run->context(), flags.model, flags.runtime));
+  PrintNotes(model, flags.run);
   PLANISH_TRY(const auto tokenizer, Tokenizer::Load(model.path));
   PLANISH_TRY(const auto ids, PromptIds(flags, prompt, model, *tokenizer));
   if (flags.options.context == 0) {

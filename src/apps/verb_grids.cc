@@ -60,7 +60,7 @@ Status RunGrids(const GridsFlags& flags) {
     return InputError(fmt::format("{}: already exists", flags.svg));
   }
   PLANISH_TRY(const auto run, Run::Start(flags.run, flags.spec.seed));
-  PLANISH_TRY(const Model model, LoadModel(flags.model));
+  PLANISH_TRY(const Model model, OpenModel(flags.model, flags.run));
   PLANISH_RETURN_IF_ERROR(CheckFinite(run->context(), model));
   PLANISH_TRY(const StatisticsFile statistics, Statistics(run->context(), flags, model));
   FeedbackOptions options;  // as stage gptq has them

@@ -185,7 +185,7 @@ void PrintTable(const Model& model, const std::vector<Row>& rows) {
 
 Status RunInspect(const InspectFlags& flags) {
   PLANISH_TRY(const auto run, Run::Start(flags.run));
-  PLANISH_TRY(const Model model, LoadModel(flags.model));
+  PLANISH_TRY(const Model model, OpenModel(flags.model, flags.run));
   PLANISH_TRY(const auto rows, Collect(run->context(), flags, model));
   if (flags.run.json) {
     PrintJson(ToJson(model, rows));

@@ -93,7 +93,7 @@ void PrintLogitsJson(const LogitsFlags& flags, const std::vector<int32_t>& ids, 
 Status RunLogits(const LogitsFlags& flags) {
   if (flags.ids.empty() == flags.prompt.empty()) return InputError("give either --ids or --prompt");
   PLANISH_TRY(const auto run, Run::Start(flags.run));
-  PLANISH_TRY(const Model model, LoadModel(flags.model));
+  PLANISH_TRY(const Model model, OpenModel(flags.model, flags.run));
   PLANISH_TRY(const auto ids, InputIds(flags, model));
   const auto count = static_cast<int64_t>(ids.size());
   const int64_t last = flags.last == 0 ? count : std::min(flags.last, count);

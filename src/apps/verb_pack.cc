@@ -18,7 +18,7 @@ struct PackFlags {
 
 Status Pack(const PackFlags& flags) {
   PLANISH_TRY(const auto run, Run::Start(flags.run));
-  PLANISH_TRY(const Model model, LoadModel(flags.model));
+  PLANISH_TRY(const Model model, OpenModel(flags.model, flags.run));
   PLANISH_RETURN_IF_ERROR(CheckFinite(run->context(), model));
   std::string output = flags.output;
   if (output.empty()) {

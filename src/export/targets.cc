@@ -5,7 +5,9 @@
 #include <cctype>
 
 #include "base/names.h"
+#include "export/compressed_tensors_export.h"
 #include "export/gguf_export.h"
+#include "export/gptq_export.h"
 #include "export/target.h"
 
 namespace planish {
@@ -39,6 +41,12 @@ Result<Converted> WriteGguf(const Context& context, const Model& model, const Co
 constexpr ConvertTarget kTargets[] = {
     {"gguf", "one file for llama.cpp and what is built on it", GgufTypes, false, WriteGguf,
      /*takes_importance=*/true},
+    {"gptq", "GPTQ version 2: integers of 2, 3, 4, 8 bits (vLLM, SGLang, transformers)", nullptr, false,
+     WriteGptqV2},
+    {"gptq-v1", "GPTQ version 1: for older loaders; no zero point of 0", nullptr, false, WriteGptqV1},
+    {"awq", "AWQ: 4-bit integers (vLLM, SGLang, transformers)", nullptr, false, WriteAwq},
+    {"compressed-tensors", "for vLLM and SGLang; auto keeps the model's codes", CompressedTensorsSchemes,
+     true, WriteCompressedTensors},
 };
 
 std::string Listing() {

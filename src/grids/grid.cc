@@ -104,9 +104,10 @@ float StoredScale(const GridSpec& grid, float unit, float s) {
       return std::ldexp(1.0f, mantissa < 0.75f ? exponent - 1 : exponent);
     }
     case ScaleKind::kE4M3: {
-      const float t = std::clamp(s / unit, 0x1p-9f, 448.0f);
+      const float t = std::clamp(grid.unit_divides ? s * unit : s / unit, 0x1p-9f, 448.0f);
       const int exponent = std::max(std::ilogb(t), -6);
-      return std::ldexp(std::nearbyint(std::ldexp(t, 3 - exponent)), exponent - 3) * unit;
+      const float stored = std::ldexp(std::nearbyint(std::ldexp(t, 3 - exponent)), exponent - 3);
+      return grid.unit_divides ? stored / unit : stored * unit;
     }
     case ScaleKind::kNone:
       return 1.0f;

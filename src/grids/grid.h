@@ -38,7 +38,7 @@ enum class ScaleKind : uint8_t {
   kHalf,   // fp16 a group
   kSteps,  // whole number in [1, 2^scale_bits) a group, times an fp16 unit a row
   kE8M0,   // power of two a group, one byte
-  kE4M3,   // FP8 a group, times an fp32 unit of the tensor
+  kE4M3,   // FP8 a group, times an fp32 unit of the tensor (or divided by it)
   kNone,   // 1, not stored: the levels are the values
 };
 
@@ -52,7 +52,8 @@ struct GridSpec {
   ScaleKind scale = ScaleKind::kHalf;
   int scale_bits = 8;                       // kSteps: 4 to 8
   TableScope tables = TableScope::kTensor;  // kTable
-  int zero_bits = 0;  // uniform: zeros are multiples of 2^(bits - zero_bits) below 2^bits; 0: as bits
+  bool unit_divides = false;  // kE4M3: the scale is FP8 / unit, as compressed-tensors stores NVFP4
+  int zero_bits = 0;          // uniform: zeros are multiples of 2^(bits - zero_bits) below 2^bits; 0: as bits
   // kGguf: one that encodes; `group` is its block and nothing else here counts. F16: no block fits the rows.
   GgufType block_type = GgufType::kF32;
 

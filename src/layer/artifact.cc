@@ -52,6 +52,7 @@ void DescribeCoded(const Matrix& m, const Coded& coded, const std::string& prefi
     AddTensor(prefix + ".units", DType::kF16, {m.rows}, coded.units, tensors);
   }
   if (grid.scale == ScaleKind::kE4M3) {
+    if (grid.unit_divides) json["unit_divides"] = true;
     AddTensor(prefix + ".units", DType::kF32, {1}, coded.units, tensors);
   }
   if (grid.HasZeros()) {
@@ -169,6 +170,9 @@ Result<GridSpec> ReadGrid(const Json& d, const std::string& tensor, bool uniform
     }
     grid.scale = static_cast<ScaleKind>(it - std::begin(kScaleNames));
   }
+  if (grid.scale == ScaleKind::kE4M3) {
+    PLANISH_TRY(grid.unit_divides, JsonBool(d, "unit_divides", false));
+  }
   if (d.contains("tables")) {
     PLANISH_TRY(const std::string tables, JsonString(d, "tables"));
     const auto* it = std::find(std::begin(kTableNames), std::end(kTableNames), tables);
@@ -214,6 +218,9 @@ Result<Matrix> ReadCoded(const Json& d, const std::string& tensor, int64_t rows,
     PLANISH_TRY(coded.units, ReadBlob(tensor + ".units", DType::kF32, {1}, checkpoint));
     if (!std::isfinite(LoadElement(coded.units.bytes.data(), DType::kF32, 0))) {
       return InputError(fmt::format("tensor '{}.units': element 0 is not finite", tensor));
+    }
+    if (grid.unit_divides && LoadElement(coded.units.bytes.data(), DType::kF32, 0) == 0) {
+      return InputError(fmt::format("tensor '{}.units': a unit that divides is 0", tensor));
     }
   }
   if (grid.HasZeros()) {

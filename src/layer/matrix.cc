@@ -9,48 +9,10 @@
 
 #include "base/overloaded.h"
 #include "grids/gguf_decode.h"
+#include "layer/bit_run.h"
 
 namespace planish {
 namespace {
-
-void Pack(const uint8_t* values, int64_t count, int bits, uint8_t* out) {
-  uint32_t held = 0;
-  int held_bits = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    held |= static_cast<uint32_t>(values[i]) << held_bits;
-    held_bits += bits;
-    while (held_bits >= 8) {
-      *out++ = static_cast<uint8_t>(held);
-      held >>= 8;
-      held_bits -= 8;
-    }
-  }
-  if (held_bits > 0) *out = static_cast<uint8_t>(held);
-}
-
-uint8_t UnpackOne(const std::byte* in, int64_t index, int bits) {
-  const int64_t bit = index * bits;
-  const int shift = static_cast<int>(bit & 7);
-  uint32_t word = static_cast<uint32_t>(in[bit >> 3]);
-  if (shift + bits > 8) word |= static_cast<uint32_t>(in[(bit >> 3) + 1]) << 8;
-  return static_cast<uint8_t>((word >> shift) & ((1u << bits) - 1u));
-}
-
-// values[i] = code begin + i; eight codes at a time are `bits` whole bytes.
-void Unpack(const std::byte* in, int64_t begin, int64_t count, int bits, uint8_t* values) {
-  int64_t i = 0;
-  while (i < count && ((begin + i) & 7) != 0) {
-    values[i] = UnpackOne(in, begin + i, bits);
-    ++i;
-  }
-  const uint64_t mask = (uint64_t{1} << bits) - 1;
-  for (; i + 8 <= count; i += 8) {
-    uint64_t word = 0;
-    std::memcpy(&word, in + (begin + i) / 8 * bits, static_cast<size_t>(bits));
-    for (int j = 0; j < 8; ++j) values[i + j] = static_cast<uint8_t>((word >> (j * bits)) & mask);
-  }
-  for (; i < count; ++i) values[i] = UnpackOne(in, begin + i, bits);
-}
 
 float LoadF16(const std::byte* data, int64_t index) { return LoadElement(data, DType::kF16, index); }
 
@@ -97,11 +59,14 @@ float ScaleAt(const Coded& coded, int64_t groups, int64_t i, int64_t g) {
     case ScaleKind::kHalf:
       return LoadF16(scales, at);
     case ScaleKind::kSteps:
-      return static_cast<float>(UnpackOne(scales, at, coded.grid.scale_bits)) *
+      return static_cast<float>(RunValue(scales, at, coded.grid.scale_bits)) *
              LoadF16(coded.units.bytes.data(), i);
     case ScaleKind::kE8M0:
       return std::ldexp(1.0f, static_cast<int>(scales[at]) - 127);
     case ScaleKind::kE4M3:
+      if (coded.grid.unit_divides) {
+        return FromE4M3(static_cast<uint8_t>(scales[at])) / LoadF32(coded.units.bytes.data());
+      }
       return FromE4M3(static_cast<uint8_t>(scales[at])) * LoadF32(coded.units.bytes.data());
     case ScaleKind::kNone:
       return 1;
@@ -111,11 +76,11 @@ float ScaleAt(const Coded& coded, int64_t groups, int64_t i, int64_t g) {
 float ZeroAt(const Coded& coded, int64_t groups, int64_t i, int64_t g) {
   const GridSpec& grid = coded.grid;
   if (grid.symmetric) return static_cast<float>(1 << (grid.bits - 1));
-  const int zero = UnpackOne(coded.zeros.bytes.data(), i * groups + g, grid.ZeroBits());
+  const int zero = RunValue(coded.zeros.bytes.data(), i * groups + g, grid.ZeroBits());
   return static_cast<float>(zero) * grid.ZeroStep();
 }
 int SetAt(const Coded& coded, int64_t groups, int64_t i, int64_t g) {
-  return coded.sets.bytes.empty() ? 0 : UnpackOne(coded.sets.bytes.data(), i * groups + g, 2);
+  return coded.sets.bytes.empty() ? 0 : RunValue(coded.sets.bytes.data(), i * groups + g, 2);
 }
 
 // One row is decoded group by group: value = (code - zero) * scale, or level[code] * scale.
@@ -132,7 +97,7 @@ void ReadCoded(const Matrix& m, const Coded& coded, int64_t row, int64_t rows, i
       const int64_t g = j / group;
       const int64_t end = std::min({(g + 1) * group, col + cols, j + kChunk});
       const float scale = ScaleAt(coded, groups, i, g);
-      Unpack(coded.codes.bytes.data() + i * row_bytes, j, end - j, bits, codes);
+      UnpackRun(coded.codes.bytes.data() + i * row_bytes, j, end - j, bits, codes);
       if (coded.grid.Uniform()) {
         const float zero = ZeroAt(coded, groups, i, g);
         for (int64_t k = 0; k < end - j; ++k) *to++ = (static_cast<float>(codes[k]) - zero) * scale;
@@ -265,7 +230,7 @@ template <typename Value>
 Blob RunBlob(int64_t count, int bits, const Value& value) {
   std::vector<uint8_t> values(static_cast<size_t>(count));
   for (int64_t k = 0; k < count; ++k) values[static_cast<size_t>(k)] = static_cast<uint8_t>(value(k));
-  return Owned(PackedBytes(count, bits), [&](uint8_t* to) { Pack(values.data(), count, bits, to); });
+  return Owned(PackedBytes(count, bits), [&](uint8_t* to) { PackRun(values.data(), count, bits, to); });
 }
 
 Blob PackScales(const GridMatrix& m) {
@@ -282,7 +247,8 @@ Blob PackScales(const GridMatrix& m) {
       return RunBlob(count, 8, [&](int64_t k) { return std::ilogb(scales[k]) + 127; });
     case ScaleKind::kE4M3:
       return RunBlob(count, 8, [&](int64_t k) {
-        return ToE4M3(StoredScale(m.grid, 1.0f, scales[k] / m.units.front()));
+        const float unit = m.units.front();
+        return ToE4M3(StoredScale(m.grid, 1.0f, m.grid.unit_divides ? scales[k] * unit : scales[k] / unit));
       });
     case ScaleKind::kNone:
       break;
@@ -299,7 +265,7 @@ Matrix PackCodes(const GridMatrix& m) {
   Coded coded;
   coded.grid = grid;
   coded.codes = Owned(rows * row_bytes, [&](uint8_t* to) {
-    for (int64_t i = 0; i < rows; ++i) Pack(m.codes.row(i), cols, grid.bits, to + i * row_bytes);
+    for (int64_t i = 0; i < rows; ++i) PackRun(m.codes.row(i), cols, grid.bits, to + i * row_bytes);
   });
   coded.scales = PackScales(m);
   if (grid.HasZeros()) {
@@ -327,8 +293,8 @@ GridMatrix UnpackCodes(const Matrix& matrix) {
   if (grid.Uniform()) m.zeros.Resize(matrix.rows, groups);
   if (grid.NumSets() > 1) m.sets.Resize(matrix.rows, groups);
   for (int64_t i = 0; i < matrix.rows; ++i) {
-    Unpack(coded->codes.bytes.data() + i * PackedBytes(matrix.cols, grid.bits), 0, matrix.cols, grid.bits,
-           m.codes.row(i));
+    UnpackRun(coded->codes.bytes.data() + i * PackedBytes(matrix.cols, grid.bits), 0, matrix.cols, grid.bits,
+              m.codes.row(i));
     for (int64_t g = 0; g < groups; ++g) {
       m.scales(i, g) = ScaleAt(*coded, groups, i, g);
       if (grid.Uniform()) m.zeros(i, g) = ZeroAt(*coded, groups, i, g);

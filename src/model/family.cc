@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/names.h"
+#include "layer/quantized.h"
 
 namespace planish {
 namespace {
@@ -156,10 +157,11 @@ Result<Program> BuildProgram(const Json& config) {
   if (config.contains("quantization_config") && config["quantization_config"].is_object()) {
     PLANISH_TRY(const std::string method,
                 JsonString(config["quantization_config"], "quant_method", "unnamed"));
-    if (method != "planish") {
-      return InputError(fmt::format(
-          "the checkpoint is already compressed with '{}', which cannot be read yet; use the original model",
-          Abbreviate(method)));
+    if (method != "planish" && !IsQuantizedMethod(method)) {
+      return InputError(
+          fmt::format("the checkpoint is already compressed with '{}', which cannot be read (gptq, awq and "
+                      "compressed-tensors can); use the original model",
+                      Abbreviate(method)));
     }
   }
   if (const Family* family = FindFamily(type)) return family->build(config);

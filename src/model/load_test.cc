@@ -214,7 +214,7 @@ TEST(BuildProgramTest, RefusesBadFields) {
       {{{"bos_token_id", 11}}, "bos_token_id: expected an id below 11 or -1 for none, found 11"},
       {{{"bos_token_id", -(int64_t{1} << 32)}},
        "bos_token_id: expected an id below 11 or -1 for none, found -4294967296"},
-      {{{"quantization_config", {{"quant_method", "gptq"}}}}, "already compressed with 'gptq'"},
+      {{{"quantization_config", {{"quant_method", "hqq"}}}}, "already compressed with 'hqq'"},
   };
   for (const auto& [changes, message] : cases) {
     Json config = TinyModel().config;

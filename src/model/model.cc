@@ -11,6 +11,7 @@
 
 #include "base/file.h"
 #include "layer/artifact.h"
+#include "layer/quantized.h"
 #include "model/family.h"
 #include "model/gguf_model.h"
 
@@ -110,13 +111,26 @@ Result<Matrix> ReadBank(const LinearSlot& slot, const Checkpoint& checkpoint) {
        checkpoint.owner()});
 }
 
-Result<Linear> BindLinear(const LinearSlot& slot, const Json& parts, const Checkpoint& checkpoint) {
+// What stands in the place of plain tensors: parts of an artifact, or a reader of another program's.
+struct Compressed {
+  Json parts = Json::object();
+  std::unique_ptr<QuantizedReader> reader;
+  bool Holds(const std::string& weight) const {
+    return parts.contains(weight) || (reader != nullptr && reader->Holds(weight));
+  }
+};
+
+Result<Linear> BindLinear(const LinearSlot& slot, const Compressed& compressed,
+                          const Checkpoint& checkpoint) {
   Linear linear;
   linear.name = slot.weight;
+  const Json& parts = compressed.parts;
   const auto description = parts.find(slot.weight);
   if (description != parts.end()) {
     PLANISH_TRY(linear.w, ReadParts(*description, slot.weight, slot.out, slot.in, checkpoint));
     PLANISH_RETURN_IF_ERROR(ReadBias(*description, checkpoint, linear));
+  } else if (compressed.reader != nullptr && compressed.reader->Holds(slot.weight)) {
+    PLANISH_TRY(linear.w, compressed.reader->Read(slot.weight, slot.out, slot.in));
   } else if (!slot.bank.tensor.empty() && !checkpoint.Has(slot.weight) && checkpoint.Has(slot.bank.tensor)) {
     PLANISH_TRY(linear.w, ReadBank(slot, checkpoint));
   } else if (slot.transposed) {
@@ -130,11 +144,20 @@ Result<Linear> BindLinear(const LinearSlot& slot, const Json& parts, const Check
   return linear;
 }
 
-// The descriptions of compressed matrices in an artifact's config; empty for an original model.
-Result<Json> ReadPartsTable(const Json& config) {
+// The descriptions of compressed matrices in an artifact's config, or the reader of another program's format;
+// neither for an original model.
+Result<Compressed> ReadCompressed(const Json& config, const Checkpoint& checkpoint) {
+  Compressed compressed;
   if (!config.contains("quantization_config") || !config["quantization_config"].is_object())
-    return Json::object();
+    return compressed;
   const Json& q = config["quantization_config"];
+  PLANISH_TRY(const std::string method, JsonString(q, "quant_method", ""));
+  if (IsQuantizedMethod(method)) {
+    auto reader = OpenQuantized(q, checkpoint);
+    if (!reader.ok()) return reader.error().At("quantization_config");
+    compressed.reader = std::move(reader).value();
+    return compressed;
+  }
   PLANISH_TRY(const int64_t version, JsonInt(q, "version"));
   if (version != kArtifactVersion) {
     return InputError(fmt::format("quantization_config: version {} is not known, this program reads {}",
@@ -144,17 +167,19 @@ Result<Json> ReadPartsTable(const Json& config) {
   if (tensors == q.end() || !tensors->is_object()) {
     return InputError("quantization_config: field 'tensors' is missing");
   }
-  return *tensors;
+  compressed.parts = *tensors;
+  return compressed;
 }
 
 // Names of tensors as this checkpoint spells them: other prefixes are tried where a name is not there.
-void UseNamesOf(const Checkpoint& checkpoint, const Json& parts, Program& program) {
+void UseNamesOf(const Checkpoint& checkpoint, const Compressed& compressed, Program& program) {
+  const auto has = [&](const std::string& name) { return checkpoint.Has(name) || compressed.Holds(name); };
   const auto spell = [&](std::string& name) {
-    if (name.empty() || checkpoint.Has(name) || parts.contains(name)) return;
+    if (name.empty() || has(name)) return;
     for (const auto& [prefix, other] : program.prefixes) {
       if (!name.starts_with(prefix)) continue;
       const std::string spelled = other + name.substr(prefix.size());
-      if (!checkpoint.Has(spelled) && !parts.contains(spelled)) continue;
+      if (!has(spelled)) continue;
       name = spelled;
       return;
     }
@@ -186,6 +211,40 @@ Status ReadGenerationConfig(const std::string& path, Program& program) {
   return {};
 }
 
+// Older GPTQ and AWQ folders keep their settings in a file of their own.
+Status ReadOwnConfig(const std::string& path, Json& config) {
+  if (!config.is_object() || config.contains("quantization_config")) return {};
+  for (const auto& [name, method] :
+       {std::pair("quantize_config.json", "gptq"), std::pair("quant_config.json", "awq")}) {
+    const std::string file = JoinPath(path, name);
+    if (!FileExists(file)) continue;
+    PLANISH_TRY(Json own, ReadJsonFile(file));
+    if (!own.is_object()) return InputError(fmt::format("{}: expected an object", file));
+    if (!own.contains("quant_method")) own["quant_method"] = method;
+    config["quantization_config"] = std::move(own);
+    return {};
+  }
+  return {};
+}
+
+// Every linear and vector of the program, from the checkpoint.
+Status BindTensors(const Compressed& compressed, Model& model) {
+  for (const auto& slot : model.program.linears) {
+    PLANISH_TRY(Linear linear, BindLinear(slot, compressed, model.checkpoint));
+    model.linears.push_back(std::move(linear));
+    if (compressed.reader == nullptr || !compressed.reader->Holds(slot.weight)) continue;
+    for (auto& name : compressed.reader->TensorsOf(slot.weight)) {
+      model.quantized_tensors[std::move(name)] = slot.weight;
+    }
+  }
+  for (const auto& slot : model.program.vectors) {
+    PLANISH_TRY(auto vector, ReadVector(slot, model.checkpoint));
+    model.vectors.push_back(std::move(vector));
+  }
+  if (compressed.reader != nullptr) model.notes = compressed.reader->Notes();
+  return {};
+}
+
 Result<Model> Bind(const std::string& path) {
   Model model;
   model.path = path;
@@ -198,26 +257,19 @@ Result<Model> Bind(const std::string& path) {
     model.checkpoint = std::move(opened.checkpoint);
   } else {
     PLANISH_TRY(model.config, ReadJsonFile(config_path));
+    PLANISH_RETURN_IF_ERROR(ReadOwnConfig(path, model.config));
   }
   auto program = BuildProgram(model.config);
   if (!program.ok()) return program.error().At(config_path);
   model.program = std::move(program).value();
-  auto parts = ReadPartsTable(model.config);
-  if (!parts.ok()) return parts.error().At(config_path);
   if (!gguf) {
     PLANISH_TRY(model.checkpoint, Checkpoint::Open(path));
-    UseNamesOf(model.checkpoint, *parts, model.program);
   }
-  for (const auto& slot : model.program.linears) {
-    auto linear = BindLinear(slot, *parts, model.checkpoint);
-    if (!linear.ok()) return linear.error().At(path);
-    model.linears.push_back(std::move(linear).value());
-  }
-  for (const auto& slot : model.program.vectors) {
-    auto vector = ReadVector(slot, model.checkpoint);
-    if (!vector.ok()) return vector.error().At(path);
-    model.vectors.push_back(std::move(vector).value());
-  }
+  auto compressed = ReadCompressed(model.config, model.checkpoint);
+  if (!compressed.ok()) return compressed.error().At(config_path);
+  if (!gguf) UseNamesOf(model.checkpoint, *compressed, model.program);
+  const Status bound = BindTensors(*compressed, model);
+  if (!bound.ok()) return bound.error().At(path);
   PLANISH_RETURN_IF_ERROR(ReadGenerationConfig(JoinPath(path, "generation_config.json"), model.program));
   return model;
 }

@@ -21,6 +21,9 @@ struct Model {
   Program program;
   std::vector<Linear> linears;              // by LinearId
   std::vector<std::vector<float>> vectors;  // by VectorId
+  // Of a checkpoint that another program quantized: its tensors -> the weight that they make.
+  std::map<std::string, std::string> quantized_tensors;
+  std::vector<std::string> notes;  // what of the files is not applied, or not held as it was stored
   Checkpoint checkpoint;
 
   // Bytes of all tensors and their metadata (the safetensors files whole; no tokenizer).
@@ -33,9 +36,10 @@ struct Model {
   double LinearBitsPerWeight() const;
 };
 
-// Reads config.json, builds the program, binds and checks every tensor's name, type and shape, and
-// generation_config.json's stop tokens. `path` is a folder; "demo" names the embedded model when no such
-// folder exists. Weights are not scanned: CheckFinite does that.
+// Reads config.json (and, of older GPTQ and AWQ folders, quantize_config.json or quant_config.json), builds
+// the program, binds and checks every tensor's name, type and shape, and generation_config.json's stop
+// tokens. `path` is a folder; "demo" names the embedded model when no such folder exists. Weights are not
+// scanned: CheckFinite does that.
 Result<Model> LoadModel(const std::string& path);
 // "demo" -> "embedded:demo" unless a folder of that name exists; anything else unchanged.
 std::string ResolveModelPath(const std::string& path);

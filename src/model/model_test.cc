@@ -76,7 +76,7 @@ TEST(WrongConfig, TableOfMistakes) {
            {"bos_token_id", INT64_MIN, "bos_token_id"},
            {"rms_norm_eps", 1e-60, "rms_norm_eps"},
            {"model_type", std::string(5000, 'm'), "mmm...' is not known"},
-           {"quantization_config", Json{{"quant_method", "awq"}}, "already compressed with 'awq'"}}) {
+           {"quantization_config", Json{{"quant_method", "hqq"}}, "already compressed with 'hqq'"}}) {
     TinyModel model;
     model.config[c.key] = c.value;
     const auto program = BuildProgram(model.config);

@@ -47,7 +47,16 @@ Result<Contents> Collect(const Model& model) {
   }
   const Json described =
       model.config.value("quantization_config", Json::object()).value("tensors", Json::object());
+  std::map<std::string, const Linear*> quantized;  // by another program; each written once, as its parts
+  for (const Linear& linear : model.linears) quantized[linear.name] = &linear;
   for (const TensorInfo* info : model.checkpoint.tensors()) {
+    if (const auto made = model.quantized_tensors.find(info->name); made != model.quantized_tensors.end()) {
+      const auto first = quantized.find(made->second);
+      if (first == quantized.end()) continue;
+      AddParts(*first->second, contents);
+      quantized.erase(first);
+      continue;
+    }
     // Blocks of a GGUF file are listed under their tensor's name and a suffix.
     constexpr std::string_view kBlocks = ".blocks";
     const std::string name =

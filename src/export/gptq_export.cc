@@ -1,0 +1,281 @@
+// Layouts as in layer/quantized_gptq.cc, the other way round.
+#include "export/gptq_export.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+
+#include "export/quantized_plan.h"
+#include "layer/bit_run.h"
+
+namespace planish {
+namespace {
+
+using Source = std::shared_ptr<CodeSource>;
+
+void Store(std::span<std::byte> out, int64_t index, uint32_t word) {
+  std::memcpy(out.data() + 4 * index, &word, 4);
+}
+
+// [groups, out] F16 from the rows of Coded.
+TensorSource Scales(const CodedLinear& linear, const Source& source) {
+  const int64_t rows = linear.rows(), groups = linear.grid.NumGroups(linear.cols());
+  return {{linear.module + ".scales", DType::kF16, {groups, rows}},
+          [=](int64_t row, int64_t count, std::span<std::byte> out) -> Status {
+            PLANISH_TRY(const Matrix* codes, source->Get(linear));
+            const std::byte* scales = std::get<Coded>(codes->body).scales.bytes.data();
+            for (int64_t g = row; g < row + count; ++g) {
+              for (int64_t o = 0; o < rows; ++o) {
+                std::memcpy(out.data() + 2 * ((g - row) * rows + o), scales + 2 * (o * groups + g), 2);
+              }
+            }
+            return {};
+          },
+          {}};
+}
+
+TensorSource GptqWords(const CodedLinear& linear, const Source& source) {
+  const int64_t rows = linear.rows(), words = linear.cols() * linear.grid.bits / 32;
+  return {{linear.module + ".qweight", DType::kI32, {words, rows}},
+          [=](int64_t row, int64_t count, std::span<std::byte> out) -> Status {
+            PLANISH_TRY(const Matrix* codes, source->Get(linear));
+            const std::byte* from = std::get<Coded>(codes->body).codes.bytes.data();
+            constexpr int64_t kTile = 32;
+            for (int64_t o0 = 0; o0 < rows; o0 += kTile) {
+              for (int64_t r = row; r < row + count; ++r) {
+                for (int64_t o = o0; o < std::min(rows, o0 + kTile); ++o) {
+                  std::memcpy(out.data() + 4 * ((r - row) * rows + o), from + 4 * (o * words + r), 4);
+                }
+              }
+            }
+            return {};
+          },
+          {}};
+}
+
+TensorSource GptqZeros(const CodedLinear& linear, const Source& source, int less) {
+  const int64_t rows = linear.rows(), groups = linear.grid.NumGroups(linear.cols());
+  const int bits = linear.grid.bits;
+  return {{linear.module + ".qzeros", DType::kI32, {groups, rows * bits / 32}},
+          [=](int64_t row, int64_t count, std::span<std::byte> out) -> Status {
+            PLANISH_TRY(const Matrix* codes, source->Get(linear));
+            const auto& coded = std::get<Coded>(codes->body);
+            std::vector<uint8_t> zeros(static_cast<size_t>(rows));
+            for (int64_t g = row; g < row + count; ++g) {
+              for (int64_t o = 0; o < rows; ++o) {
+                zeros[static_cast<size_t>(o)] = static_cast<uint8_t>(ZeroCode(coded, groups, o, g) - less);
+              }
+              PackRun(zeros.data(), rows, bits,
+                      reinterpret_cast<uint8_t*>(out.data()) + (g - row) * rows * bits / 8);
+            }
+            return {};
+          },
+          {}};
+}
+
+TensorSource GroupIndex(const CodedLinear& linear) {
+  const int64_t group = linear.grid.GroupSize(linear.cols());
+  return {{linear.module + ".g_idx", DType::kI32, {linear.cols()}},
+          [cols = linear.cols(), group](int64_t, int64_t, std::span<std::byte> out) -> Status {
+            for (int64_t j = 0; j < cols; ++j) Store(out, j, static_cast<uint32_t>(j / group));
+            return {};
+          },
+          {}};
+}
+
+std::string RefuseGptq(const GridSpec& grid, const LinearSlot& slot, const Matrix* codes, bool v1) {
+  const bool known = grid.bits == 2 || grid.bits == 3 || grid.bits == 4 || grid.bits == 8;
+  if (!grid.PlainInteger() || !known) {
+    return fmt::format("{} is no grid of 2-, 3-, 4- or 8-bit integers with fp16 scales", GridText(grid));
+  }
+  if (slot.in * grid.bits % 32 != 0 || slot.out * grid.bits % 32 != 0) {
+    return fmt::format("[{}, {}] codes of {} bits do not fill 32-bit words", slot.out, slot.in, grid.bits);
+  }
+  if (!v1 || codes == nullptr) return "";
+  const auto& coded = std::get<Coded>(codes->body);
+  const int64_t groups = grid.NumGroups(slot.in);
+  for (int64_t i = 0; i < slot.out; ++i) {
+    for (int64_t g = 0; g < groups; ++g) {
+      if (ZeroCode(coded, groups, i, g) == 0)
+        return "version 1 has no zero point of 0; --to gptq (version 2) has";
+    }
+  }
+  return "";
+}
+
+int64_t GroupField(const GridSpec& grid) { return grid.group == 0 ? -1 : grid.group; }
+
+// A key of `dynamic` whose regular expression matches just this name.
+std::string Exactly(char sign, const std::string& module) {
+  std::string pattern(1, sign);
+  pattern += ":^";
+  for (const char c : module) {
+    if (c == '.') pattern += '\\';
+    pattern += c;
+  }
+  pattern += '$';
+  return pattern;
+}
+
+// The width and group that most modules have stand at the top, those of the others in `dynamic`.
+OrderedJson GptqConfig(const QuantizedPlan& plan, bool v1) {
+  std::map<std::pair<int, int64_t>, int> counts;
+  for (const CodedLinear& l : plan.coded) ++counts[{l.grid.bits, GroupField(l.grid)}];
+  const auto most = std::ranges::max_element(counts, {}, [](const auto& c) { return c.second; })->first;
+  bool symmetric = true;
+  OrderedJson dynamic = OrderedJson::object();
+  for (const CodedLinear& l : plan.coded) {
+    symmetric = symmetric && l.grid.symmetric;
+    if (std::pair(l.grid.bits, GroupField(l.grid)) == most) continue;
+    dynamic[Exactly('+', l.module)] = {{"bits", l.grid.bits}, {"group_size", GroupField(l.grid)}};
+  }
+  for (const std::string& module : plan.plain) {
+    if (module != "lm_head") dynamic[Exactly('-', module)] = OrderedJson::object();
+  }
+  OrderedJson config;
+  config["quant_method"] = "gptq";
+  config["bits"] = most.first;
+  config["group_size"] = most.second;
+  config["desc_act"] = false;
+  config["sym"] = symmetric;
+  config["lm_head"] = false;
+  config["checkpoint_format"] = v1 ? "gptq" : "gptq_v2";
+  config["pack_dtype"] = "int32";
+  config["true_sequential"] = true;
+  if (!dynamic.empty()) config["dynamic"] = dynamic;
+  return config;
+}
+
+Result<Converted> WriteGptq(const Context& context, const Model& model, const ConvertOptions& options,
+                            const std::string& output, bool v1) {
+  QuantizedFormat format;
+  format.name = v1 ? "GPTQ (version 1)" : "GPTQ";
+  format.refuse = [v1](const GridSpec& grid, const LinearSlot& slot, const Matrix* codes) {
+    return RefuseGptq(grid, slot, codes, v1);
+  };
+  format.rounding = {.bits = 4, .group = 128, .symmetric = true};
+  format.only_rounding = false;
+  PLANISH_TRY(QuantizedPlan plan, PlanQuantized(context, model, options.paths, format));
+  const auto source = std::make_shared<CodeSource>(context);
+  for (const CodedLinear& linear : plan.coded) {
+    plan.tensors.push_back(GptqWords(linear, source));
+    plan.tensors.push_back(GptqZeros(linear, source, v1 ? 1 : 0));
+    plan.tensors.push_back(Scales(linear, source));
+    plan.tensors.push_back(GroupIndex(linear));
+  }
+  NoteServing(plan.coded, 32 / std::min(plan.coded.front().grid.bits, 8), plan.notes);
+  const OrderedJson config = GptqConfig(plan, v1);
+  return WriteQuantizedFolder(context, model, std::move(plan), config, "quantize_config.json", output);
+}
+
+// ---- AWQ ----
+
+constexpr int kSlot[8] = {0, 4, 1, 5, 2, 6, 3, 7};  // where output 8 c + j lies in word c
+
+TensorSource AwqWords(const CodedLinear& linear, const Source& source) {
+  const int64_t rows = linear.rows(), cols = linear.cols();
+  return {{linear.module + ".qweight", DType::kI32, {cols, rows / 8}},
+          [=](int64_t row, int64_t count, std::span<std::byte> out) -> Status {
+            PLANISH_TRY(const Matrix* codes, source->Get(linear));
+            const std::byte* from = std::get<Coded>(codes->body).codes.bytes.data();
+            const int64_t row_bytes = PackedBytes(cols, 4);
+            for (int64_t o = 0; o < rows; o += 8) {
+              for (int64_t i = row; i < row + count; ++i) {
+                uint32_t word = 0;
+                for (int j = 0; j < 8; ++j) {
+                  const auto byte = static_cast<uint32_t>(from[(o + j) * row_bytes + i / 2]);
+                  word |= (byte >> (i % 2 * 4) & 15u) << (4 * kSlot[j]);
+                }
+                Store(out, (i - row) * (rows / 8) + o / 8, word);
+              }
+            }
+            return {};
+          },
+          {}};
+}
+
+TensorSource AwqZeros(const CodedLinear& linear, const Source& source) {
+  const int64_t rows = linear.rows(), groups = linear.grid.NumGroups(linear.cols());
+  return {{linear.module + ".qzeros", DType::kI32, {groups, rows / 8}},
+          [=](int64_t row, int64_t count, std::span<std::byte> out) -> Status {
+            PLANISH_TRY(const Matrix* codes, source->Get(linear));
+            const auto& coded = std::get<Coded>(codes->body);
+            for (int64_t g = row; g < row + count; ++g) {
+              for (int64_t o = 0; o < rows; o += 8) {
+                uint32_t word = 0;
+                for (int j = 0; j < 8; ++j) {
+                  word |= static_cast<uint32_t>(ZeroCode(coded, groups, o + j, g)) << (4 * kSlot[j]);
+                }
+                Store(out, (g - row) * (rows / 8) + o / 8, word);
+              }
+            }
+            return {};
+          },
+          {}};
+}
+
+std::string RefuseAwq(const GridSpec& grid, const LinearSlot& slot) {
+  if (!grid.PlainInteger() || grid.bits != 4) {
+    return fmt::format("{} is no grid of 4-bit integers with fp16 scales", GridText(grid));
+  }
+  if (slot.transposed) return "a weight stored [in, out], which its loaders do not know";
+  if (slot.out % 8 != 0) return fmt::format("{} outputs are no multiple of 8", slot.out);
+  if (slot.in % grid.GroupSize(slot.in) != 0) {
+    return fmt::format(
+        "{} inputs are no multiple of the group of {}; compress with a --group that divides them", slot.in,
+        grid.group);
+  }
+  return "";
+}
+
+}  // namespace
+
+Result<Converted> WriteGptqV2(const Context& context, const Model& model, const ConvertOptions& options,
+                              const std::string& output) {
+  return WriteGptq(context, model, options, output, false);
+}
+Result<Converted> WriteGptqV1(const Context& context, const Model& model, const ConvertOptions& options,
+                              const std::string& output) {
+  return WriteGptq(context, model, options, output, true);
+}
+
+Result<Converted> WriteAwq(const Context& context, const Model& model, const ConvertOptions& options,
+                           const std::string& output) {
+  QuantizedFormat format;
+  format.name = "AWQ";
+  format.refuse = [](const GridSpec& grid, const LinearSlot& slot, const Matrix*) {
+    return RefuseAwq(grid, slot);
+  };
+  format.rounding = {.bits = 4, .group = 128};
+  format.only_rounding = false;
+  PLANISH_TRY(QuantizedPlan plan, PlanQuantized(context, model, options.paths, format));
+  const GridSpec& first = plan.coded.front().grid;
+  for (const CodedLinear& l : plan.coded) {
+    if (l.grid.group == first.group) continue;
+    return InputError(
+        fmt::format("AWQ has one group size: {} has groups of {}, {} of {}; compress with one "
+                    "--group, or use --to gptq",
+                    plan.coded.front().module, GroupField(first), l.module, GroupField(l.grid)));
+  }
+  const auto source = std::make_shared<CodeSource>(context);
+  bool symmetric = true;
+  for (const CodedLinear& linear : plan.coded) {
+    symmetric = symmetric && linear.grid.symmetric;
+    plan.tensors.push_back(AwqWords(linear, source));
+    plan.tensors.push_back(AwqZeros(linear, source));
+    plan.tensors.push_back(Scales(linear, source));
+  }
+  NoteServing(plan.coded, 8, plan.notes);
+  OrderedJson config;
+  config["quant_method"] = "awq";
+  config["bits"] = 4;
+  config["group_size"] = GroupField(first);
+  config["zero_point"] = !symmetric;
+  config["version"] = "gemm";
+  config["modules_to_not_convert"] = plan.plain.empty() ? OrderedJson(nullptr) : OrderedJson(plan.plain);
+  return WriteQuantizedFolder(context, model, std::move(plan), config, "", output);
+}
+
+}  // namespace planish

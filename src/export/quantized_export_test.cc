@@ -1,0 +1,307 @@
+// Models to GPTQ, AWQ and compressed-tensors and back: values must be the same bits; what does not fit is
+// refused by name.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "export/target.h"
+#include "model/model_test_util.h"
+
+namespace planish {
+namespace {
+
+using test::TemporaryFolder;
+using test::TestContext;
+using test::TinyModel;
+using testing::AllOf;
+using testing::HasSubstr;
+
+class QuantizedExportTest : public testing::Test {
+ protected:
+  // Llama with two layers: hidden 64, intermediate 96, k and v of 32.
+  Model Plain(const Json& changes = Json::object()) {
+    TinyModel tiny;
+    tiny.config.update({{"hidden_size", 64}, {"intermediate_size", 96}, {"head_dim", 16}});
+    tiny.config.update(changes);
+    tiny.MakeTensors();
+    const std::string folder = Path("plain");
+    std::filesystem::create_directories(folder);
+    tiny.Write(folder);
+    EXPECT_TRUE(WriteFileAtomically(JoinPath(folder, "tokenizer.json"), "{}").ok());
+    return Load(folder);
+  }
+  // The same with the layers' linears on a grid.
+  Model OnGrid(GridSpec grid) {
+    Model model = Plain();
+    for (size_t i = 0; i < model.linears.size(); ++i) {
+      if (!model.program.linears[i].in_layer) continue;
+      Matrix& w = model.linears[i].w;
+      const Mat<float> values = Reconstruct(w);
+      GridMatrix m = FitGrid(run_.context, values, {}, grid, ClipSearch::kMinMax);
+      EncodeAll(run_.context, values, m);
+      w = PackCodes(m);
+    }
+    return model;
+  }
+  Model Load(const std::string& path) {
+    auto model = LoadModel(path);
+    EXPECT_TRUE(model.ok()) << (model.ok() ? "" : model.error().message);
+    return model.ok() ? std::move(model).value() : Model();
+  }
+  Result<Converted> Convert(const Model& model, const std::string& to, Paths paths = Paths::kRefuse) {
+    ConvertOptions options;
+    options.paths = paths;
+    PLANISH_TRY(const ConvertTarget* target, ParseConvertTarget(to, options));
+    std::filesystem::remove_all(Path("out"));
+    return target->write(run_.context, model, options, Path("out"));
+  }
+  std::string Refusal(const Model& model, const std::string& to) {
+    const auto converted = Convert(model, to);
+    EXPECT_FALSE(std::filesystem::exists(Path("out")) && !converted.ok());
+    return converted.ok() ? "(written)" : converted.error().message;
+  }
+  // Converts, loads, and compares every matrix and vector bit for bit.
+  void ExpectCarried(const Model& model, const std::string& to) {
+    const auto converted = Convert(model, to);
+    ASSERT_TRUE(converted.ok()) << to << ": " << converted.error().message;
+    const Model back = Load(Path("out"));
+    ASSERT_EQ(back.linears.size(), model.linears.size());
+    for (size_t i = 0; i < model.linears.size(); ++i) {
+      const Mat<float> a = Reconstruct(model.linears[i].w), b = Reconstruct(back.linears[i].w);
+      const auto size = static_cast<size_t>(a.rows() * a.cols());
+      EXPECT_TRUE(std::equal(a.data(), a.data() + size, b.data())) << to << ": " << model.linears[i].name;
+      EXPECT_EQ(Describe(back.linears[i].w), Describe(model.linears[i].w)) << to;
+    }
+    EXPECT_EQ(back.vectors, model.vectors);
+    EXPECT_TRUE(std::filesystem::exists(Path("out/tokenizer.json")));
+  }
+  Json Config() { return test::ReadJson(Path("out/config.json"))["quantization_config"]; }
+  std::string Path(const std::string& name) const { return folder_.path() + "/" + name; }
+
+  TestContext run_;
+  TemporaryFolder folder_;
+};
+
+GridSpec Integers(int bits, int64_t group, bool symmetric) {
+  return {.bits = bits, .group = group, .symmetric = symmetric};
+}
+GridSpec Named(const char* name, int64_t group = -1) {
+  GridSpec grid = FindGrid(name).value();
+  if (group >= 0) grid.group = group;
+  return grid;
+}
+
+TEST_F(QuantizedExportTest, IntegersAreCarriedOver) {
+  for (const bool symmetric : {true, false}) {
+    for (const int bits : {2, 3, 4, 8}) {
+      for (const int64_t group : {32, 0}) {
+        const Model model = OnGrid(Integers(bits, group, symmetric));
+        ExpectCarried(model, "gptq");
+        ExpectCarried(model, "compressed-tensors");
+      }
+    }
+    ExpectCarried(OnGrid(Integers(4, 32, symmetric)), "gptq-v1");
+    ExpectCarried(OnGrid(Integers(4, 32, symmetric)), "awq");
+    ExpectCarried(OnGrid(Integers(5, 32, symmetric)), "compressed-tensors");
+    ExpectCarried(OnGrid(Integers(4, 64, symmetric)), "compressed-tensors");  // a short last group of 96
+  }
+  ExpectCarried(OnGrid(Integers(8, 0, true)), "compressed-tensors:w8a8");
+}
+
+TEST_F(QuantizedExportTest, FloatsAreCarriedOver) {
+  ExpectCarried(OnGrid(Named("e4m3", 0)), "compressed-tensors");
+  ExpectCarried(OnGrid(Named("e4m3", 0)), "compressed-tensors:fp8_dynamic");
+  ExpectCarried(OnGrid(Named("mxfp4")), "compressed-tensors");
+  ExpectCarried(OnGrid(Named("mxfp8")), "compressed-tensors");
+}
+
+// What compressed-tensors stores for NVFP4 comes back as itself.
+TEST_F(QuantizedExportTest, NvFloat4) {
+  ASSERT_TRUE(Convert(Plain(), "compressed-tensors:nvfp4a16").ok());
+  std::filesystem::rename(Path("out"), Path("first"));
+  const Model first = Load(Path("first"));
+  EXPECT_TRUE(std::holds_alternative<Coded>(first.linears[1].w.body));
+  ExpectCarried(first, "compressed-tensors");
+  // The layers that a server joins have one global scale.
+  const auto global = [&](const char* name) {
+    return LoadElement(
+        first.checkpoint.Get(std::string("model.layers.0.") + name + ".weight_global_scale")->data,
+        DType::kF32, 0);
+  };
+  EXPECT_EQ(global("self_attn.q_proj"), global("self_attn.v_proj"));
+  EXPECT_EQ(global("mlp.gate_proj"), global("mlp.up_proj"));
+  EXPECT_NE(global("mlp.gate_proj"), global("mlp.down_proj"));
+}
+
+TEST_F(QuantizedExportTest, PlainModelsAreRounded) {
+  const Model plain = Plain();
+  // Weights lie in [-0.8, 0.8]: a step of int4 is 0.107, and the search for the scale may clip a step more
+  // than the half that rounding costs; the widest step of E2M1 is 2/6 of the range.
+  const std::pair<const char*, double> cases[] = {{"gptq", 0.16},
+                                                  {"gptq-v1", 0.16},
+                                                  {"awq", 0.16},
+                                                  {"compressed-tensors", 0.16},
+                                                  {"compressed-tensors:w4a16_asym", 0.16},
+                                                  {"compressed-tensors:w8a16", 0.005},
+                                                  {"compressed-tensors:w8a8", 0.005},
+                                                  {"compressed-tensors:fp8_dynamic", 0.03},
+                                                  {"compressed-tensors:nvfp4a16", 0.14},
+                                                  {"compressed-tensors:mxfp4a16", 0.18}};
+  for (const auto& [to, limit] : cases) {
+    const auto converted = Convert(plain, to);
+    ASSERT_TRUE(converted.ok()) << to << ": " << converted.error().message;
+    EXPECT_THAT(converted->notes, testing::Contains(HasSubstr("rounded to the nearest"))) << to;
+    const Model back = Load(Path("out"));
+    double worst = 0;
+    for (size_t i = 0; i < plain.linears.size(); ++i) {
+      const Mat<float> a = Reconstruct(plain.linears[i].w), b = Reconstruct(back.linears[i].w);
+      for (int64_t k = 0; k < a.rows() * a.cols(); ++k) {
+        worst = std::max(worst, std::fabs(double{a.data()[k]} - b.data()[k]));
+      }
+    }
+    EXPECT_LT(worst, limit) << to;
+    EXPECT_GT(worst, 0) << to;
+  }
+}
+
+TEST_F(QuantizedExportTest, ConfigsAsServersReadThem) {
+  const Model model = OnGrid(Integers(4, 32, true));
+  ASSERT_TRUE(Convert(model, "gptq-v1").ok());
+  Json config = Config();
+  EXPECT_EQ(config, test::ReadJson(Path("out/quantize_config.json")));
+  EXPECT_EQ(config["quant_method"], "gptq");
+  EXPECT_EQ(config["bits"], 4);
+  EXPECT_EQ(config["group_size"], 32);
+  EXPECT_EQ(config["sym"], true);
+  EXPECT_EQ(config["desc_act"], false);
+  EXPECT_EQ(config["checkpoint_format"], "gptq");
+  ASSERT_TRUE(Convert(model, "awq").ok());
+  config = Config();
+  EXPECT_EQ(config["version"], "gemm");
+  EXPECT_EQ(config["zero_point"], false);
+  EXPECT_EQ(config["modules_to_not_convert"], Json({"lm_head"}));
+  ASSERT_TRUE(Convert(model, "compressed-tensors").ok());
+  config = Config();
+  EXPECT_EQ(config["format"], "pack-quantized");
+  EXPECT_EQ(config["ignore"], Json({"lm_head"}));
+  const Json group = config["config_groups"]["group_0"];
+  EXPECT_EQ(group["targets"], Json({"Linear"}));
+  EXPECT_EQ(group["weights"]["num_bits"], 4);
+  EXPECT_EQ(group["weights"]["strategy"], "group");
+  EXPECT_EQ(group["weights"]["group_size"], 32);
+  EXPECT_TRUE(group["input_activations"].is_null());
+  ASSERT_TRUE(Convert(OnGrid(Integers(8, 0, true)), "compressed-tensors:w8a8").ok());
+  EXPECT_EQ(Config()["format"], "int-quantized");
+  EXPECT_EQ(Config()["config_groups"]["group_0"]["input_activations"]["dynamic"], true);
+}
+
+TEST_F(QuantizedExportTest, MixedCodes) {
+  Model model = OnGrid(Integers(4, 32, true));
+  const Model eight = OnGrid(Integers(8, 32, true));
+  size_t changed = 0;
+  for (size_t i = 0; i < model.linears.size(); ++i) {
+    if (!model.linears[i].name.ends_with("down_proj.weight")) continue;
+    model.linears[i].w = eight.linears[i].w;
+    ++changed;
+  }
+  ASSERT_EQ(changed, 2u);
+  ExpectCarried(model, "gptq");
+  EXPECT_EQ(Config()["dynamic"].size(), 2u);
+  EXPECT_EQ(Config()["dynamic"]["+:^model\\.layers\\.1\\.mlp\\.down_proj$"]["bits"], 8);
+  ExpectCarried(model, "compressed-tensors");
+  EXPECT_EQ(Config()["config_groups"].size(), 2u);
+  EXPECT_THAT(Refusal(model, "awq"), AllOf(HasSubstr("no grid of 4-bit integers"),
+                                           HasSubstr("2 layers: model.layers.0.mlp.down_proj")));
+  // A matrix that was left out of the compression stays plain.
+  const Model plain = Plain();
+  for (size_t i = 0; i < model.linears.size(); ++i) {
+    if (model.linears[i].name.ends_with("layers.0.mlp.down_proj.weight"))
+      model.linears[i].w = plain.linears[i].w;
+  }
+  ExpectCarried(model, "compressed-tensors");
+  EXPECT_THAT(Config()["ignore"].dump(), HasSubstr("model.layers.0.mlp.down_proj"));
+}
+
+TEST_F(QuantizedExportTest, WhatDoesNotFitIsRefused) {
+  EXPECT_THAT(Refusal(OnGrid(Named("nf4", 32)), "gptq"),
+              AllOf(HasSubstr("GPTQ cannot hold this model: nf4 g32 is no grid"), HasSubstr("14 layers")));
+  EXPECT_THAT(Refusal(OnGrid(Named("nf4", 32)), "compressed-tensors"),
+              HasSubstr("nf4 g32 is none of its grids"));
+  GridSpec steps = Integers(4, 32, true);
+  steps.scale = ScaleKind::kSteps;
+  EXPECT_THAT(Refusal(OnGrid(steps), "gptq"), HasSubstr("int4 g32 sym s8 is no grid"));
+  EXPECT_THAT(Refusal(OnGrid(Integers(5, 32, true)), "gptq"), HasSubstr("int5 g32 sym"));
+  EXPECT_THAT(Refusal(OnGrid(Integers(4, 64, true)), "awq"),
+              HasSubstr("96 inputs are no multiple of the group"));
+  EXPECT_THAT(Refusal(OnGrid(Integers(4, 32, true)), "compressed-tensors:w8a16"),
+              HasSubstr("its codes are int4 g32 sym, not int8 g32 sym"));
+  // Positive weights have a zero point of 0.
+  Model model = OnGrid(Integers(4, 32, false));
+  for (size_t i = 0; i < model.linears.size(); ++i) {
+    if (!model.linears[i].name.ends_with("layers.1.self_attn.k_proj.weight")) continue;
+    Mat<float> values(32, 64);
+    for (int64_t k = 0; k < 32 * 64; ++k) values.data()[k] = static_cast<float>(k % 7);
+    GridMatrix m = FitGrid(run_.context, values, {}, Integers(4, 32, false), ClipSearch::kMinMax);
+    EncodeAll(run_.context, values, m);
+    model.linears[i].w = PackCodes(m);
+  }
+  EXPECT_THAT(Refusal(model, "gptq-v1"), AllOf(HasSubstr("no zero point of 0; --to gptq"),
+                                               HasSubstr("1 layer: model.layers.1.self_attn.k_proj")));
+  ExpectCarried(model, "gptq");
+}
+
+TEST_F(QuantizedExportTest, LowRankPaths) {
+  Model model = OnGrid(Integers(4, 32, true));
+  const Model before = OnGrid(Integers(4, 32, true));
+  Linear* linear = nullptr;
+  for (auto& l : model.linears) {
+    if (l.name.ends_with("layers.0.mlp.up_proj.weight")) linear = &l;
+  }
+  ASSERT_NE(linear, nullptr);
+  Mat<float> u(96, 2), v(2, 64);
+  u.Fill(0.5f);
+  v.Fill(0.5f);
+  SumPart sum;
+  sum.terms = {linear->w,
+               Matrix{96, 64, ProductPart{{DenseMatrix(u, DType::kF16), DenseMatrix(v, DType::kF16)}}}};
+  linear->w = {96, 64, std::move(sum)};
+  EXPECT_THAT(Refusal(model, "gptq"),
+              AllOf(HasSubstr("--drop-paths"), HasSubstr("model.layers.0.mlp.up_proj")));
+  ASSERT_TRUE(Convert(model, "gptq", Paths::kDrop).ok());
+  const Model dropped = Load(Path("out"));
+  const auto merged = Convert(model, "gptq", Paths::kMerge);
+  ASSERT_TRUE(merged.ok()) << merged.error().message;
+  EXPECT_THAT(merged->notes, testing::Contains(HasSubstr("1 layers are rounded")));
+  const Model together = Load(Path("out"));
+  for (size_t i = 0; i < model.linears.size(); ++i) {
+    const Mat<float> a = Reconstruct(before.linears[i].w), d = Reconstruct(dropped.linears[i].w),
+                     m = Reconstruct(together.linears[i].w);
+    const auto size = static_cast<size_t>(a.rows() * a.cols());
+    EXPECT_TRUE(std::equal(a.data(), a.data() + size, d.data()));
+    if (model.linears[i].name != linear->name) continue;
+    for (int64_t k = 0; k < a.rows() * a.cols(); ++k) EXPECT_NEAR(m.data()[k], a.data()[k] + 0.5f, 0.15f);
+  }
+}
+
+// A model that another program quantized is compressed no further than it says: converting it again and
+// loading it gives the same values, in another format.
+TEST_F(QuantizedExportTest, FromFormatToFormat) {
+  const Model model = OnGrid(Integers(4, 32, false));
+  ASSERT_TRUE(Convert(model, "awq").ok());
+  std::filesystem::rename(Path("out"), Path("awq"));
+  ExpectCarried(Load(Path("awq")), "gptq");
+  ExpectCarried(Load(Path("awq")), "compressed-tensors");
+}
+
+TEST_F(QuantizedExportTest, ServersAreToldWhatDivides) {
+  const auto converted = Convert(OnGrid(Integers(4, 32, true)), "gptq");
+  ASSERT_TRUE(converted.ok());
+  // 96 inputs of down_proj are three groups of 32.
+  EXPECT_THAT(converted->notes,
+              testing::Contains(HasSubstr("that divide it: 1; not 2: model.layers.0.mlp.down_proj "
+                                          "is [64, 96] in groups of 32")));
+}
+
+}  // namespace
+}  // namespace planish

@@ -1,0 +1,405 @@
+#include "export/quantized_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <set>
+
+#include "base/atomic_folder.h"
+#include "base/file.h"
+#include "layer/bit_run.h"
+#include "math/nn.h"
+#include "model/folder.h"
+
+namespace planish {
+namespace {
+
+std::string ModuleName(const std::string& weight) {
+  constexpr std::string_view kSuffix = ".weight";
+  return weight.ends_with(kSuffix) ? weight.substr(0, weight.size() - kSuffix.size()) : weight;
+}
+
+std::set<LinearId> EmbeddingIds(const Program& program) {
+  std::set<LinearId> ids;
+  for (const Block& block : program.blocks) {
+    for (const Op& op : block.ops) {
+      if (const auto* embed = std::get_if<EmbedOp>(&op.body)) ids.insert(embed->table);
+    }
+  }
+  return ids;
+}
+
+// The matrix that a format with one matrix a layer gets.
+const Matrix* Main(const Matrix& matrix, Paths paths) {
+  const auto* sum = std::get_if<SumPart>(&matrix.body);
+  return sum != nullptr && paths == Paths::kDrop ? &sum->terms.front() : &matrix;
+}
+const Coded* CodesOf(const Matrix& matrix) {
+  if (const auto* sum = std::get_if<SumPart>(&matrix.body))
+    return std::get_if<Coded>(&sum->terms.front().body);
+  return std::get_if<Coded>(&matrix.body);
+}
+
+// Reasons and the layers that have them, in order of appearance.
+class Refusals {
+ public:
+  void Add(const std::string& reason, const std::string& module) {
+    for (auto& [known, modules] : list_) {
+      if (known == reason) return modules.push_back(module);
+    }
+    list_.push_back({reason, {module}});
+  }
+  Status Result(const std::string& format) const {
+    if (list_.empty()) return {};
+    std::string text;
+    for (const auto& [reason, modules] : list_) {
+      const size_t shown = std::min<size_t>(modules.size(), 5);
+      text += fmt::format("{}{} ({} layer{}: {}{})", text.empty() ? "" : "; ", reason, modules.size(),
+                          modules.size() == 1 ? "" : "s",
+                          fmt::join(modules.begin(), modules.begin() + shown, ", "),
+                          shown < modules.size() ? ", ..." : "");
+    }
+    return InputError(fmt::format("{} cannot hold this model: {}", format, text));
+  }
+
+ private:
+  std::vector<std::pair<std::string, std::vector<std::string>>> list_;
+};
+
+// The largest group that divides the inputs of all linears, starting from that of the grid.
+int64_t CommonGroup(const Model& model, int64_t group) {
+  if (group != 128) return group;
+  for (; group > 32; group /= 2) {
+    const bool divides = std::ranges::all_of(model.program.linears, [&](const LinearSlot& slot) {
+      return !slot.in_layer || slot.keep || slot.in % group == 0;
+    });
+    if (divides) break;
+  }
+  return group;
+}
+
+Status FillFloats(const Matrix& matrix, const std::string& name, int64_t row, int64_t count,
+                  std::span<std::byte> out) {
+  auto* values = reinterpret_cast<float*>(out.data());
+  ReadRows(matrix, row, count, 0, matrix.cols, values, matrix.cols);
+  if (FindNonFinite({values, static_cast<size_t>(count * matrix.cols)}) >= 0) {
+    return InputError(fmt::format("tensor '{}' holds NaN or infinity", name));
+  }
+  return {};
+}
+
+// A matrix that is no codes in the output: the tensor as it is stored, or the values in fp32.
+Status AddPlain(const Model& model, size_t id, QuantizedPlan& plan) {
+  const LinearSlot& slot = model.program.linears[id];
+  const Matrix& w = model.linears[id].w;
+  TensorSource tensor;
+  tensor.spec.name = slot.weight;
+  tensor.spec.shape = {w.rows, w.cols};
+  const auto* dense = std::get_if<Dense>(&w.body);
+  if (dense != nullptr && model.checkpoint.Has(slot.weight) &&
+      !model.quantized_tensors.contains(slot.weight)) {
+    PLANISH_TRY(const TensorView view, model.checkpoint.Get(slot.weight));
+    tensor.spec.type = view.type;
+    tensor.spec.shape = view.shape;  // [in, out] where it is stored so
+    tensor.bytes = view.bytes();
+  } else if (dense != nullptr) {
+    tensor.spec.type = dense->type;
+    tensor.bytes = dense->data.bytes;
+  } else {
+    plan.notes.push_back(
+        fmt::format("{}: {} has no place in this format; written as its values in F32 ({:.1f} MB)",
+                    slot.weight, Describe(w), static_cast<double>(w.rows * w.cols) * 4e-6));
+    tensor.spec.type = DType::kF32;
+    tensor.fill = [&w, name = slot.weight](int64_t row, int64_t count, std::span<std::byte> out) {
+      return FillFloats(w, name, row, count, out);
+    };
+  }
+  plan.tensors.push_back(std::move(tensor));
+  return {};
+}
+
+Status AddStored(const Model& model, const std::string& name, QuantizedPlan& plan) {
+  PLANISH_TRY(const TensorView view, model.checkpoint.Get(name));
+  plan.tensors.push_back({{name, view.type, view.shape}, nullptr, view.bytes()});
+  return {};
+}
+
+Status AddBias(const Model& model, size_t id, QuantizedPlan& plan) {
+  const LinearSlot& slot = model.program.linears[id];
+  const Linear& linear = model.linears[id];
+  if (slot.bias.empty()) return {};
+  if (!linear.own_bias) return AddStored(model, slot.bias, plan);
+  TensorSource tensor;  // in place of the original's
+  tensor.spec = {slot.bias, DType::kF32, {static_cast<int64_t>(linear.bias.size())}};
+  tensor.bytes = std::as_bytes(std::span(linear.bias));
+  plan.tensors.push_back(std::move(tensor));
+  return {};
+}
+
+bool SameCodes(const GridSpec& a, const GridSpec& b) {
+  return a.bits == b.bits && a.levels == b.levels && a.exponent_bits == b.exponent_bits &&
+         a.scale == b.scale && a.group == b.group && a.symmetric == b.symmetric;
+}
+
+// The linears that are joined in one by servers: the prefix and what of, or nothing.
+std::string FusedWith(const std::string& module) {
+  const size_t dot = module.rfind('.');
+  if (dot == std::string::npos) return "";
+  const std::string last = module.substr(dot + 1), prefix = module.substr(0, dot + 1);
+  for (const char* name : {"q_proj", "k_proj", "v_proj"}) {
+    if (last == name) return prefix + "q_proj, k_proj, v_proj";
+  }
+  for (const char* name : {"gate_proj", "up_proj"}) {
+    if (last == name) return prefix + "gate_proj, up_proj";
+  }
+  return "";
+}
+
+// The divisor of NVFP4 scales by the largest of all values in linears that are joined: one kernel, one
+// divisor.
+void SetUnits(std::vector<CodedLinear>& coded) {
+  std::map<std::string, float> largest;
+  const auto key = [](const CodedLinear& l) {
+    const std::string fused = FusedWith(l.module);
+    return fused.empty() ? l.module : fused;
+  };
+  for (const CodedLinear& l : coded) {
+    Mat<float> row(1, l.cols());
+    float& top = largest[key(l)];
+    for (int64_t i = 0; i < l.rows(); ++i) {
+      ReadRows(*l.matrix, i, 1, 0, l.cols(), row.data(), l.cols());
+      for (int64_t j = 0; j < l.cols(); ++j) top = std::max(top, std::fabs(row(0, j)));
+    }
+  }
+  for (CodedLinear& l : coded) {
+    const float top = largest[key(l)];
+    l.unit = top > 0x1p-100f ? 448.0f * 6.0f / top : 1.0f;
+  }
+}
+
+}  // namespace
+
+int ZeroCode(const Coded& coded, int64_t groups, int64_t row, int64_t group) {
+  if (coded.grid.symmetric) return 1 << (coded.grid.bits - 1);
+  return RunValue(coded.zeros.bytes.data(), row * groups + group, coded.grid.bits);
+}
+
+Result<QuantizedPlan> PlanQuantized(const Context& context, const Model& model, Paths paths,
+                                    const QuantizedFormat& format) {
+  QuantizedPlan plan;
+  Refusals refusals;
+  bool carry = false;
+  for (size_t i = 0; i < model.linears.size(); ++i) {
+    carry = carry || (model.program.linears[i].in_layer && CodesOf(model.linears[i].w) != nullptr);
+  }
+  GridSpec rounding = format.rounding;
+  rounding.group = CommonGroup(model, rounding.group);
+  const std::set<LinearId> embeddings = EmbeddingIds(model.program);
+  int64_t rounded = 0;
+  for (size_t i = 0; i < model.linears.size(); ++i) {
+    PLANISH_RETURN_IF_ERROR(context.CheckCancelled());
+    const LinearSlot& slot = model.program.linears[i];
+    const std::string module = ModuleName(slot.weight);
+    if (slot.bias.empty() && model.linears[i].own_bias) {
+      refusals.Add("a bias that compression made and its loaders do not know; compress without --bias-tuning",
+                   module);
+      continue;
+    }
+    PLANISH_RETURN_IF_ERROR(AddBias(model, i, plan));
+    const Matrix* matrix = Main(model.linears[i].w, paths);
+    const Coded* codes = CodesOf(*matrix);
+    const bool sum = std::holds_alternative<SumPart>(matrix->body);
+    if (!slot.in_layer || slot.keep || (carry && codes == nullptr)) {
+      if (!embeddings.contains(static_cast<LinearId>(i))) plan.plain.push_back(module);
+      PLANISH_RETURN_IF_ERROR(AddPlain(model, i, plan));
+      continue;
+    }
+    if (sum && paths == Paths::kRefuse) {
+      refusals.Add(
+          "a low-rank path or outliers beside the matrix; --drop-paths leaves them out, --merge adds them to "
+          "the matrix and "
+          "rounds again",
+          module);
+      continue;
+    }
+    CodedLinear linear{.id = i, .module = module, .matrix = matrix, .grid = rounding};
+    linear.rounded = sum || codes == nullptr;
+    if (codes != nullptr) linear.grid = codes->grid;
+    std::string reason;
+    if (codes != nullptr && format.only_rounding && !SameCodes(codes->grid, rounding)) {
+      reason = fmt::format("its codes are {}, not {}", GridText(codes->grid), GridText(rounding));
+    } else {
+      reason = format.refuse(linear.grid, slot, linear.rounded ? nullptr : matrix);
+    }
+    if (!reason.empty()) {
+      refusals.Add(reason, module);
+      continue;
+    }
+    rounded += linear.rounded ? 1 : 0;
+    plan.coded.push_back(std::move(linear));
+  }
+  PLANISH_RETURN_IF_ERROR(refusals.Result(format.name));
+  if (plan.coded.empty()) return InputError(fmt::format("{}: no linear to quantize", format.name));
+  if (rounding.scale == ScaleKind::kE4M3 && rounded > 0) SetUnits(plan.coded);
+  for (const VectorSlot& slot : model.program.vectors)
+    PLANISH_RETURN_IF_ERROR(AddStored(model, slot.name, plan));
+  if (rounded > 0) {
+    plan.notes.push_back(
+        fmt::format("{} layers are rounded to the nearest {}; `planish compress` first, and converting what "
+                    "it writes, loses "
+                    "less",
+                    rounded, GridText(plan.coded.front().grid)));
+  }
+  return plan;
+}
+
+namespace {
+
+// Scales as compressed-tensors defines them for NVFP4: the largest of a block to 6.
+GridMatrix RoundBlocks(const Context& context, MatView<const float> w, const GridSpec& grid, float unit) {
+  GridMatrix m;
+  m.grid = grid;
+  m.grid.unit_divides = true;
+  m.units = {unit};
+  m.levels = FixedLevels(grid);
+  m.codes.Resize(w.rows, w.cols);
+  m.scales.Resize(w.rows, grid.NumGroups(w.cols));
+  for (int64_t i = 0; i < w.rows; ++i) {
+    for (int64_t g = 0; g < m.scales.cols(); ++g) {
+      float largest = 0;
+      for (int64_t j = g * grid.group; j < std::min(w.cols, (g + 1) * grid.group); ++j) {
+        largest = std::max(largest, std::fabs(w(i, j)));
+      }
+      m.scales(i, g) = StoredScale(m.grid, unit, largest / 6.0f);
+    }
+  }
+  EncodeAll(context, w, m);
+  return m;
+}
+
+void Append(const Blob& from, std::vector<std::byte>& to) {
+  to.insert(to.end(), from.bytes.begin(), from.bytes.end());
+}
+Blob Own(std::vector<std::byte> bytes) {
+  auto owner = std::make_shared<std::vector<std::byte>>(std::move(bytes));
+  return {std::span<const std::byte>(*owner), owner};
+}
+
+}  // namespace
+
+// By panels of rows, a multiple of 8 so that runs of zeros join at whole bytes.
+Result<Matrix> CodeSource::Round(const CodedLinear& linear) const {
+  const int64_t rows = linear.rows(), cols = linear.cols();
+  const int64_t panel = std::max<int64_t>(8, kTensorPanelBytes / (4 * cols) / 8 * 8);
+  const ClipSearch search = linear.grid.bits <= 4 ? ClipSearch::kWeighted : ClipSearch::kMinMax;
+  std::vector<std::byte> codes, scales, zeros;
+  Coded out;
+  for (int64_t row = 0; row < rows; row += panel) {
+    PLANISH_RETURN_IF_ERROR(context_.CheckCancelled());
+    const int64_t count = std::min(panel, rows - row);
+    Mat<float> w(count, cols);
+    context_.pool->ParallelFor(
+        count, [&](int64_t i) { ReadRows(*linear.matrix, row + i, 1, 0, cols, w.row(i), cols); });
+    if (FindNonFinite({w.data(), static_cast<size_t>(count * cols)}) >= 0) {
+      return InputError(fmt::format("tensor '{}.weight' holds NaN or infinity", linear.module));
+    }
+    GridMatrix m;
+    if (linear.grid.scale == ScaleKind::kE4M3) {
+      m = RoundBlocks(context_, w, linear.grid, linear.unit);
+    } else {
+      m = FitGrid(context_, w, {}, linear.grid, search);
+      EncodeAll(context_, w, m);
+    }
+    const Matrix packed = PackCodes(m);
+    const auto& part = std::get<Coded>(packed.body);
+    Append(part.codes, codes);
+    Append(part.scales, scales);
+    Append(part.zeros, zeros);
+    out.grid = part.grid;
+    out.units = part.units;
+    out.levels = part.levels;
+  }
+  out.codes = Own(std::move(codes));
+  out.scales = Own(std::move(scales));
+  out.zeros = Own(std::move(zeros));
+  return Matrix{rows, cols, std::move(out)};
+}
+
+Result<const Matrix*> CodeSource::Get(const CodedLinear& linear) {
+  if (!linear.rounded) return linear.matrix;
+  if (held_id_ != linear.id) {
+    PLANISH_TRY(held_, Round(linear));
+    held_id_ = linear.id;
+  }
+  return &held_;
+}
+
+void NoteServing(const std::vector<CodedLinear>& coded, int64_t per_word, std::vector<std::string>& notes) {
+  std::map<std::string, const CodedLinear*> fused;
+  std::set<std::string> differing;
+  for (const CodedLinear& l : coded) {
+    const std::string name = FusedWith(l.module);
+    if (name.empty()) continue;
+    const auto [it, first] = fused.try_emplace(name, &l);
+    if (!first && !SameCodes(it->second->grid, l.grid)) differing.insert(name);
+  }
+  if (!differing.empty()) {
+    notes.push_back(fmt::format(
+        "vLLM and SGLang join layers that here have different codes, and will not load them: {}{}",
+        *differing.begin(), differing.size() > 1 ? fmt::format(" and {} more", differing.size() - 1) : ""));
+  }
+  // The layers whose inputs are divided among devices; of others the outputs are.
+  constexpr std::string_view kByInputs[] = {".o_proj", ".down_proj", ".out_proj",      ".fc2",
+                                            ".w2",     ".c_proj",    ".dense_4h_to_h", ".dense"};
+  std::vector<int> fits;
+  std::string obstacle;
+  for (const int parts : {1, 2, 4, 8}) {
+    const auto bad = std::ranges::find_if(coded, [&](const CodedLinear& l) {
+      const bool by_inputs = std::ranges::any_of(kByInputs, [&](auto s) { return l.module.ends_with(s); });
+      const int64_t in = by_inputs ? parts : 1, out = by_inputs ? 1 : parts;
+      const int64_t group = l.grid.GroupSize(l.cols());
+      return l.cols() % in != 0 || (l.grid.group > 0 && l.cols() / in % group != 0) ||
+             l.rows() % (out * per_word) != 0;
+    });
+    if (bad == coded.end()) {
+      fits.push_back(parts);
+    } else if (obstacle.empty()) {
+      obstacle = fmt::format("; not {}: {} is [{}, {}] in groups of {}", parts, bad->module, bad->rows(),
+                             bad->cols(), bad->grid.GroupSize(bad->cols()));
+    }
+  }
+  notes.push_back(fmt::format("tensor parallel sizes of 1, 2, 4, 8 that divide it: {}{}",
+                              fits.empty() ? "none" : fmt::format("{}", fmt::join(fits, ", ")), obstacle));
+}
+
+Result<Converted> WriteQuantizedFolder(const Context& context, const Model& model, QuantizedPlan plan,
+                                       const OrderedJson& quantization, const std::string& own_config,
+                                       const std::string& output) {
+  const bool halves =
+      std::ranges::any_of(plan.coded, [](const CodedLinear& l) { return l.grid.scale == ScaleKind::kHalf; });
+  // Servers read scales in the model's type, and fp16 ones are exact in fp16 only.
+  std::string dtype = "float16";
+  if (!halves) {
+    for (const char* key : {"torch_dtype", "dtype"}) {
+      PLANISH_TRY(dtype, JsonString(model.config, key, dtype));
+    }
+  }
+  PLANISH_TRY(OrderedJson config, OriginalConfig(model, dtype));
+  config["quantization_config"] = quantization;
+  PLANISH_TRY(auto folder, AtomicFolder::Create(output));
+  PLANISH_TRY(const TensorsWritten written, WriteTensors(context, plan.tensors, folder.path()));
+  PLANISH_RETURN_IF_ERROR(CarryCompanions(model, folder.path()));
+  PLANISH_RETURN_IF_ERROR(WriteConfig(config, folder.path()));
+  if (!own_config.empty()) {
+    PLANISH_RETURN_IF_ERROR(
+        WriteFileAtomically(JoinPath(folder.path(), own_config), DumpJson(quantization, 1) + "\n"));
+  }
+  PLANISH_RETURN_IF_ERROR(folder.Commit());
+  return Converted{written.tensors, written.bytes, std::move(plan.notes)};
+}
+
+}  // namespace planish

@@ -1,0 +1,75 @@
+// What the writers of quantized checkpoints share: which linears are stored as codes and on which grid, what
+// stays plain, and how codes come about: carried over as they are, or rounded here.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "export/target.h"
+#include "formats/checkpoint_writer.h"
+
+namespace planish {
+
+// A linear that is stored as codes.
+struct CodedLinear {
+  size_t id = 0;         // of model.linears
+  std::string module;    // its name without ".weight"
+  const Matrix* matrix;  // codes to carry over, or values to round
+  GridSpec grid;         // of the codes
+  bool rounded = false;  // not carried over
+  float unit = 1;        // rounded to NVFP4: the divisor of its scales
+  int64_t rows() const { return matrix->rows; }
+  int64_t cols() const { return matrix->cols; }
+};
+
+// What a format can hold.
+struct QuantizedFormat {
+  std::string name;  // for messages
+  // Why it cannot hold the codes, or "". The matrix is null for codes yet to be made.
+  std::function<std::string(const GridSpec& grid, const LinearSlot& slot, const Matrix* codes)> refuse;
+  GridSpec rounding;   // for values that are on no grid yet; a group of 128 may become 64 or 32
+  bool only_rounding;  // codes on another grid than `rounding` are refused
+};
+
+struct QuantizedPlan {
+  std::vector<CodedLinear> coded;
+  std::vector<std::string> plain;     // modules of linears that are no codes, heads included
+  std::vector<TensorSource> tensors;  // of everything that is no codes
+  std::vector<std::string> notes;
+};
+
+// A model with codes keeps them, and its other matrices stay plain; of one without, every linear of the
+// layers is rounded. Errors list the layers that do not fit, by reason.
+Result<QuantizedPlan> PlanQuantized(const Context& context, const Model& model, Paths paths,
+                                    const QuantizedFormat& format);
+
+// The codes of one linear at a time; the last ones are kept. Use from one thread.
+class CodeSource {
+ public:
+  explicit CodeSource(const Context& context) : context_(context) {}
+  // A matrix whose body is Coded, valid until the next call. Error: values that are not finite.
+  Result<const Matrix*> Get(const CodedLinear& linear);
+
+ private:
+  Result<Matrix> Round(const CodedLinear& linear) const;
+  const Context& context_;
+  size_t held_id_ = static_cast<size_t>(-1);
+  Matrix held_;
+};
+
+// Adds what servers will say about it: parts of fused layers that differ, sizes that no tensor parallelism
+// divides. `per_word` is the number of outputs that one word holds.
+void NoteServing(const std::vector<CodedLinear>& coded, int64_t per_word, std::vector<std::string>& notes);
+
+// config.json with that quantization_config, tokenizer files and tensors, as a folder that appears whole.
+// `own_config`: the name of a second file that gets the object, or empty.
+Result<Converted> WriteQuantizedFolder(const Context& context, const Model& model, QuantizedPlan plan,
+                                       const OrderedJson& quantization, const std::string& own_config,
+                                       const std::string& output);
+
+// Zero of a group as a whole number; half the range where none are stored.
+int ZeroCode(const Coded& coded, int64_t groups, int64_t row, int64_t group);
+
+}  // namespace planish

@@ -1,0 +1,414 @@
+// Tensors of compressed-tensors checkpoints: packed and plain integers, FP8, NVFP4, MXFP4 and MXFP8, and the
+// sparse forms of older files.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <map>
+
+#include "base/names.h"
+#include "layer/bit_run.h"
+#include "layer/compressed_tensors.h"
+#include "layer/quantized_parts.h"
+
+namespace planish::quantized {
+namespace {
+
+using Strategy = TensorArgs::Strategy;
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Codes of packed integers: the words of a row are a run of bits. Before 2026, files with widths that do not
+// divide 32 had whole codes in every word instead.
+Result<Blob> PackedCodes(const Checkpoint& checkpoint, const std::string& name, int64_t rows, int64_t cols,
+                         int bits) {
+  PLANISH_TRY(const TensorView view, checkpoint.Get(name));
+  const int64_t dense = CeilDiv(cols * bits, 32), per_word = 32 / bits, whole = CeilDiv(cols, per_word);
+  if (view.type != DType::kI32 || view.shape.size() != 2 || view.shape[0] != rows ||
+      (view.shape[1] != dense && view.shape[1] != whole)) {
+    return InputError(fmt::format("tensor '{}': expected I32 [{}, {}], found {} {}", name, rows, dense,
+                                  DTypeName(view.type), ShapeText(view.shape)));
+  }
+  const int64_t words = view.shape[1], row_bytes = PackedBytes(cols, bits);
+  if (words == dense && row_bytes == 4 * words) return Blob{view.bytes(), checkpoint.owner()};
+  std::vector<uint8_t> codes(static_cast<size_t>(cols));
+  return MakeBlob(rows * row_bytes, [&](uint8_t* to) {
+    for (int64_t i = 0; i < rows; ++i) {
+      const std::byte* row = view.data + i * words * 4;
+      if (words == dense) {
+        UnpackRun(row, 0, cols, bits, codes.data());
+      } else {
+        for (int64_t j = 0; j < cols; ++j) {
+          codes[static_cast<size_t>(j)] = static_cast<uint8_t>(
+              WordAt(view, i * words + j / per_word) >> (j % per_word * bits) & ((1u << bits) - 1));
+        }
+      }
+      PackRun(codes.data(), cols, bits, to + i * row_bytes);
+    }
+  });
+}
+
+// [out, groups] of zeros packed down each column.
+Result<std::vector<uint16_t>> PackedZeros(const Checkpoint& checkpoint, const std::string& name, int64_t rows,
+                                          int64_t groups, int bits) {
+  PLANISH_TRY(const TensorView view, checkpoint.Get(name));
+  const int64_t dense = CeilDiv(rows * bits, 32), per_word = 32 / bits, whole = CeilDiv(rows, per_word);
+  if (view.type != DType::kI32 || view.shape.size() != 2 || view.shape[1] != groups ||
+      (view.shape[0] != dense && view.shape[0] != whole)) {
+    return InputError(fmt::format("tensor '{}': expected I32 [{}, {}], found {} {}", name, dense, groups,
+                                  DTypeName(view.type), ShapeText(view.shape)));
+  }
+  std::vector<uint16_t> zeros(static_cast<size_t>(rows * groups));
+  const uint32_t mask = (1u << bits) - 1;
+  for (int64_t i = 0; i < rows; ++i) {
+    const bool run = view.shape[0] == dense;
+    const int64_t bit = run ? i * bits : i / per_word * 32 + i % per_word * bits, shift = bit % 32;
+    for (int64_t g = 0; g < groups; ++g) {
+      uint64_t word = WordAt(view, bit / 32 * groups + g);
+      if (shift + bits > 32) word |= uint64_t{WordAt(view, (bit / 32 + 1) * groups + g)} << 32;
+      zeros[static_cast<size_t>(i * groups + g)] = static_cast<uint16_t>(word >> shift & mask);
+    }
+  }
+  return zeros;
+}
+
+Blob LevelsBlob(const GridSpec& grid) {
+  const Mat<float> levels = FixedLevels(grid);
+  return MakeBlob(2 * levels.cols(), [&](uint8_t* to) {
+    for (int64_t k = 0; k < levels.cols(); ++k) {
+      const F16 half = ToF16(levels(0, k));
+      std::memcpy(to + 2 * k, &half, 2);
+    }
+  });
+}
+
+// Bytes of FP8, or pairs of nibbles of FP4, as indices of levels.
+Result<Blob> LevelCodes(const TensorView& view, const std::string& name, const GridSpec& grid, int64_t rows,
+                        int64_t cols) {
+  const std::vector<int> indices = LevelIndices(grid);
+  const int64_t bytes = rows * PackedBytes(cols, grid.bits);
+  int64_t bad = -1;
+  Blob blob = MakeBlob(bytes, [&](uint8_t* to) {
+    for (int64_t k = 0; k < bytes; ++k) {
+      const auto byte = static_cast<size_t>(view.data[k]);
+      if (grid.bits == 4) {
+        to[k] = static_cast<uint8_t>(indices[byte & 15] | indices[byte >> 4] << 4);
+      } else {
+        if (indices[byte] < 0 && bad < 0) bad = k;
+        to[k] = static_cast<uint8_t>(std::max(indices[byte], 0));
+      }
+    }
+  });
+  if (bad >= 0) return InputError(fmt::format("tensor '{}': element {} is NaN", name, bad));
+  return blob;
+}
+
+class CompressedReader : public QuantizedReader {
+ public:
+  CompressedReader(const Checkpoint& checkpoint, CompressedConfig config)
+      : QuantizedReader(checkpoint), config_(std::move(config)) {
+    if (config_.has_kv_scheme()) {
+      notes_.push_back(fmt::format(
+          "kv_cache_scheme ({}) is not applied: keys and values are kept as --kv says", config_.kv_scheme()));
+    }
+  }
+  bool Holds(const std::string& weight) const override;
+  Result<Matrix> Read(const std::string& weight, int64_t rows, int64_t cols) override;
+
+ private:
+  Result<Matrix> ReadAny(const std::string& module, int64_t rows, int64_t cols);
+  Result<Matrix> ReadIntegers(const std::string& module, const Scheme& scheme, Stated stated);
+  Result<Matrix> ReadFloat8(const std::string& module, const Scheme& scheme, Stated stated);
+  Result<Matrix> ReadFloat4(const std::string& module, const Scheme& scheme, Stated stated);
+  Result<Matrix> ReadSparse(const std::string& module, int64_t rows, int64_t cols) const;
+  Result<std::vector<float>> Scales(const std::string& module, const TensorArgs& args, Stated& stated) const;
+  Status Zeros(const std::string& module, const TensorArgs& args, bool packed, Stated& stated) const;
+  Status Columns(const std::string& module, Stated& stated) const;
+  Result<Blob> PowerScales(const std::string& module, int64_t rows, int64_t groups) const;
+  void NoteInputs(const Scheme& scheme);
+
+  CompressedConfig config_;
+  std::vector<const Scheme*> noted_;
+};
+
+bool CompressedReader::Holds(const std::string& weight) const {
+  const std::string module = ModuleOf(weight);
+  if (checkpoint_.Has(module + ".weight_packed") || checkpoint_.Has(module + ".bitmask")) return true;
+  if (!checkpoint_.Has(module + ".weight")) return false;
+  const auto view = checkpoint_.Get(module + ".weight");
+  return view.ok() && (view->type == DType::kI8 || view->type == DType::kF8E4M3);
+}
+
+void CompressedReader::NoteInputs(const Scheme& scheme) {
+  if (!scheme.inputs || std::ranges::find(noted_, &scheme) != noted_.end()) return;
+  noted_.push_back(&scheme);
+  notes_.push_back(fmt::format(
+      "config group '{}': inputs are made for {} and computed here in floats: results differ slightly from a "
+      "server that quantizes them",
+      Abbreviate(scheme.name), scheme.inputs->Text()));
+}
+
+// The scales of a weight by its strategy, spread to [rows, groups] of stated.grid, which gets its group.
+Result<std::vector<float>> CompressedReader::Scales(const std::string& module, const TensorArgs& args,
+                                                    Stated& stated) const {
+  const std::string name = module + ".weight_scale";
+  const int64_t rows = stated.rows, cols = stated.cols;
+  PLANISH_TRY(const TensorView view, checkpoint_.Get(name));
+  stated.grid.group = 0;
+  switch (args.strategy) {
+    case Strategy::kTensor:
+      return ReadFloats(checkpoint_, name, view.shape.empty() ? view.shape : std::vector<int64_t>{1});
+    case Strategy::kChannel:
+      return ReadFloats(checkpoint_, name,
+                        view.shape.size() == 1 ? std::vector<int64_t>{rows} : std::vector<int64_t>{rows, 1});
+    case Strategy::kGroup:
+      stated.grid.group = args.group;
+      return ReadFloats(checkpoint_, name, {rows, CeilDiv(cols, args.group)});
+    case Strategy::kBlock: {
+      stated.grid.group = args.block_cols;
+      const int64_t groups = CeilDiv(cols, args.block_cols);
+      PLANISH_TRY(const auto blocks, ReadFloats(checkpoint_, name, {CeilDiv(rows, args.block_rows), groups}));
+      std::vector<float> scales;
+      for (int64_t i = 0; i < rows; ++i) {
+        const auto from = blocks.begin() + i / args.block_rows * groups;
+        scales.insert(scales.end(), from, from + groups);
+      }
+      return scales;
+    }
+    default:
+      return InputError(fmt::format("'{}': a weight cannot be {}", module, args.Text()));
+  }
+}
+
+Status CompressedReader::Zeros(const std::string& module, const TensorArgs& args, bool packed,
+                               Stated& stated) const {
+  const std::string name = module + ".weight_zero_point";
+  if (args.symmetric) return {};
+  const int64_t rows = stated.rows, groups = stated.grid.NumGroups(stated.cols);
+  if (packed) {
+    PLANISH_TRY(stated.zeros, PackedZeros(checkpoint_, name, rows, groups, args.bits));
+    return {};
+  }
+  const bool one = args.strategy == Strategy::kTensor;
+  if (args.strategy == Strategy::kBlock)
+    return InputError(fmt::format("'{}': zero points of blocks", module));
+  PLANISH_TRY(const TensorView view, checkpoint_.Get(name));
+  const std::vector<int64_t> shape = one ? std::vector<int64_t>{1} : std::vector<int64_t>{rows, groups};
+  PLANISH_TRY(const TensorView zeros, Expect(checkpoint_, name, {DType::kI8}, shape));
+  for (int64_t k = 0; k < rows * groups; ++k) {
+    const auto byte = static_cast<uint8_t>(zeros.data[one ? 0 : k]);
+    stated.zeros.push_back(static_cast<uint16_t>(byte ^ 0x80));
+  }
+  return {};
+}
+
+Status CompressedReader::Columns(const std::string& module, Stated& stated) const {
+  const std::string name = module + ".weight_g_idx";
+  if (!checkpoint_.Has(name)) return {};
+  PLANISH_TRY(const TensorView view, Expect(checkpoint_, name, {DType::kI32}, {stated.cols}));
+  const int64_t groups = stated.grid.NumGroups(stated.cols), group = stated.grid.GroupSize(stated.cols);
+  bool in_order = true, unset = true;
+  std::vector<int32_t> columns;
+  for (int64_t j = 0; j < stated.cols; ++j) {
+    const auto g = static_cast<int32_t>(WordAt(view, j));
+    unset = unset && g == -1;
+    in_order = in_order && g == j / group;
+    columns.push_back(g);
+    if (!unset && (g < 0 || g >= groups)) {
+      return InputError(
+          fmt::format("tensor '{}': element {}: expected a group below {}, found {}", name, j, groups, g));
+    }
+  }
+  if (!in_order && !unset) stated.columns = std::move(columns);
+  return {};
+}
+
+Result<Matrix> CompressedReader::ReadIntegers(const std::string& module, const Scheme& scheme,
+                                              Stated stated) {
+  const TensorArgs& args = *scheme.weights;
+  const bool packed = checkpoint_.Has(module + ".weight_packed");
+  if (args.is_float || args.bits < 2 || args.bits > 8 || (!packed && args.bits != 8)) {
+    return InputError(fmt::format("'{}': {} does not go with its {}", module, args.Text(),
+                                  packed ? "weight_packed of I32" : "weight of I8"));
+  }
+  stated.grid.bits = args.bits;
+  PLANISH_TRY(stated.scales, Scales(module, args, stated));
+  PLANISH_RETURN_IF_ERROR(Zeros(module, args, packed, stated));
+  PLANISH_RETURN_IF_ERROR(Columns(module, stated));
+  if (packed) {
+    PLANISH_TRY(stated.codes,
+                PackedCodes(checkpoint_, module + ".weight_packed", stated.rows, stated.cols, args.bits));
+  } else {
+    PLANISH_TRY(const TensorView view,
+                Expect(checkpoint_, module + ".weight", {DType::kI8}, {stated.rows, stated.cols}));
+    stated.codes = MakeBlob(view.NumBytes(), [&](uint8_t* to) {
+      for (int64_t k = 0; k < view.NumBytes(); ++k) to[k] = static_cast<uint8_t>(view.data[k]) ^ 0x80;
+    });
+  }
+  if (!stated.columns.empty() && stated.scales.size() == 1) stated.columns.clear();
+  return ToParts(std::move(stated));
+}
+
+// E8M0: 2^(byte - 127); 255 is NaN.
+Result<Blob> CompressedReader::PowerScales(const std::string& module, int64_t rows, int64_t groups) const {
+  const std::string name = module + ".weight_scale";
+  PLANISH_TRY(const TensorView view, Expect(checkpoint_, name, {DType::kU8}, {rows, groups}));
+  const auto bytes = view.bytes();
+  const auto nan = std::ranges::find(bytes, std::byte{255});
+  if (nan != bytes.end()) {
+    return InputError(fmt::format("tensor '{}': element {} is NaN", name, nan - bytes.begin()));
+  }
+  return Blob{bytes, checkpoint_.owner()};
+}
+
+Result<Matrix> CompressedReader::ReadFloat8(const std::string& module, const Scheme& scheme, Stated stated) {
+  const TensorArgs& args = *scheme.weights;
+  if (!args.is_float || args.bits != 8 || !args.symmetric) {
+    return InputError(fmt::format("'{}': {} does not go with its weight of F8_E4M3", module, args.Text()));
+  }
+  stated.grid = FindGrid("e4m3").value();
+  PLANISH_TRY(const TensorView view,
+              Expect(checkpoint_, module + ".weight", {DType::kF8E4M3}, {stated.rows, stated.cols}));
+  PLANISH_TRY(const TensorView scale, checkpoint_.Get(module + ".weight_scale"));
+  PLANISH_TRY(stated.codes, LevelCodes(view, module + ".weight", stated.grid, stated.rows, stated.cols));
+  if (scale.type == DType::kU8) {
+    if (args.strategy != Strategy::kGroup || args.group != 32) {
+      return InputError(
+          fmt::format("'{}': scales of U8 go with groups of 32, found {}", module, args.Text()));
+    }
+    Coded coded;
+    coded.grid = FindGrid("mxfp8").value();
+    coded.codes = std::move(stated.codes);
+    coded.levels = LevelsBlob(coded.grid);
+    PLANISH_TRY(coded.scales, PowerScales(module, stated.rows, coded.grid.NumGroups(stated.cols)));
+    return Matrix{stated.rows, stated.cols, std::move(coded)};
+  }
+  PLANISH_TRY(stated.scales, Scales(module, args, stated));
+  return ToParts(std::move(stated));
+}
+
+Result<Matrix> CompressedReader::ReadFloat4(const std::string& module, const Scheme& scheme, Stated stated) {
+  const TensorArgs& args = *scheme.weights;
+  const bool nv = args.strategy == Strategy::kTensorGroup && args.group == 16;
+  const bool mx = args.strategy == Strategy::kGroup && args.group == 32;
+  if (!args.is_float || args.bits != 4 || (!nv && !mx)) {
+    return InputError(fmt::format("'{}': {} does not go with its weight_packed of U8", module, args.Text()));
+  }
+  if (stated.cols % 2 != 0) return InputError(fmt::format("'{}': {} inputs are odd", module, stated.cols));
+  Coded coded;
+  coded.grid = FindGrid(nv ? "nvfp4" : "mxfp4").value();
+  const int64_t groups = coded.grid.NumGroups(stated.cols);
+  PLANISH_TRY(const TensorView view,
+              Expect(checkpoint_, module + ".weight_packed", {DType::kU8}, {stated.rows, stated.cols / 2}));
+  PLANISH_TRY(coded.codes, LevelCodes(view, module + ".weight_packed", coded.grid, stated.rows, stated.cols));
+  coded.levels = LevelsBlob(coded.grid);
+  if (mx) {
+    PLANISH_TRY(coded.scales, PowerScales(module, stated.rows, groups));
+    return Matrix{stated.rows, stated.cols, std::move(coded)};
+  }
+  PLANISH_TRY(const TensorView scales,
+              Expect(checkpoint_, module + ".weight_scale", {DType::kF8E4M3}, {stated.rows, groups}));
+  for (int64_t k = 0; k < scales.NumBytes(); ++k) {
+    // A negative scale cannot be told from a positive one with other codes here, and no writer makes it.
+    if (static_cast<uint8_t>(scales.data[k]) >= 0x7f) {
+      return InputError(fmt::format("tensor '{}.weight_scale': element {} is NaN or negative", module, k));
+    }
+  }
+  PLANISH_TRY(const auto global, ReadFloats(checkpoint_, module + ".weight_global_scale", {1}));
+  if (!(global[0] > 0)) {
+    return InputError(fmt::format("tensor '{}.weight_global_scale': expected a positive number, found {}",
+                                  module, global[0]));
+  }
+  coded.scales = {scales.bytes(), checkpoint_.owner()};
+  coded.grid.unit_divides = true;
+  coded.units = MakeBlob(4, [&](uint8_t* to) { std::memcpy(to, global.data(), 4); });
+  return Matrix{stated.rows, stated.cols, std::move(coded)};
+}
+
+// Non-zero elements in row-major order, and a bit for each place.
+Result<Matrix> CompressedReader::ReadSparse(const std::string& module, int64_t rows, int64_t cols) const {
+  const std::string name = module + ".compressed";
+  PLANISH_TRY(const TensorView values, checkpoint_.Get(name));
+  if (!IsComputable(values.type)) {
+    return InputError(
+        fmt::format("tensor '{}': type {}: weights that are sparse and quantized at once cannot be "
+                    "read",
+                    name, DTypeName(values.type)));
+  }
+  const int64_t row_bytes = CeilDiv(cols, 8), size = DTypeBits(values.type) / 8, count = values.NumElements();
+  PLANISH_TRY(const TensorView mask,
+              Expect(checkpoint_, module + ".bitmask", {DType::kU8}, {rows, row_bytes}));
+  int64_t ones = 0;
+  for (const std::byte byte : mask.bytes()) ones += std::popcount(static_cast<uint8_t>(byte));
+  if (ones != count) {
+    return InputError(
+        fmt::format("tensor '{}': {} elements for {} places in the bitmask", name, count, ones));
+  }
+  int64_t outside = 0;
+  Blob dense = MakeBlob(rows * cols * size, [&](uint8_t* to) {
+    const std::byte* next = values.data;
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = 0; j < row_bytes * 8; ++j) {
+        if ((static_cast<uint8_t>(mask.data[i * row_bytes + j / 8]) >> (j % 8) & 1) == 0) continue;
+        if (j < cols) std::memcpy(to + (i * cols + j) * size, next, static_cast<size_t>(size));
+        outside += j < cols ? 0 : 1;
+        next += size;
+      }
+    }
+  });
+  if (outside > 0) {
+    return InputError(fmt::format("tensor '{}.bitmask': {} places beyond column {}", module, outside, cols));
+  }
+  return DenseMatrix(rows, cols, values.type, std::move(dense));
+}
+
+Result<Matrix> CompressedReader::ReadAny(const std::string& module, int64_t rows, int64_t cols) {
+  if (checkpoint_.Has(module + ".meta")) {
+    return InputError(
+        fmt::format("'{}': marlin-24 (2:4 sparsity in a kernel's own order) cannot be read", module));
+  }
+  if (checkpoint_.Has(module + ".bitmask")) return ReadSparse(module, rows, cols);
+  PLANISH_TRY(const Scheme* scheme, config_.Find(module));
+  if (scheme == nullptr || !scheme->weights) {
+    return InputError(fmt::format("'{}': its weight is quantized, but no config group says how", module));
+  }
+  NoteInputs(*scheme);
+  if (checkpoint_.Has(module + ".weight_shape")) {
+    PLANISH_TRY(const TensorView shape, Expect(checkpoint_, module + ".weight_shape", {DType::kI64}, {2}));
+    int64_t stored[2];
+    std::memcpy(stored, shape.data, 16);
+    if (stored[0] != rows || stored[1] != cols) {
+      return InputError(
+          fmt::format("tensor '{}.weight_shape': expected [{}, {}] from the config, found [{}, {}]", module,
+                      rows, cols, stored[0], stored[1]));
+    }
+  }
+  Stated stated{.rows = rows, .cols = cols};
+  const std::string packed = module + ".weight_packed";
+  if (checkpoint_.Has(packed)) {
+    PLANISH_TRY(const TensorView view, checkpoint_.Get(packed));
+    return view.type == DType::kU8 ? ReadFloat4(module, *scheme, std::move(stated))
+                                   : ReadIntegers(module, *scheme, std::move(stated));
+  }
+  PLANISH_TRY(const TensorView view, checkpoint_.Get(module + ".weight"));
+  return view.type == DType::kI8 ? ReadIntegers(module, *scheme, std::move(stated))
+                                 : ReadFloat8(module, *scheme, std::move(stated));
+}
+
+Result<Matrix> CompressedReader::Read(const std::string& weight, int64_t rows, int64_t cols) {
+  PLANISH_TRY(Matrix matrix, ReadAny(ModuleOf(weight), rows, cols));
+  if (!checkpoint_.Has(ModuleOf(weight) + ".bitmask")) CountDecoded(matrix);
+  return matrix;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<QuantizedReader>> OpenCompressedTensors(const Json& config,
+                                                               const Checkpoint& checkpoint) {
+  PLANISH_TRY(CompressedConfig parsed, CompressedConfig::Parse(config));
+  return std::unique_ptr<QuantizedReader>(std::make_unique<CompressedReader>(checkpoint, std::move(parsed)));
+}
+
+}  // namespace planish::quantized
