@@ -6,6 +6,8 @@
 
 #include "base/names.h"
 #include "export/gguf_export.h"
+#include "export/hf_export.h"
+#include "export/lora_export.h"
 #include "export/target.h"
 
 namespace planish {
@@ -36,9 +38,29 @@ Result<Converted> WriteGguf(const Context& context, const Model& model, const Co
   return Converted{done.tensors, done.bytes, std::move(done.notes)};
 }
 
+template <DType type>
+Result<Converted> WriteHf(const Context& context, const Model& model, const ConvertOptions& options,
+                          const std::string& output) {
+  return ExportHf(context, model, type, options, output);
+}
+
+Result<Converted> WriteLora(const Context& context, const Model& model, const ConvertOptions& options,
+                            const std::string& output) {
+  return options.type == "gguf" ? ExportGgufLora(context, model, output)
+                                : ExportPeftLora(context, model, output);
+}
+
 constexpr ConvertTarget kTargets[] = {
     {"gguf", "one file for llama.cpp and what is built on it", GgufTypes, false, WriteGguf,
      /*takes_importance=*/true},
+    {"hf-bf16", "a Hugging Face folder of decoded weights", nullptr, false, WriteHf<DType::kBF16>},
+    {"hf-f16", "the same in F16", nullptr, false, WriteHf<DType::kF16>},
+    {"hf-f32", "the same in F32", nullptr, false, WriteHf<DType::kF32>},
+    {"lora", "the low-rank paths alone, as an adapter for the model without them",
+     [] {
+       return std::vector<std::string>{"peft", "gguf"};
+     },
+     true, WriteLora},
 };
 
 std::string Listing() {
