@@ -155,6 +155,32 @@ TEST_F(FolderExportTest, PathsLeaveAsAdaptersAndComeBack) {
   }
 }
 
+// Outliers beside codes are no paths: they stay with the base.
+TEST_F(FolderExportTest, SparsePartsStayWithTheBase) {
+  Model model = Tiny("tiny");
+  Matrix& w = model.linears[3].w;
+  const SparseEntry outlier{1, 2, 3.0f};
+  SumPart sum;
+  const int64_t rows = w.rows, cols = w.cols;
+  sum.terms = {w, SparseMatrix(rows, cols, {&outlier, 1})};
+  w = {rows, cols, sum};
+  const auto base = Logits(model);
+  EXPECT_THAT(Convert(model, "lora", "none").error().message, HasSubstr("no layer has a low-rank path"));
+  ProductPart path;
+  Mat<float> b(rows, 1), a(1, cols);
+  b.Fill(0.5f);
+  a.Fill(0.25f);
+  path.factors = {DenseMatrix(b, DType::kF32), DenseMatrix(a, DType::kF32)};
+  std::get<SumPart>(w.body).terms.push_back({rows, cols, path});
+  const auto done = Convert(model, "hf-f32", "base", {.paths = Paths::kDrop});
+  ASSERT_TRUE(done.ok()) << done.error().message;
+  EXPECT_THAT(done->notes[0], HasSubstr("paths of 1 layers were left out"));
+  EXPECT_LT(MaxDifference(base, 0, Logits(Load(Path("base")))), 1e-5);
+  const auto adapter = Convert(model, "lora", "adapter");
+  ASSERT_TRUE(adapter.ok()) << adapter.error().message;
+  EXPECT_EQ(adapter->tensors, 2);
+}
+
 // B of GGUF has the rows of q and k in the order of that file's weights.
 TEST_F(FolderExportTest, RowsOfGgufAdaptersArePermuted) {
   Model model = Tiny("tiny");

@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <deque>
+#include <iterator>
 #include <map>
 #include <set>
 
@@ -112,11 +115,17 @@ class Plan {
     });
   }
 
+  static bool IsPath(const Matrix& matrix) { return std::holds_alternative<ProductPart>(matrix.body); }
+
+  // The matrix, or what of it is no low-rank path.
   const Matrix& Wanted(const Linear& linear) {
     const auto* sum = std::get_if<SumPart>(&linear.w.body);
-    if (sum == nullptr) return linear.w;
+    if (sum == nullptr || std::ranges::none_of(sum->terms, IsPath)) return linear.w;
     ++(paths_ == Paths::kDrop ? dropped_ : merged_);
-    return paths_ == Paths::kDrop ? sum->terms.front() : linear.w;
+    if (paths_ != Paths::kDrop) return linear.w;
+    SumPart rest;
+    std::ranges::remove_copy_if(sum->terms, std::back_inserter(rest.terms), IsPath);
+    return bases_.emplace_back(Matrix{linear.w.rows, linear.w.cols, std::move(rest)});
   }
 
   void AddLinear(size_t index) {
@@ -156,6 +165,7 @@ class Plan {
   std::map<std::string, size_t> parts_;
   std::map<std::string, std::vector<size_t>> banks_;
   std::set<size_t> done_;
+  std::deque<Matrix> bases_;  // addresses stay
   std::vector<TensorSource> sources_;
   int64_t merged_ = 0, dropped_ = 0;
 };

@@ -34,11 +34,13 @@ Mat<float> Multiply(const Mat<float>& x, const Mat<float>& w) {
   return y;
 }
 
-// The products of a sum side by side: B = [B1 B2 ...], A = [A1; A2; ...].
+// The products of a sum side by side: B = [B1 B2 ...], A = [A1; A2; ...]; no rank where there are none.
+// Outliers belong to the base.
 Status Collect(const SumPart& sum, Path& path) {
   std::vector<std::pair<Mat<float>, Mat<float>>> products;
   int64_t rank = 0;
   for (size_t i = 1; i < sum.terms.size(); ++i) {
+    if (std::holds_alternative<Sparse>(sum.terms[i].body)) continue;
     const auto* product = std::get_if<ProductPart>(&sum.terms[i].body);
     if (product == nullptr || product->factors.size() < 2) {
       return InputError(fmt::format("'{}': beside its matrix stands {}, which is no low-rank path",
@@ -75,11 +77,12 @@ Result<std::vector<Path>> CollectPaths(const Context& context, const Model& mode
     const auto* sum = std::get_if<SumPart>(&model.linears[i].w.body);
     if (sum == nullptr || sum->terms.size() < 2) continue;
     Path path{&model.linears[i], lookups.contains(static_cast<LinearId>(i)), {}, {}};
+    PLANISH_RETURN_IF_ERROR(Collect(*sum, path));
+    if (path.a.rows() == 0) continue;
     if (path.lookup) {
       return InputError(
           fmt::format("'{}': the path of an embedding cannot be written as an adapter", path.linear->name));
     }
-    PLANISH_RETURN_IF_ERROR(Collect(*sum, path));
     paths.push_back(std::move(path));
   }
   if (paths.empty()) {
@@ -112,9 +115,8 @@ std::vector<std::string> TargetModules(const Model& model, const std::vector<Pat
 
 std::string ConfigText(const Model& model, const std::vector<Path>& paths, int64_t rank) {
   bool transposed = false;
-  for (size_t i = 0; i < model.linears.size(); ++i) {
-    transposed = transposed || (model.program.linears[i].transposed &&
-                                std::holds_alternative<SumPart>(model.linears[i].w.body));
+  for (const Path& path : paths) {
+    transposed |= model.program.linears[static_cast<size_t>(path.linear - model.linears.data())].transposed;
   }
   OrderedJson config;
   config["peft_type"] = "LORA";
