@@ -24,7 +24,7 @@ expect() {
 }
 
 expect 0 'eval.*generate|generate' "$program" --help
-for verb in eval generate logits inspect calibrate compress grids completion bench pack; do
+for verb in eval generate logits inspect calibrate compress grids completion bench pack diff; do
   expect 0 'Examples' "$program" "$verb" --help
 done
 expect 2 'required|subcommand' "$program"

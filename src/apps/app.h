@@ -69,6 +69,7 @@ void AddCompressVerb(CLI::App& app);
 void AddGridsVerb(CLI::App& app);
 void AddConvertVerb(CLI::App& app);
 void AddBenchVerb(CLI::App& app);
+void AddDiffVerb(CLI::App& app);
 void AddPackVerb(CLI::App& app);
 void AddCompletionVerb(CLI::App& app);
 

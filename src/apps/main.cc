@@ -42,6 +42,7 @@ int Main(int argc, char** argv) {
   AddGridsVerb(app);
   AddConvertVerb(app);
   AddBenchVerb(app);
+  AddDiffVerb(app);
   AddPackVerb(app);
   AddCompletionVerb(app);
   try {

@@ -1,9 +1,12 @@
 // planish calibrate: statistics of every site of the original model, to a file.
 #include <fmt/format.h>
 
+#include <filesystem>
+
 #include "apps/app.h"
 #include "apps/calibration_text.h"
 #include "base/file.h"
+#include "export/imatrix_export.h"
 #include "pipeline/calibrate_model.h"
 
 namespace planish::app {
@@ -11,22 +14,38 @@ namespace {
 
 struct CalibrateFlags {
   RunOptions run;
-  std::string model, output;
+  std::string model, output, imatrix;
   CalibrationSpec spec;
   int64_t state_memory_mb = 256;
 };
 
+Status SaveImatrix(const CalibrateFlags& flags, const Model& model, const CalibrationSet& set,
+                   const StatisticsFile& statistics) {
+  PLANISH_TRY(Imatrix imatrix, ImatrixOf(model, statistics));
+  for (const auto& text : flags.spec.text) {
+    imatrix.datasets.push_back(std::filesystem::path(text).filename().string());
+  }
+  imatrix.chunk_count = static_cast<int64_t>(set.windows.size());
+  imatrix.chunk_size = flags.spec.context;
+  return WriteImatrix(flags.imatrix, imatrix);
+}
+
 Status RunCalibrate(const CalibrateFlags& flags) {
   PLANISH_TRY(const auto run, Run::Start(flags.run, flags.spec.seed));
-  if (FileExists(flags.output)) return InputError(fmt::format("{}: already exists", flags.output));
+  if (flags.output.empty() && flags.imatrix.empty()) return InputError("give --output, --imatrix or both");
+  for (const std::string& path : {flags.output, flags.imatrix}) {
+    if (!path.empty() && FileExists(path)) return InputError(fmt::format("{}: already exists", path));
+  }
   PLANISH_TRY(Model model, OpenModel(flags.model, flags.run));
   PLANISH_RETURN_IF_ERROR(CheckFinite(run->context(), model));
   PLANISH_TRY(auto windows, LoadCalibration(model, flags.spec));
   const CalibrationSet set = CalibrationSet::Make(std::move(windows));
-  PLANISH_TRY(
-      const StatisticsFile statistics,
-      CalibrateModel(run->context(), model, set, flags.output + ".spill", flags.state_memory_mb << 20));
-  PLANISH_RETURN_IF_ERROR(SaveStatistics(flags.output, statistics));
+  PLANISH_TRY(const StatisticsFile statistics,
+              CalibrateModel(run->context(), model, set,
+                             (flags.output.empty() ? flags.imatrix : flags.output) + ".spill",
+                             flags.state_memory_mb << 20));
+  if (!flags.output.empty()) PLANISH_RETURN_IF_ERROR(SaveStatistics(flags.output, statistics));
+  if (!flags.imatrix.empty()) PLANISH_RETURN_IF_ERROR(SaveImatrix(flags, model, set, statistics));
   OrderedJson sites = OrderedJson::array();
   for (const auto& [name, moments] : statistics.sites) {
     const auto dead = moments.DeadChannels();
@@ -49,7 +68,9 @@ void AddCalibrateVerb(CLI::App& app) {
   CLI::App* verb = app.add_subcommand("calibrate", "Statistics of every linear's input on a text, to a file");
   verb->add_option("MODEL", flags->model, "The model")->required();
   verb->add_option("--text", flags->spec.text, "UTF-8 text file(s)")->required();
-  verb->add_option("-o,--output", flags->output, "File to make (safetensors)")->required();
+  verb->add_option("-o,--output", flags->output, "File to make (safetensors)");
+  verb->add_option("--imatrix", flags->imatrix,
+                   "Importance matrix for llama.cpp to make (GGUF, or the older form for a name in .dat)");
   verb->add_option("--windows", flags->spec.windows, "Windows, spread over the whole text")
       ->capture_default_str();
   verb->add_option("--context", flags->spec.context, "Tokens a window")->capture_default_str();

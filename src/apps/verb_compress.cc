@@ -3,6 +3,7 @@
 
 #include <cstdio>
 
+#include "apps/adapter_options.h"
 #include "apps/app.h"
 #include "apps/calibration_text.h"
 #include "base/file.h"
@@ -14,6 +15,7 @@ namespace {
 
 struct CompressFlags {
   RunOptions run;
+  std::vector<std::string> adapters;
   std::string model, recipe, log, statistics;
   CompressRequest request;
   std::optional<int64_t> bits, group, scale_bits, zero_bits, rank, windows, context, head_bits;
@@ -133,6 +135,10 @@ Status RunCompress(CompressFlags& flags) {
   PLANISH_TRY(const auto run, Run::Start(flags.run, recipe.calibration.seed));
   const Context& context = run->context();
   PLANISH_TRY(Model model, OpenModel(flags.model, flags.run));
+  PLANISH_RETURN_IF_ERROR(AttachAdapters(run->context(), flags.adapters, model));
+  if (!flags.adapters.empty() && context.progress != nullptr) {
+    context.progress->Note("paths of adapters are added to the matrix before it is rounded");
+  }
   PLANISH_TRY(auto windows, LoadCalibration(model, recipe.calibration));
   const CalibrationSet set = CalibrationSet::Make(std::move(windows));
   std::optional<StatisticsFile> statistics;
@@ -215,6 +221,7 @@ void AddCompressVerb(CLI::App& app) {
   verb->add_flag("--restart", flags->request.restart,
                  "Discard an unfinished run instead of going on with it");
   verb->add_option("--log", flags->log, "Write the report of every layer as JSON lines");
+  AddAdapterOption(*verb, flags->adapters);
   AddRunOptions(*verb, flags->run);
   verb->footer(
       "A killed or interrupted run goes on where it was when the same command is given again.\n"

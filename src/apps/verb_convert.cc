@@ -1,6 +1,7 @@
 // planish convert: a model in the format of another program.
 #include <fmt/format.h>
 
+#include "apps/adapter_options.h"
 #include "apps/app.h"
 #include "base/file.h"
 #include "export/importance.h"
@@ -11,8 +12,10 @@ namespace {
 
 struct ConvertFlags {
   RunOptions run;
+  std::vector<std::string> adapters;
   std::string model, output, target, statistics, imatrix;
   bool merge = false, drop_paths = false;
+  int64_t shard_bytes = kDefaultShardBytes;
 };
 
 // What --statistics or --imatrix say of the model's columns.
@@ -39,13 +42,17 @@ Status ReadImportance(const ConvertFlags& flags, const ConvertTarget& target, co
 
 Status RunConvert(const ConvertFlags& flags) {
   ConvertOptions options;
-  options.paths = flags.merge ? Paths::kMerge : flags.drop_paths ? Paths::kDrop : Paths::kRefuse;
+  // An adapter is given to be in the output: where a format has no place for it, it is merged.
+  const bool merge = flags.merge || (!flags.adapters.empty() && !flags.drop_paths);
+  options.paths = merge ? Paths::kMerge : flags.drop_paths ? Paths::kDrop : Paths::kRefuse;
+  options.shard_bytes = flags.shard_bytes;
   PLANISH_TRY(const ConvertTarget* target, ParseConvertTarget(flags.target, options));
   if (FileExists(flags.output) || DirectoryExists(flags.output)) {
     return InputError(fmt::format("{}: already exists; choose another output or remove it", flags.output));
   }
   PLANISH_TRY(const auto run, Run::Start(flags.run));
-  PLANISH_TRY(const Model model, OpenModel(flags.model, flags.run));
+  PLANISH_TRY(Model model, OpenModel(flags.model, flags.run));
+  PLANISH_RETURN_IF_ERROR(AttachAdapters(run->context(), flags.adapters, model));
   PLANISH_RETURN_IF_ERROR(ReadImportance(flags, *target, model, options));
   PLANISH_TRY(const Converted done, target->write(run->context(), model, options, flags.output));
   if (flags.run.json) {
@@ -88,6 +95,12 @@ void AddConvertVerb(CLI::App& app) {
       ->excludes(statistics);
   auto* merge = verb->add_flag("--merge", flags->merge, "Add low-rank paths to the matrix beside them");
   verb->add_flag("--drop-paths", flags->drop_paths, "Leave low-rank paths out")->excludes(merge);
+  verb->add_option("--shard-size", flags->shard_bytes,
+                   "Most bytes of tensors in a file of a folder: 5GB, 500MB")
+      ->transform(CLI::AsSizeValue(true))
+      ->check(CLI::PositiveNumber)
+      ->default_str("5GB");
+  AddAdapterOption(*verb, flags->adapters);
   AddRunOptions(*verb, flags->run);
   verb->footer(TargetsText() +
                "Examples:\n  planish convert model/ -o model.gguf --to gguf:q4_k\n"

@@ -1,6 +1,7 @@
 // planish eval: perplexity of a model on a text and, with a reference, how far it is from that.
 #include <fmt/format.h>
 
+#include "apps/adapter_options.h"
 #include "apps/runner_options.h"
 #include "evaluate/damage.h"
 #include "evaluate/model_source.h"
@@ -13,6 +14,7 @@ namespace {
 
 struct EvalFlags {
   RunOptions run;
+  std::vector<std::string> adapters;
   RuntimeOptions runtime{.runtime = "plain"};
   std::vector<std::string> models;
   std::string reference, text, set = "full";
@@ -69,6 +71,7 @@ Status Eval(const EvalFlags& flags) {
     PLANISH_TRY(auto model,
                 reference ? LoadModel(path) : LoadAtPrecision(run->context(), path, flags.runtime));
     PrintNotes(model, flags.run);
+    if (!reference) PLANISH_RETURN_IF_ERROR(AttachAdapters(run->context(), flags.adapters, model));
     PLANISH_RETURN_IF_ERROR(CheckFinite(run->context(), model));
     models.push_back(std::make_unique<Model>(std::move(model)));
     if (reference || flags.runtime.runtime == "plain") {
@@ -128,6 +131,7 @@ void AddEvalVerb(CLI::App& app) {
   verb->add_flag("--bos", flags->bos, "Put the BOS token before each window");
   AddRuntimeOptions(*verb, flags->runtime);
   AddPrecisionOptions(*verb, flags->runtime);
+  AddAdapterOption(*verb, flags->adapters);
   AddRunOptions(*verb, flags->run);
   verb->footer(
       "Examples:\n"

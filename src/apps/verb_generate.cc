@@ -3,6 +3,7 @@
 
 #include <cstdio>
 
+#include "apps/adapter_options.h"
 #include "apps/chat_options.h"
 #include "apps/runner_options.h"
 #include "model/model.h"
@@ -13,6 +14,7 @@ namespace {
 
 struct GenerateFlags {
   RunOptions run;
+  std::vector<std::string> adapters;
   RuntimeOptions runtime;
   std::string model, prompt;
   GenerateOptions options;
@@ -66,8 +68,9 @@ Result<std::vector<int32_t>> PromptIds(GenerateFlags& flags, const std::string& 
 Status RunGenerate(GenerateFlags& flags) {
   PLANISH_TRY(const std::string prompt, CheckedText(flags.prompt, "--prompt"));
   PLANISH_TRY(const auto run, Run::Start(flags.run, flags.options.sampling.seed));
-  PLANISH_TRY(const Model model, LoadAtPrecision(run->context(), flags.model, flags.runtime));
+  PLANISH_TRY(Model model, LoadAtPrecision(run->context(), flags.model, flags.runtime));
   PrintNotes(model, flags.run);
+  PLANISH_RETURN_IF_ERROR(AttachAdapters(run->context(), flags.adapters, model));
   PLANISH_TRY(const auto tokenizer, Tokenizer::Load(model.path));
   PLANISH_TRY(const auto ids, PromptIds(flags, prompt, model, *tokenizer));
   if (flags.options.context == 0) {
@@ -114,6 +117,7 @@ void AddGenerateVerb(CLI::App& app) {
   verb->add_flag("--stats", flags->stats, "Print speed at the end");
   AddRuntimeOptions(*verb, flags->runtime);
   AddPrecisionOptions(*verb, flags->runtime);
+  AddAdapterOption(*verb, flags->adapters);
   AddRunOptions(*verb, flags->run);
   verb->footer(
       "Examples:\n"

@@ -5,6 +5,7 @@
 #include <charconv>
 #include <numeric>
 
+#include "apps/adapter_options.h"
 #include "apps/app.h"
 #include "formats/npy.h"
 #include "model/forward.h"
@@ -14,6 +15,7 @@ namespace {
 
 struct LogitsFlags {
   RunOptions run;
+  std::vector<std::string> adapters;
   std::string model, ids, prompt, output;
   int64_t last = 1;
   int top = 0;
@@ -93,7 +95,8 @@ void PrintLogitsJson(const LogitsFlags& flags, const std::vector<int32_t>& ids, 
 Status RunLogits(const LogitsFlags& flags) {
   if (flags.ids.empty() == flags.prompt.empty()) return InputError("give either --ids or --prompt");
   PLANISH_TRY(const auto run, Run::Start(flags.run));
-  PLANISH_TRY(const Model model, OpenModel(flags.model, flags.run));
+  PLANISH_TRY(Model model, OpenModel(flags.model, flags.run));
+  PLANISH_RETURN_IF_ERROR(AttachAdapters(run->context(), flags.adapters, model));
   PLANISH_TRY(const auto ids, InputIds(flags, model));
   const auto count = static_cast<int64_t>(ids.size());
   const int64_t last = flags.last == 0 ? count : std::min(flags.last, count);
@@ -126,6 +129,7 @@ void AddLogitsVerb(CLI::App& app) {
   verb->add_option("--top", flags->top, "Only the K largest; JSON rows become [id, logit] pairs")
       ->check(CLI::NonNegativeNumber);
   verb->add_option("-o,--output", flags->output, "Write float32 [positions, vocabulary] as .npy");
+  AddAdapterOption(*verb, flags->adapters);
   AddRunOptions(*verb, flags->run);
   verb->footer(
       "Examples:\n"

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/context.h"
+#include "formats/checkpoint.h"
 #include "model/model.h"
 
 namespace planish {
@@ -27,6 +28,7 @@ struct ConvertOptions {
   // How much each column's error counts, by name of the weight; weights that are not here count all alike.
   // Only for targets that take it.
   std::map<std::string, std::vector<float>> importance;
+  int64_t shard_bytes = kDefaultShardBytes;  // most bytes of tensors in a file, of formats that are folders
 };
 
 struct Converted {

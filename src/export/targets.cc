@@ -8,6 +8,8 @@
 #include "export/compressed_tensors_export.h"
 #include "export/gguf_export.h"
 #include "export/gptq_export.h"
+#include "export/hf_export.h"
+#include "export/lora_export.h"
 #include "export/target.h"
 
 namespace planish {
@@ -38,6 +40,18 @@ Result<Converted> WriteGguf(const Context& context, const Model& model, const Co
   return Converted{done.tensors, done.bytes, std::move(done.notes)};
 }
 
+template <DType type>
+Result<Converted> WriteHf(const Context& context, const Model& model, const ConvertOptions& options,
+                          const std::string& output) {
+  return ExportHf(context, model, type, options, output);
+}
+
+Result<Converted> WriteLora(const Context& context, const Model& model, const ConvertOptions& options,
+                            const std::string& output) {
+  return options.type == "gguf" ? ExportGgufLora(context, model, output)
+                                : ExportPeftLora(context, model, output);
+}
+
 constexpr ConvertTarget kTargets[] = {
     {"gguf", "one file for llama.cpp and what is built on it", GgufTypes, false, WriteGguf,
      /*takes_importance=*/true},
@@ -47,6 +61,14 @@ constexpr ConvertTarget kTargets[] = {
     {"awq", "AWQ: 4-bit integers (vLLM, SGLang, transformers)", nullptr, false, WriteAwq},
     {"compressed-tensors", "for vLLM and SGLang; auto keeps the model's codes", CompressedTensorsSchemes,
      true, WriteCompressedTensors},
+    {"hf-bf16", "a Hugging Face folder of decoded weights", nullptr, false, WriteHf<DType::kBF16>},
+    {"hf-f16", "the same in F16", nullptr, false, WriteHf<DType::kF16>},
+    {"hf-f32", "the same in F32", nullptr, false, WriteHf<DType::kF32>},
+    {"lora", "the low-rank paths alone, as an adapter for the model without them",
+     [] {
+       return std::vector<std::string>{"peft", "gguf"};
+     },
+     true, WriteLora},
 };
 
 std::string Listing() {

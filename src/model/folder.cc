@@ -55,8 +55,7 @@ Result<OrderedJson> OriginalConfig(const Model& model, const std::string& dtype)
         "rope_scaling: the file states frequencies one by one (rope_freqs.weight), which config.json cannot; "
         "convert to GGUF, or start from the original model");
   }
-  config["torch_dtype"] = dtype;
-  config.erase("dtype");
+  config[config.contains("dtype") ? "dtype" : "torch_dtype"] = dtype;  // newer and older name
   if (!config.contains("architectures")) {
     for (const ModelClass& known : kClasses) {
       if (model.program.family == known.family) config["architectures"] = {known.name};

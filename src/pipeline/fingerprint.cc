@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/hash.h"
+#include "layer/artifact.h"
 
 namespace planish {
 
@@ -23,6 +24,15 @@ std::string ModelFingerprint(const Model& model) {
       hash.Update(bytes.subspan(at, std::min(kSample, bytes.size() - at)));
     }
     if (bytes.size() > kSample) hash.Update(bytes.last(kSample));
+  }
+  // Paths of adapters lie in files of their own.
+  for (const Linear& linear : model.linears) {
+    const auto* sum = std::get_if<SumPart>(&linear.w.body);
+    for (size_t i = 1; sum != nullptr && i < sum->terms.size(); ++i) {
+      std::vector<PartTensor> parts;
+      hash.Update(DumpJson(DescribeParts(sum->terms[i], linear.name, parts)));
+      for (const auto& part : parts) hash.Update(part.bytes);
+    }
   }
   return hash.Hex();
 }

@@ -1,0 +1,224 @@
+#include "export/lora_export.h"
+
+#include <fmt/format.h>
+
+#include <map>
+#include <set>
+
+#include "base/atomic_folder.h"
+#include "base/file.h"
+#include "formats/checkpoint_writer.h"
+#include "formats/gguf.h"
+#include "formats/lora.h"
+#include "model/gguf_family.h"
+#include "model/lora.h"
+
+namespace planish {
+namespace {
+
+struct Path {
+  const Linear* linear = nullptr;
+  bool lookup = false;  // the matrix is an embedding
+  Mat<float> b, a;      // [out, r], [r, in]
+};
+
+// y += x of [rows, k] times [k, cols].
+Mat<float> Multiply(const Mat<float>& x, const Mat<float>& w) {
+  Mat<float> y(x.rows(), w.cols());
+  y.Fill(0);
+  for (int64_t i = 0; i < x.rows(); ++i) {
+    for (int64_t k = 0; k < x.cols(); ++k) {
+      for (int64_t j = 0; j < w.cols(); ++j) y(i, j) += x(i, k) * w(k, j);
+    }
+  }
+  return y;
+}
+
+// The products of a sum side by side: B = [B1 B2 ...], A = [A1; A2; ...]; no rank where there are none.
+// Outliers belong to the base.
+Status Collect(const SumPart& sum, Path& path) {
+  std::vector<std::pair<Mat<float>, Mat<float>>> products;
+  int64_t rank = 0;
+  for (size_t i = 1; i < sum.terms.size(); ++i) {
+    if (std::holds_alternative<Sparse>(sum.terms[i].body)) continue;
+    const auto* product = std::get_if<ProductPart>(&sum.terms[i].body);
+    if (product == nullptr || product->factors.size() < 2) {
+      return InputError(fmt::format("'{}': beside its matrix stands {}, which is no low-rank path",
+                                    path.linear->name, Describe(sum.terms[i])));
+    }
+    Mat<float> left = Reconstruct(product->factors.front());
+    for (size_t k = 1; k + 1 < product->factors.size(); ++k) {
+      left = Multiply(left, Reconstruct(product->factors[k]));
+    }
+    rank += left.cols();
+    products.emplace_back(std::move(left), Reconstruct(product->factors.back()));
+  }
+  path.b.Resize(path.linear->w.rows, rank);
+  path.a.Resize(rank, path.linear->w.cols);
+  int64_t at = 0;
+  for (const auto& [b, a] : products) {
+    for (int64_t i = 0; i < b.rows(); ++i) std::copy_n(b.row(i), b.cols(), path.b.row(i) + at);
+    std::copy_n(a.data(), a.rows() * a.cols(), path.a.row(at));
+    at += a.rows();
+  }
+  return {};
+}
+
+Result<std::vector<Path>> CollectPaths(const Context& context, const Model& model) {
+  std::set<LinearId> lookups;
+  for (const Block& block : model.program.blocks) {
+    for (const Op& op : block.ops) {
+      if (const auto* embed = std::get_if<EmbedOp>(&op.body)) lookups.insert(embed->table);
+    }
+  }
+  std::vector<Path> paths;
+  for (size_t i = 0; i < model.linears.size(); ++i) {
+    PLANISH_RETURN_IF_ERROR(context.CheckCancelled());
+    const auto* sum = std::get_if<SumPart>(&model.linears[i].w.body);
+    if (sum == nullptr || sum->terms.size() < 2) continue;
+    Path path{&model.linears[i], lookups.contains(static_cast<LinearId>(i)), {}, {}};
+    PLANISH_RETURN_IF_ERROR(Collect(*sum, path));
+    if (path.a.rows() == 0) continue;
+    if (path.lookup) {
+      return InputError(
+          fmt::format("'{}': the path of an embedding cannot be written as an adapter", path.linear->name));
+    }
+    paths.push_back(std::move(path));
+  }
+  if (paths.empty()) {
+    return InputError(
+        fmt::format("{}: no layer has a low-rank path (planish compress --rank makes them)", model.path));
+  }
+  return paths;
+}
+
+std::string ModuleOf(const Linear& linear) {
+  constexpr std::string_view kWeight = ".weight";
+  return linear.name.ends_with(kWeight) ? linear.name.substr(0, linear.name.size() - kWeight.size())
+                                        : linear.name;
+}
+
+// "q_proj" for modules whose every namesake has a path, the whole path for others: a loader makes factors for
+// all that match.
+std::vector<std::string> TargetModules(const Model& model, const std::vector<Path>& paths) {
+  const auto last = [](const std::string& module) { return module.substr(module.rfind('.') + 1); };
+  std::map<std::string, int64_t> namesakes, with_path;
+  for (const Linear& linear : model.linears) ++namesakes[last(ModuleOf(linear))];
+  for (const Path& path : paths) ++with_path[last(ModuleOf(*path.linear))];
+  std::set<std::string> targets;
+  for (const Path& path : paths) {
+    const std::string module = ModuleOf(*path.linear), name = last(module);
+    targets.insert(namesakes[name] == with_path[name] ? name : module);
+  }
+  return {targets.begin(), targets.end()};
+}
+
+std::string ConfigText(const Model& model, const std::vector<Path>& paths, int64_t rank) {
+  bool transposed = false;
+  for (const Path& path : paths) {
+    transposed |= model.program.linears[static_cast<size_t>(path.linear - model.linears.data())].transposed;
+  }
+  OrderedJson config;
+  config["peft_type"] = "LORA";
+  config["task_type"] = "CAUSAL_LM";
+  config["base_model_name_or_path"] = nullptr;
+  config["r"] = rank;
+  config["lora_alpha"] = rank;
+  config["use_rslora"] = false;
+  config["use_dora"] = false;
+  config["target_modules"] = TargetModules(model, paths);
+  config["rank_pattern"] = OrderedJson::object();
+  config["alpha_pattern"] = OrderedJson::object();
+  config["bias"] = "none";
+  config["lora_dropout"] = 0.0;
+  config["fan_in_fan_out"] = transposed;
+  config["modules_to_save"] = nullptr;
+  config["inference_mode"] = true;
+  config["init_lora_weights"] = true;
+  return DumpJson(config, 2) + "\n";
+}
+
+std::vector<std::string> Notes() {
+  return {"the base is the same model without its paths: convert it with --drop-paths"};
+}
+
+}  // namespace
+
+Result<Converted> ExportPeftLora(const Context& context, const Model& model, const std::string& output) {
+  PLANISH_TRY(auto paths, CollectPaths(context, model));
+  int64_t rank = 0;
+  for (const Path& path : paths) rank = std::max(rank, path.a.rows());
+  std::vector<TensorSpec> specs;
+  std::map<std::string, Mat<float>> tensors;
+  for (const Path& path : paths) {
+    Mat<float> a(rank, path.a.cols()), b(path.b.rows(), rank);
+    a.Fill(0);
+    b.Fill(0);
+    std::copy_n(path.a.data(), path.a.rows() * path.a.cols(), a.data());
+    for (int64_t i = 0; i < b.rows(); ++i) std::copy_n(path.b.row(i), path.b.cols(), b.row(i));
+    const std::string prefix = "base_model.model." + ModuleOf(*path.linear);
+    specs.push_back({prefix + ".lora_A.weight", DType::kF32, {rank, a.cols()}});
+    specs.push_back({prefix + ".lora_B.weight", DType::kF32, {b.rows(), rank}});
+    tensors[prefix + ".lora_A.weight"] = std::move(a);
+    tensors[prefix + ".lora_B.weight"] = std::move(b);
+  }
+  PLANISH_TRY(auto folder, AtomicFolder::Create(output));
+  PLANISH_TRY(auto writer, SafetensorsWriter::Create(JoinPath(folder.path(), kLoraTensorsName), specs));
+  Converted done{0, 0, Notes()};
+  for (const TensorSpec& spec : writer.order()) {
+    const Mat<float>& m = tensors.at(spec.name);
+    const auto bytes = std::as_bytes(std::span(m.data(), static_cast<size_t>(m.rows() * m.cols())));
+    PLANISH_RETURN_IF_ERROR(writer.Append(spec.name, bytes));
+    ++done.tensors;
+    done.bytes += static_cast<int64_t>(bytes.size());
+  }
+  PLANISH_RETURN_IF_ERROR(writer.Commit());
+  PLANISH_RETURN_IF_ERROR(
+      WriteFileAtomically(JoinPath(folder.path(), kLoraConfigName), ConfigText(model, paths, rank)));
+  PLANISH_RETURN_IF_ERROR(folder.Commit());
+  return done;
+}
+
+Result<Converted> ExportGgufLora(const Context& context, const Model& model, const std::string& output) {
+  PLANISH_TRY(const auto paths, CollectPaths(context, model));
+  const GgufFamily* family = GgufFamilyOf(model.program);
+  if (family == nullptr) {
+    return InputError(fmt::format("family '{}' has no name in GGUF", model.program.family));
+  }
+  GgufMetadata metadata;
+  metadata.String("general.type", "adapter");
+  metadata.String("general.architecture", family->arch);
+  metadata.String("adapter.type", "lora");
+  metadata.Float("adapter.lora.alpha", 0);  // no scale but the user's, whatever the rank
+  std::vector<GgufTensorSpec> specs;
+  std::vector<std::string> names;
+  for (const Path& path : paths) {
+    const auto place = GgufPlaceOf(*family, model.program, path.linear->name);
+    if (!place || place->expert >= 0) {
+      return InputError(fmt::format("tensor '{}' has no name of its own in GGUF", path.linear->name));
+    }
+    names.push_back(place->name);
+    specs.push_back({place->name + ".lora_a", GgufType::kF32, {path.a.cols(), path.a.rows()}});
+    specs.push_back({place->name + ".lora_b", GgufType::kF32, {path.b.cols(), path.b.rows()}});
+  }
+  PLANISH_TRY(auto writer, GgufWriter::Create(output, metadata, specs));
+  Converted done{static_cast<int64_t>(specs.size()), 0, Notes()};
+  for (size_t i = 0; i < paths.size(); ++i) {
+    const Mat<float>&a = paths[i].a, &b = paths[i].b;
+    const GgufRowOrder order = LoraRowOrder(*family, model.program, names[i]);
+    Mat<float> rows(b.rows(), b.cols());
+    for (int64_t row = 0; row < b.rows(); ++row) {
+      const int64_t from = order.Source(row, b.rows());
+      std::copy_n(b.row(from), b.cols(), rows.row(row));
+    }
+    for (const Mat<float>* m : {&a, static_cast<const Mat<float>*>(&rows)}) {
+      const auto bytes = std::as_bytes(std::span(m->data(), static_cast<size_t>(m->rows() * m->cols())));
+      PLANISH_RETURN_IF_ERROR(writer.Append(bytes));
+      done.bytes += static_cast<int64_t>(bytes.size());
+    }
+  }
+  PLANISH_RETURN_IF_ERROR(writer.Commit());
+  return done;
+}
+
+}  // namespace planish

@@ -1,0 +1,388 @@
+#include "formats/lora.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <map>
+#include <optional>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/names.h"
+#include "formats/gguf.h"
+#include "formats/safetensors.h"
+#include "formats/tokenizer_regex.h"
+
+namespace planish {
+namespace {
+
+constexpr int64_t kMaxConfigBytes = int64_t{16} << 20;
+constexpr int64_t kMaxRank = int64_t{1} << 16;
+constexpr size_t kMaxPatterns = 4096;
+
+std::string Module(std::string_view target) { return fmt::format("module '{}'", Abbreviate(target)); }
+
+// ---- adapter_config.json ----
+
+// rank_pattern and alpha_pattern: values of modules whose path, or its end behind a dot, matches the key.
+struct Patterns {
+  struct Entry {
+    std::string key;
+    Regex regex;
+    double value;
+  };
+  std::vector<Entry> entries;
+};
+
+Result<bool> Matches(const Regex& regex, std::string_view path) {
+  Regex::Matcher matcher(regex, path);
+  size_t begin = 0, end = 0;
+  const bool found = matcher.Next(&begin, &end);
+  PLANISH_RETURN_IF_ERROR(matcher.status());
+  return found;
+}
+
+Result<Regex> WholePath(const std::string& key, const std::string& field) {
+  auto regex = Regex::Compile(fmt::format(R"(\A(?:.*\.)?(?:{})\z)", key));
+  if (!regex.ok()) return regex.error().At(fmt::format("{}: '{}'", field, Abbreviate(key)));
+  return regex;
+}
+
+Result<Patterns> ReadPatterns(const Json& config, const std::string& field) {
+  Patterns patterns;
+  const auto object = config.find(field);
+  if (object == config.end() || object->is_null()) return patterns;
+  if (!object->is_object() || object->size() > kMaxPatterns) {
+    return InputError(fmt::format("{}: expected an object of at most {} keys", field, kMaxPatterns));
+  }
+  for (const auto& [key, value] : object->items()) {
+    if (!value.is_number() || !std::isfinite(value.get<double>())) {
+      return InputError(fmt::format("{}: '{}': expected a number", field, Abbreviate(key)));
+    }
+    PLANISH_TRY(Regex regex, WholePath(key, field));
+    patterns.entries.push_back({key, std::move(regex), value.get<double>()});
+  }
+  return patterns;
+}
+
+// The order of keys decides in PEFT, and is lost in other readers: keys that disagree are refused.
+Result<double> ValueFor(const Patterns& patterns, const std::string& module, double fallback) {
+  const Patterns::Entry* found = nullptr;
+  for (const auto& entry : patterns.entries) {
+    PLANISH_TRY(const bool matches, Matches(entry.regex, module));
+    if (!matches) continue;
+    if (found != nullptr && found->value != entry.value) {
+      return InputError(fmt::format("{}: the patterns '{}' and '{}' disagree", Module(module),
+                                    Abbreviate(found->key), Abbreviate(entry.key)));
+    }
+    found = &entry;
+  }
+  return found != nullptr ? found->value : fallback;
+}
+
+struct PeftConfig {
+  double rank = 0, alpha = 0;
+  bool root_scale = false;  // s = alpha / sqrt(r)
+  Patterns ranks, alphas;
+  std::vector<std::string> targets;     // ends of paths
+  std::optional<Regex> target_pattern;  // or what whole paths match; neither: all
+};
+
+bool IsSet(const Json& config, const char* field) {
+  const auto it = config.find(field);
+  return it != config.end() && !it->is_null() && *it != Json(false) &&
+         !((it->is_object() || it->is_array()) && it->empty());
+}
+
+Status RefuseOtherKinds(const Json& config) {
+  PLANISH_TRY(const std::string type, JsonString(config, "peft_type"));
+  if (type != "LORA") {
+    return InputError(fmt::format("peft_type '{}': only LORA can be read", Abbreviate(type)));
+  }
+  PLANISH_TRY(const std::string bias, JsonString(config, "bias", "none"));
+  if (bias != "none") {
+    return InputError(fmt::format("bias '{}': adapters with biases of the base cannot be read, expected none",
+                                  Abbreviate(bias)));
+  }
+  struct Refused {
+    const char* field;
+    const char* why;
+  };
+  constexpr Refused kRefused[] = {
+      {"use_dora", "DoRA rescales the rows of the sum, which a low-rank path cannot"},
+      {"lora_bias", "biases of factors cannot be read"},
+      {"modules_to_save", "whole copies of modules cannot be read"},
+      {"layer_replication", "replicated layers cannot be read"},
+      {"trainable_token_indices", "single rows of an embedding cannot be read"},
+      {"megatron_config", "sharded adapters cannot be read"},
+      {"alora_invocation_tokens", "adapters that start at a token cannot be read"}};
+  for (const auto& [field, why] : kRefused) {
+    if (IsSet(config, field)) return InputError(fmt::format("{}: {}", field, why));
+  }
+  return {};
+}
+
+Status ReadTargets(const Json& config, PeftConfig& read) {
+  const auto targets = config.find("target_modules");
+  if (targets == config.end() || targets->is_null()) return {};
+  if (targets->is_string()) {
+    const auto pattern = targets->get<std::string>();
+    if (pattern == "all-linear") return {};
+    auto regex = Regex::Compile(fmt::format(R"(\A(?:{})\z)", pattern));
+    if (!regex.ok()) return regex.error().At("target_modules");
+    read.target_pattern = std::move(regex).value();
+    return {};
+  }
+  if (!targets->is_array()) {
+    return InputError("target_modules: expected a list of names, a pattern or \"all-linear\"");
+  }
+  for (const Json& name : *targets) {
+    if (!name.is_string()) return InputError("target_modules: expected names");
+    read.targets.push_back(name.get<std::string>());
+  }
+  return {};
+}
+
+Result<PeftConfig> ReadConfig(const std::string& text) {
+  PLANISH_TRY(const Json config, ParseJson(text));
+  if (!config.is_object()) return InputError("expected an object");
+  PLANISH_RETURN_IF_ERROR(RefuseOtherKinds(config));
+  PeftConfig read;
+  PLANISH_TRY(const int64_t rank, JsonInt(config, "r"));
+  if (rank < 1 || rank > kMaxRank) return InputError(fmt::format("r: {}, expected 1 to {}", rank, kMaxRank));
+  read.rank = static_cast<double>(rank);
+  PLANISH_TRY(read.alpha, JsonNumber(config, "lora_alpha"));
+  if (!std::isfinite(read.alpha)) return InputError("lora_alpha: expected a finite number");
+  PLANISH_TRY(read.root_scale, JsonBool(config, "use_rslora", false));
+  PLANISH_TRY(read.ranks, ReadPatterns(config, "rank_pattern"));
+  PLANISH_TRY(read.alphas, ReadPatterns(config, "alpha_pattern"));
+  PLANISH_RETURN_IF_ERROR(ReadTargets(config, read));
+  return read;
+}
+
+// A tensor whose module is no target would not be loaded by PEFT.
+Status CheckTarget(const PeftConfig& config, const std::string& module) {
+  bool matches = config.targets.empty() && !config.target_pattern;
+  for (const std::string& target : config.targets) {
+    matches = matches || module == target || module.ends_with("." + target);
+  }
+  if (config.target_pattern) {
+    PLANISH_TRY(matches, Matches(*config.target_pattern, module));
+  }
+  if (matches) return {};
+  return InputError(fmt::format("{} has factors but is none of target_modules", Module(module)));
+}
+
+// ---- adapter_model.safetensors ----
+
+struct PeftName {
+  std::string module;
+  bool is_a = false, embedding = false;
+};
+
+// "base_model.model.M.lora_A.weight", with the adapter's name in it or not.
+Result<PeftName> ParseName(const std::string& name) {
+  constexpr std::string_view kPrefix = "base_model.model.";
+  if (!name.starts_with(kPrefix)) {
+    return InputError(
+        fmt::format("tensor '{}': expected a name that starts with {}", Abbreviate(name), kPrefix));
+  }
+  std::string rest = name.substr(kPrefix.size());
+  if (rest.ends_with(".lora_magnitude_vector") || rest.find(".lora_magnitude_vector.") != std::string::npos) {
+    return InputError(fmt::format(
+        "tensor '{}': DoRA rescales the rows of the sum, which a low-rank path cannot", Abbreviate(name)));
+  }
+  struct Form {
+    std::string_view infix;
+    bool is_a, embedding;
+    std::string_view suffix;
+  };
+  constexpr Form kForms[] = {{".lora_A", true, false, ".weight"},
+                             {".lora_B", false, false, ".weight"},
+                             {".lora_embedding_A", true, true, ""},
+                             {".lora_embedding_B", false, true, ""}};
+  for (const Form& form : kForms) {
+    const size_t at = rest.rfind(form.infix);
+    if (at == std::string::npos || at == 0 || !rest.ends_with(form.suffix)) continue;
+    // Nothing, or ".default" and the like.
+    const std::string_view between = std::string_view(rest).substr(
+        at + form.infix.size(), rest.size() - at - form.infix.size() - form.suffix.size());
+    if (!between.empty() && (between.front() != '.' || between.rfind('.') != 0)) continue;
+    return PeftName{rest.substr(0, at), form.is_a, form.embedding};
+  }
+  return InputError(
+      fmt::format("tensor '{}': expected {{module}}.lora_A.weight or lora_B.weight, or "
+                  "lora_embedding_A or lora_embedding_B",
+                  Abbreviate(name)));
+}
+
+Result<LoraFactor> PeftFactor(const TensorInfo& info, TensorView view) {
+  LoraFactor factor;
+  switch (info.type) {
+    case DType::kF32:
+      factor.type = GgufType::kF32;
+      break;
+    case DType::kF16:
+      factor.type = GgufType::kF16;
+      break;
+    case DType::kBF16:
+      factor.type = GgufType::kBF16;
+      break;
+    default:
+      return InputError(fmt::format("tensor '{}': type {}, expected F32, F16 or BF16", Abbreviate(info.name),
+                                    DTypeName(info.type)));
+  }
+  if (info.shape.size() != 2 || info.shape[0] < 1 || info.shape[1] < 1) {
+    return InputError(fmt::format("tensor '{}': shape {}, expected a matrix", Abbreviate(info.name),
+                                  ShapeText(info.shape)));
+  }
+  factor.rows = info.shape[0];
+  factor.cols = info.shape[1];
+  factor.bytes = view.bytes();
+  return factor;
+}
+
+// Both halves are there and have one rank.
+Status CheckPair(const LoraPair& pair, const char* a_name, const char* b_name) {
+  if (pair.a.rows == 0 || pair.b.rows == 0) {
+    return InputError(
+        fmt::format("{}: {} is missing", Module(pair.target), pair.a.rows == 0 ? a_name : b_name));
+  }
+  const int64_t rank_a = pair.rank;
+  if (pair.b.cols != rank_a || rank_a > kMaxRank) {
+    return InputError(fmt::format("{}: rank {} of {} and {} of {}, expected the same, at most {}",
+                                  Module(pair.target), rank_a, a_name, pair.b.cols, b_name, kMaxRank));
+  }
+  return {};
+}
+
+Status FinishPeft(const PeftConfig& config, LoraPair& pair) {
+  pair.rank = pair.a.rows;
+  PLANISH_RETURN_IF_ERROR(CheckPair(pair, pair.embedding ? "lora_embedding_A" : "lora_A",
+                                    pair.embedding ? "lora_embedding_B" : "lora_B"));
+  PLANISH_RETURN_IF_ERROR(CheckTarget(config, pair.target));
+  PLANISH_TRY(const double rank, ValueFor(config.ranks, pair.target, config.rank));
+  PLANISH_TRY(const double alpha, ValueFor(config.alphas, pair.target, config.alpha));
+  if (rank != static_cast<double>(pair.rank)) {
+    return InputError(fmt::format("{}: factors of rank {}, the configuration says {}", Module(pair.target),
+                                  pair.rank, rank));
+  }
+  pair.scale = static_cast<float>(alpha / (config.root_scale ? std::sqrt(rank) : rank));
+  if (!std::isfinite(pair.scale)) {
+    return InputError(fmt::format("{}: alpha {} for rank {}", Module(pair.target), alpha, rank));
+  }
+  return {};
+}
+
+Result<std::vector<LoraPair>> ReadPeftTensors(const PeftConfig& config, const SafetensorsFile& file) {
+  std::map<std::string, LoraPair> pairs;
+  for (const TensorInfo& info : file.tensors()) {
+    PLANISH_TRY(const PeftName name, ParseName(info.name));
+    LoraPair& pair = pairs[name.module];
+    LoraFactor& factor = name.is_a ? pair.a : pair.b;
+    const bool first = pair.target.empty();
+    if (factor.rows != 0 || (!first && pair.embedding != name.embedding)) {
+      return InputError(
+          fmt::format("tensor '{}': the module has such a factor already", Abbreviate(info.name)));
+    }
+    pair.target = name.module;
+    pair.embedding = name.embedding;
+    PLANISH_TRY(factor, PeftFactor(info, file.View(info)));
+  }
+  if (pairs.empty()) return InputError("no factors");
+  std::vector<LoraPair> list;
+  for (auto& [module, pair] : pairs) {
+    PLANISH_RETURN_IF_ERROR(FinishPeft(config, pair));
+    list.push_back(std::move(pair));
+  }
+  return list;
+}
+
+Result<LoraAdapter> ReadPeft(const std::string& config_text,
+                             const std::shared_ptr<const SafetensorsFile>& file, const std::string& name) {
+  const auto config = ReadConfig(config_text);
+  if (!config.ok()) return config.error().At(JoinPath(name, kLoraConfigName));
+  auto pairs = ReadPeftTensors(*config, *file);
+  if (!pairs.ok()) return pairs.error().At(JoinPath(name, kLoraTensorsName));
+  return LoraAdapter{name, false, "", std::move(pairs).value(), file};
+}
+
+// ---- GGUF ----
+
+Result<LoraAdapter> ReadGguf(const std::shared_ptr<const GgufFile>& file) {
+  LoraAdapter adapter{file->path(), true, "", {}, file};
+  PLANISH_TRY(const std::string general, file->String("general.type", ""));
+  PLANISH_TRY(const std::string type, file->String("adapter.type", ""));
+  if (general != "adapter" || type != "lora") {
+    return InputError(fmt::format("general.type '{}' and adapter.type '{}': expected adapter and lora",
+                                  Abbreviate(general), Abbreviate(type)));
+  }
+  if (file->Has("adapter.alora.invocation_tokens")) {
+    return InputError("adapter.alora.invocation_tokens: adapters that start at a token cannot be read");
+  }
+  PLANISH_TRY(adapter.architecture, file->String("general.architecture"));
+  PLANISH_TRY(const double alpha, file->Number("adapter.lora.alpha", 0));
+  if (!std::isfinite(alpha)) return InputError("adapter.lora.alpha: expected a finite number");
+  std::map<std::string, LoraPair> pairs;
+  for (const GgufTensor& tensor : file->tensors()) {
+    const std::string& name = tensor.name;
+    const bool is_a = name.ends_with(".lora_a"), is_b = name.ends_with(".lora_b");
+    if ((!is_a && !is_b) || tensor.dims.size() != 2 || tensor.rows() < 1 || tensor.cols() < 1) {
+      return InputError(fmt::format("tensor '{}' [{}]: expected matrices {{weight}}.lora_a and .lora_b",
+                                    Abbreviate(name), fmt::join(tensor.dims, ", ")));
+    }
+    LoraPair& pair = pairs[name.substr(0, name.size() - 7)];
+    pair.target = name.substr(0, name.size() - 7);
+    pair.embedding = pair.target == "token_embd.weight";
+    (is_a ? pair.a : pair.b) = {tensor.type, tensor.rows(), tensor.cols(), tensor.bytes};
+  }
+  if (pairs.empty()) return InputError("no factors");
+  for (auto& [target, pair] : pairs) {
+    pair.rank = pair.embedding ? pair.a.cols : pair.a.rows;
+    PLANISH_RETURN_IF_ERROR(CheckPair(pair, "lora_a", "lora_b"));
+    pair.scale = alpha == 0 ? 1.0f : static_cast<float>(alpha / static_cast<double>(pair.rank));
+    adapter.pairs.push_back(std::move(pair));
+  }
+  return adapter;
+}
+
+}  // namespace
+
+Result<LoraAdapter> ParsePeftLora(const std::string& config, std::span<const std::byte> tensors,
+                                  const std::string& name) {
+  PLANISH_TRY(const auto file, SafetensorsFile::Parse(tensors, JoinPath(name, kLoraTensorsName)));
+  return ReadPeft(config, file, name);
+}
+
+Result<LoraAdapter> ParseGgufLora(std::span<const std::byte> bytes, const std::string& name) {
+  PLANISH_TRY(const auto file, GgufFile::Parse(bytes, name));
+  auto adapter = ReadGguf(file);
+  if (!adapter.ok()) return adapter.error().At(name);
+  return adapter;
+}
+
+Result<LoraAdapter> OpenLora(const std::string& path) {
+  if (FileExists(path)) {
+    PLANISH_TRY(const auto file, GgufFile::Open(path));
+    auto adapter = ReadGguf(file);
+    if (!adapter.ok()) return adapter.error().At(path);
+    return adapter;
+  }
+  const std::string config_path = JoinPath(path, kLoraConfigName);
+  if (!FileExists(config_path)) {
+    return InputError(fmt::format("{}: no adapter there; expected a folder with {}, or a GGUF file", path,
+                                  kLoraConfigName));
+  }
+  const std::string tensors = JoinPath(path, kLoraTensorsName);
+  if (!FileExists(tensors) && FileExists(JoinPath(path, "adapter_model.bin"))) {
+    return InputError(
+        fmt::format("{}: adapter_model.bin is a pickle, which is not read; save the adapter as "
+                    "safetensors",
+                    path));
+  }
+  PLANISH_TRY(const std::string config, ReadTextFile(config_path, kMaxConfigBytes));
+  PLANISH_TRY(const auto file, SafetensorsFile::Open(tensors));
+  return ReadPeft(config, file, path);
+}
+
+}  // namespace planish

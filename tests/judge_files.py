@@ -1,0 +1,166 @@
+"""Reads what planish wrote with other people's readers and compares with planish's own decoding.
+
+    judge_files.py PROGRAM SOURCE_DIR WORK_DIR      (called by judge_files.sh)
+"""
+import json
+import os
+import subprocess
+import sys
+
+import gguf
+import numpy as np
+from safetensors import safe_open
+
+program, source, work = sys.argv[1:]
+text = os.path.join(source, "models/text/sample.txt")
+TYPES = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k",
+         "iq4_nl", "iq4_xs"]
+
+
+def run(*args):
+    subprocess.run([program, *args, "--quiet"], check=True, stdout=subprocess.DEVNULL)
+
+
+def path(name):
+    return os.path.join(work, name)
+
+
+def folder(name):
+    """All tensors of a folder as float32, through the package safetensors."""
+    tensors = {}
+    for file in sorted(os.listdir(path(name))):
+        if not file.endswith(".safetensors"):
+            continue
+        with safe_open(path(name + "/" + file), "np") as f:
+            for key in f.keys():
+                assert key not in tensors, key
+                tensors[key] = f.get_tensor(key).astype(np.float32)
+    return tensors
+
+
+def gguf_name(key):
+    names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
+             "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
+             "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
+             "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+    stem, suffix = key.rsplit(".", 1)
+    if not stem.startswith("model.layers."):
+        return names[stem] + "." + suffix
+    number, rest = stem[len("model.layers."):].split(".", 1)
+    return f"blk.{number}.{names[rest]}.{suffix}"
+
+
+def permute(w, heads):
+    """As llama.cpp's converter orders the rows of q and k."""
+    return w.reshape(heads, 2, w.shape[0] // heads // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
+
+
+def order(key, w, config):
+    if "q_proj" in key:
+        return permute(w, config["num_attention_heads"])
+    if "k_proj" in key:
+        return permute(w, config["num_key_value_heads"])
+    return w
+
+
+def judge_gguf(kind, config):
+    run("convert", "demo", "-o", path(kind + ".gguf"), "--to", "gguf:" + kind)
+    run("convert", path(kind + ".gguf"), "-o", path(kind), "--to", "hf-f32", "--shard-size", "4MB")
+    ours = folder(kind)
+    theirs = {t.name: t for t in gguf.GGUFReader(path(kind + ".gguf")).tensors}
+    assert len(theirs) == len(ours), (len(theirs), len(ours))
+    types = set()
+    for key, w in ours.items():
+        tensor = theirs[gguf_name(key)]
+        types.add(tensor.tensor_type.name)
+        decoded = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(w.shape)
+        expected = order(key, w, config)
+        # One product, one sum: the order of roundings may differ, so the last bits may.
+        assert np.allclose(decoded, expected, rtol=3e-7, atol=1e-7), (key, np.abs(decoded - expected).max())
+    print(f"gguf:{kind}: {len(ours)} tensors of {', '.join(sorted(types))} agree")
+    return types
+
+
+def judge_original(config):
+    """bf16 widened: the folder holds the demo's very values."""
+    run("convert", "demo", "-o", path("original"), "--to", "hf-f32")
+    with open(os.path.join(source, "models/demo/model.safetensors"), "rb") as f:
+        size = int.from_bytes(f.read(8), "little")
+        header, data = json.loads(f.read(size)), f.read()
+    ours = folder("original")
+    for key, w in ours.items():
+        begin, end = header[key]["data_offsets"]
+        wide = (np.frombuffer(data[begin:end], np.uint16).astype(np.uint32) << 16).view(np.float32)
+        assert np.array_equal(wide.reshape(w.shape), w), key
+    assert len(ours) == len(header) - ("__metadata__" in header)
+    print(f"hf-f32: {len(ours)} tensors are the original's")
+    return ours
+
+
+def judge_lora(config):
+    run("compress", "demo", "-o", path("small"), "--bits", "3", "--rank", "8", "--calibration", text, "--windows", "4",
+        "--context", "64")
+    run("convert", path("small"), "-o", path("merged"), "--to", "hf-f32")
+    run("convert", path("small"), "-o", path("base"), "--to", "hf-f32", "--drop-paths")
+    run("convert", path("small"), "-o", path("adapter"), "--to", "lora")
+    run("convert", path("small"), "-o", path("adapter.gguf"), "--to", "lora:gguf")
+    with open(path("adapter/adapter_config.json")) as f:
+        adapter = json.load(f)
+    merged, base = folder("merged"), folder("base")
+    pairs = {}
+    with safe_open(path("adapter/adapter_model.safetensors"), "np") as f:
+        for key in f.keys():
+            pairs[key] = f.get_tensor(key)
+    scale, count = adapter["lora_alpha"] / adapter["r"], 0
+    theirs = {t.name: t.data for t in gguf.GGUFReader(path("adapter.gguf")).tensors}
+    for key, w in merged.items():
+        a = pairs.get("base_model.model." + key.replace(".weight", ".lora_A.weight"))
+        if a is None:
+            assert np.array_equal(w, base[key]), key
+            continue
+        b = pairs["base_model.model." + key.replace(".weight", ".lora_B.weight")]
+        assert np.allclose(base[key] + scale * (b @ a), w, atol=1e-6), key
+        ga, gb = theirs[gguf_name(key) + ".lora_a"], theirs[gguf_name(key) + ".lora_b"]
+        assert np.allclose(order(key, b @ a, config), gb @ ga, atol=1e-6), key
+        count += 1
+    assert 2 * count == len(pairs) == len(theirs)
+    print(f"lora, lora:gguf: {count} paths make the merged matrices")
+
+
+def judge_imatrix():
+    run("calibrate", "demo", "--text", text, "--windows", "3", "--context", "64", "-o", path("statistics"), "--imatrix",
+        path("imatrix.gguf"))
+    reader = gguf.GGUFReader(path("imatrix.gguf"))
+    assert reader.get_field("general.type").contents() == "imatrix"
+    assert reader.get_field("imatrix.chunk_count").contents() == 3
+    assert reader.get_field("imatrix.chunk_size").contents() == 64
+    assert reader.get_field("imatrix.datasets").contents() == ["sample.txt"]
+    tensors = {t.name: t for t in reader.tensors}
+    names = [t.name for t in reader.tensors]
+    count = 0
+    with safe_open(path("statistics"), "np") as f:
+        for key in f.keys():
+            if not key.endswith(".square_sum"):
+                continue
+            name = gguf_name(key[:-len(".square_sum")])
+            assert np.array_equal(tensors[name + ".in_sum2"].data.ravel(), np.diag(f.get_tensor(key))), key
+            assert tensors[name + ".counts"].data.ravel() == [192]
+            assert names.index(name + ".in_sum2") + 1 == names.index(name + ".counts")
+            count += 1
+    assert np.array_equal(tensors["blk.0.attn_q.weight.in_sum2"].data, tensors["blk.0.attn_v.weight.in_sum2"].data)
+    print(f"imatrix: {count} sites, {len(tensors) // 2} weights agree")
+
+
+def main():
+    with open(os.path.join(source, "models/demo/config.json")) as f:
+        config = json.load(f)
+    judge_original(config)
+    seen = set()
+    for kind in TYPES:
+        seen |= judge_gguf(kind, config)
+    assert seen >= {t.upper() for t in TYPES}, seen
+    judge_lora(config)
+    judge_imatrix()
+
+
+main()

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# What transformers and peft make of folders and adapters that planish wrote. By hand, as torch is large (about
+# 1 GB installed); outcomes are in docs/judged.md.
+#   tools/judge.sh PROGRAM [MODEL ...]        models: Hugging Face folders; default: models/demo
+set -euo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+program=$(realpath "$1")
+shift
+[ $# -gt 0 ] || set -- "$here/models/demo"
+venv=${JUDGE_VENV:-/tmp/venv-judge}
+[ -x "$venv/bin/python" ] || python3 -m venv "$venv"
+if ! "$venv/bin/python" -c "import torch, transformers, peft" 2> /dev/null; then
+  nice "$venv/bin/pip" install -q torch numpy safetensors transformers peft
+fi
+for model in "$@"; do
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+  nice "$venv/bin/python" "$here/tools/judge_transformers.py" "$program" "$model" "$here/models/text/sample.txt" "$work"
+  rm -rf "$work"
+done
