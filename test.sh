@@ -21,7 +21,7 @@ esac
 tools/setup.sh test
 cmake --preset release > /dev/null
 cmake --build --preset release
-ctest --preset release -L fast --no-tests=error
+ctest --preset release -L fast --no-tests=error -j "$(nproc)"
 if $slow; then
   ctest --preset release -L slow --no-tests=error
 fi

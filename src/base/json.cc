@@ -134,6 +134,11 @@ Result<std::string> JsonString(const Json& object, const std::string& key, const
   return JsonString(object, key);
 }
 
+Json JsonMember(const Json& object, const char* key) {
+  const auto it = object.is_object() ? object.find(key) : object.end();
+  return it == object.end() ? Json() : *it;
+}
+
 std::string DumpJson(const Json& value, int indent) {
   return value.dump(indent, ' ', false, Json::error_handler_t::replace);
 }

@@ -30,6 +30,8 @@ Result<double> JsonNumber(const Json& object, const std::string& key, double fal
 Result<bool> JsonBool(const Json& object, const std::string& key, bool fallback);
 Result<std::string> JsonString(const Json& object, const std::string& key);
 Result<std::string> JsonString(const Json& object, const std::string& key, const std::string& fallback);
+// A member as it is, or null if there is none or `object` is no object.
+Json JsonMember(const Json& object, const char* key);
 
 // Compact text; strings that are not UTF-8 get replacement characters instead of an exception.
 std::string DumpJson(const Json& value, int indent = -1);

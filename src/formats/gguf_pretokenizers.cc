@@ -32,7 +32,7 @@ constexpr GgufSplit kFalcon = {
     .patterns = {"[\\p{P}\\$\\+<=>\\^~\\|`]+",
                  "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
                  "[0-9][0-9][0-9]"}};
-constexpr GgufSplit kDefault = {
+constexpr GgufSplit kDefaultSplit = {
     .patterns = {"[\\p{P}\\$\\+<=>\\^~\\|]+",
                  "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
                  "\\p{N}+", "[0-9][0-9][0-9]"}};
@@ -162,7 +162,7 @@ constexpr GgufPreTokenizer kPreTokenizers[] = {
     {"joyai-llm", &kDeepSeek3},
     {"hy_v4", &kDeepSeek3},
     {"falcon", &kFalcon},
-    {"default", &kDefault},
+    {"default", &kDefaultSplit},
     {"bloom", &kBloom},
     {"gpt3-finnish", &kBloom},
     {"poro-chat", &kBloom},
@@ -191,15 +191,9 @@ constexpr GgufPreTokenizer kPreTokenizers[] = {
     {"afmoe", &kAfmoe},
 };
 
-// A member, or null if there is none or `object` is none.
-Json Member(const Json& object, const char* key) {
-  const auto it = object.is_object() ? object.find(key) : object.end();
-  return it == object.end() ? Json() : *it;
-}
-
 // The pattern's text; some files escape quotes in it, which changes nothing.
 std::string PatternOf(const Json& stage) {
-  const Json regex = Member(Member(stage, "pattern"), "Regex");
+  const Json regex = JsonMember(JsonMember(stage, "pattern"), "Regex");
   std::string text = regex.is_string() ? regex.get<std::string>() : "";
   for (size_t at = text.find("\\\""); at != text.npos; at = text.find("\\\"", at + 1)) text.erase(at, 1);
   return text;
@@ -225,15 +219,15 @@ OrderedJson PreTokenizerJson(const GgufSplit& split) {
 }
 
 bool SplitsLike(const Json& pre_tokenizer, const GgufSplit& split) {
-  const Json inner = Member(pre_tokenizer, "pretokenizers");
-  const Json list = Member(pre_tokenizer, "type") == "Sequence" ? inner : Json::array({pre_tokenizer});
+  const Json inner = JsonMember(pre_tokenizer, "pretokenizers");
+  const Json list = JsonMember(pre_tokenizer, "type") == "Sequence" ? inner : Json::array({pre_tokenizer});
   const Json wanted = Json::parse(DumpJson(PreTokenizerJson(split)))["pretokenizers"];
   if (!list.is_array() || list.size() != wanted.size()) return false;
   for (size_t i = 0; i < list.size(); ++i) {
     if (PatternOf(list[i]) != PatternOf(wanted[i])) return false;
     for (const char* key :
          {"type", "behavior", "invert", "individual_digits", "use_regex", "add_prefix_space"}) {
-      if (Member(list[i], key) != Member(wanted[i], key)) return false;
+      if (JsonMember(list[i], key) != JsonMember(wanted[i], key)) return false;
     }
   }
   return true;

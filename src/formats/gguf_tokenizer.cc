@@ -12,8 +12,6 @@
 namespace planish {
 namespace {
 
-constexpr std::string_view kSpaceSymbol = "\xE2\x96\x81";  // U+2581
-
 // What the kinds have in common.
 struct Tokens {
   std::vector<std::string> text;

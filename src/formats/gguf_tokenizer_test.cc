@@ -11,6 +11,7 @@
 #include "formats/gguf_pretokenizers.h"
 #include "formats/tokenizer.h"
 #include "formats/tokenizer_split.h"
+#include "formats/tokenizer_test_util.h"
 
 namespace planish {
 namespace {
@@ -19,12 +20,6 @@ using testing::HasSubstr;
 using Ids = std::vector<int32_t>;
 
 const std::string kTokenizers = std::string(PLANISH_SHARED_DIR) + "/models/tiny/tokenizers/";
-
-Json ReadJson(const std::string& path) {
-  const auto text = ReadTextFile(path);
-  EXPECT_TRUE(text.ok()) << text.error().message;
-  return text.ok() ? *ParseJson(*text) : Json();
-}
 
 class GgufTokenizerTest : public testing::Test {
  protected:

@@ -11,19 +11,12 @@
 #include "formats/gguf_pretokenizers.h"
 #include "formats/gguf_tokenizer.h"
 #include "formats/tokenizer_decode.h"
+#include "formats/tokenizer_vocabulary.h"
 
 namespace planish {
 namespace {
 
-constexpr std::string_view kSpaceSymbol = "\xE2\x96\x81";  // U+2581
-
 using Notes = std::vector<std::string>;
-
-// A member, or null if there is none or `object` is none.
-Json Member(const Json& object, const char* key) {
-  const auto it = object.is_object() ? object.find(key) : object.end();
-  return it == object.end() ? Json() : *it;
-}
 
 // The rows of the embedding as they are filled in.
 struct Rows {
@@ -61,19 +54,19 @@ Status SetVocabulary(const Json& vocab, Rows* rows) {
 }
 
 Status SetAddedTokens(const Json& json, Rows* rows) {
-  for (const Json& token : Member(json, "added_tokens")) {
+  for (const Json& token : JsonMember(json, "added_tokens")) {
     if (!token.is_object()) return InputError("added_tokens: expected objects");
     PLANISH_TRY(const std::string content, JsonString(token, "content"));
     PLANISH_TRY(const bool special, JsonBool(token, "special", false));
     const PieceType type = special ? PieceType::kControl : PieceType::kUserDefined;
-    PLANISH_RETURN_IF_ERROR(rows->Set(content, Member(token, "id"), type));
+    PLANISH_RETURN_IF_ERROR(rows->Set(content, JsonMember(token, "id"), type));
   }
   return {};
 }
 
 Result<std::vector<std::pair<std::string, std::string>>> ReadMerges(const Json& model) {
   std::vector<std::pair<std::string, std::string>> merges;
-  for (const auto& merge : Member(model, "merges")) {
+  for (const auto& merge : JsonMember(model, "merges")) {
     if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
       merges.emplace_back(merge[0].get<std::string>(), merge[1].get<std::string>());
       continue;
@@ -96,7 +89,7 @@ void AddEnds(const PostProcessor& post, int64_t bos, int64_t eos, GgufMetadata& 
 Status AddByteLevel(const Json& json, const Json& model, Rows rows, GgufMetadata& metadata) {
   PLANISH_TRY(const bool ignore_merges, JsonBool(model, "ignore_merges", false));
   const auto known = GgufPreTokenizers();
-  const Json pre = Member(json, "pre_tokenizer");
+  const Json pre = JsonMember(json, "pre_tokenizer");
   const auto found = std::ranges::find_if(known, [&](const auto& entry) {
     return entry.ignore_merges == ignore_merges && SplitsLike(pre, *entry.split);
   });
@@ -113,18 +106,19 @@ Status AddByteLevel(const Json& json, const Json& model, Rows rows, GgufMetadata
 // How a tokenizer of characters treats spaces: whether one is put in front; nullopt: not as SentencePiece
 // does.
 std::optional<bool> SpacePrefix(const Json& json) {
-  const Json normalizer = Member(json, "normalizer"), pre = Member(json, "pre_tokenizer");
-  if (Member(pre, "type") == "Metaspace") {
-    const Json scheme = Member(pre, "prepend_scheme");
-    return scheme.is_null() ? Member(pre, "add_prefix_space") != false : scheme != "never";
+  const Json normalizer = JsonMember(json, "normalizer"), pre = JsonMember(json, "pre_tokenizer");
+  if (JsonMember(pre, "type") == "Metaspace") {
+    const Json scheme = JsonMember(pre, "prepend_scheme");
+    return scheme.is_null() ? JsonMember(pre, "add_prefix_space") != false : scheme != "never";
   }
   bool prepend = false, replace = false;
   const Json steps =
-      Member(normalizer, "type") == "Sequence" ? Member(normalizer, "normalizers") : Json{normalizer};
+      JsonMember(normalizer, "type") == "Sequence" ? JsonMember(normalizer, "normalizers") : Json{normalizer};
   for (const Json& step : steps) {
-    prepend |= Member(step, "type") == "Prepend" && Member(step, "prepend") == kSpaceSymbol;
-    replace |= Member(step, "type") == "Replace" && Member(Member(step, "pattern"), "String") == " " &&
-               Member(step, "content") == kSpaceSymbol;
+    prepend |= JsonMember(step, "type") == "Prepend" && JsonMember(step, "prepend") == kSpaceSymbol;
+    replace |= JsonMember(step, "type") == "Replace" &&
+               JsonMember(JsonMember(step, "pattern"), "String") == " " &&
+               JsonMember(step, "content") == kSpaceSymbol;
   }
   return replace ? std::optional(prepend) : std::nullopt;
 }
@@ -150,19 +144,19 @@ Result<Notes> AddCharacterBpe(const Json& json, const Json& model, Rows rows, Gg
   const auto prefix = SpacePrefix(json);
   if (!prefix) return InputError("its normalizer and pre_tokenizer are none that GGUF files have keys for");
   PLANISH_TRY(const auto merges, ReadMerges(model));
-  const Json vocab = Member(model, "vocab");
+  const Json vocab = JsonMember(model, "vocab");
   // Tokens that no merge makes come last.
   for (float& score : rows.scores) score = -static_cast<float>(merges.size());
   for (size_t i = merges.size(); i > 0; --i) {
     const auto id = vocab.find(merges[i - 1].first + merges[i - 1].second);
     if (id != vocab.end()) rows.scores[id->get<size_t>()] = -static_cast<float>(i - 1);
   }
-  const Json unk = Member(model, "unk_token");
+  const Json unk = JsonMember(model, "unk_token");
   for (size_t i = 0; i < rows.tokens.size(); ++i) {
     if (rows.tokens[i] == unk) {
       rows.types[i] = static_cast<int32_t>(PieceType::kUnknown);
       metadata.Int("tokenizer.ggml.unknown_token_id", static_cast<int64_t>(i));
-    } else if (FallbackByte(rows.tokens[i]) && Member(model, "byte_fallback") == true) {
+    } else if (FallbackByte(rows.tokens[i]) && JsonMember(model, "byte_fallback") == true) {
       rows.types[i] = static_cast<int32_t>(PieceType::kByte);
     }
   }
@@ -178,17 +172,17 @@ Status AddUnigram(const Json& json, const Json& model, Rows rows, GgufMetadata& 
   const auto prefix = SpacePrefix(json);
   if (!prefix) return InputError("its normalizer and pre_tokenizer are none that GGUF files have keys for");
   int64_t id = 0;
-  for (const Json& piece : Member(model, "vocab")) {
+  for (const Json& piece : JsonMember(model, "vocab")) {
     if (!piece.is_array() || piece.size() != 2 || !piece[0].is_string() || !piece[1].is_number()) {
       return InputError("model: vocab: expected [piece, score]");
     }
     const auto text = piece[0].get<std::string>();
-    const bool byte = FallbackByte(text) && Member(model, "byte_fallback") == true;
+    const bool byte = FallbackByte(text) && JsonMember(model, "byte_fallback") == true;
     PLANISH_RETURN_IF_ERROR(rows.Set(text, id, byte ? PieceType::kByte : PieceType::kNormal));
     rows.scores[static_cast<size_t>(id++)] = piece[1].get<float>();
   }
   PLANISH_RETURN_IF_ERROR(SetAddedTokens(json, &rows));
-  const Json unk = Member(model, "unk_id");
+  const Json unk = JsonMember(model, "unk_id");
   if (unk.is_number_integer() && unk >= 0 && unk < rows.tokens.size()) {
     rows.types[unk.get<size_t>()] = static_cast<int32_t>(PieceType::kUnknown);
     metadata.Int("tokenizer.ggml.unknown_token_id", unk.get<int64_t>());
@@ -200,8 +194,8 @@ Status AddUnigram(const Json& json, const Json& model, Rows rows, GgufMetadata& 
 
 Status AddWordPiece(const Json& json, const Json& model, Rows rows, const PostProcessor& post,
                     GgufMetadata& metadata) {
-  if (Member(Member(json, "normalizer"), "type") != "BertNormalizer" ||
-      Member(Member(json, "pre_tokenizer"), "type") != "BertPreTokenizer") {
+  if (JsonMember(JsonMember(json, "normalizer"), "type") != "BertNormalizer" ||
+      JsonMember(JsonMember(json, "pre_tokenizer"), "type") != "BertPreTokenizer") {
     return InputError("WordPiece without BERT's normalizer and pre_tokenizer has no keys in GGUF");
   }
   PLANISH_TRY(const std::string unk, JsonString(model, "unk_token", "[UNK]"));
@@ -224,22 +218,22 @@ Status AddWordPiece(const Json& json, const Json& model, Rows rows, const PostPr
 Result<Notes> AddJson(const std::string& text, int64_t vocab, int64_t bos, int64_t eos,
                       GgufMetadata& metadata) {
   PLANISH_TRY(const Json json, ParseJson(text));
-  const Json model = Member(json, "model");
+  const Json model = JsonMember(json, "model");
   if (!model.is_object()) return InputError("expected an object 'model'");
-  PLANISH_TRY(const PostProcessor post, PostProcessor::Parse(Member(json, "post_processor"), vocab));
+  PLANISH_TRY(const PostProcessor post, PostProcessor::Parse(JsonMember(json, "post_processor"), vocab));
   Rows rows(vocab);
   Notes notes;
-  if (Member(model, "vocab").is_array()) {
+  if (JsonMember(model, "vocab").is_array()) {
     PLANISH_RETURN_IF_ERROR(AddUnigram(json, model, std::move(rows), metadata));
   } else {
-    PLANISH_RETURN_IF_ERROR(SetVocabulary(Member(model, "vocab"), &rows));
+    PLANISH_RETURN_IF_ERROR(SetVocabulary(JsonMember(model, "vocab"), &rows));
     PLANISH_RETURN_IF_ERROR(SetAddedTokens(json, &rows));
-    if (!Member(model, "merges").is_array()) {
-      if (Member(model, "type") != "WordPiece") {
+    if (!JsonMember(model, "merges").is_array()) {
+      if (JsonMember(model, "type") != "WordPiece") {
         return InputError("expected a model with merges (BPE), Unigram or WordPiece");
       }
       PLANISH_RETURN_IF_ERROR(AddWordPiece(json, model, std::move(rows), post, metadata));
-    } else if (Member(Member(json, "decoder"), "type") == "ByteLevel") {
+    } else if (JsonMember(JsonMember(json, "decoder"), "type") == "ByteLevel") {
       PLANISH_RETURN_IF_ERROR(AddByteLevel(json, model, std::move(rows), metadata));
     } else {
       PLANISH_TRY(notes, AddCharacterBpe(json, model, std::move(rows), metadata));
@@ -266,7 +260,7 @@ Result<Notes> AddPieces(const TokenizerFiles& files, int64_t vocab, int64_t bos,
     rows.scores[i] = piece.score;
   }
   for (const Json& token : added) {
-    if (Member(token, "id").is_number_integer() && token["id"] < model.pieces.size()) continue;
+    if (JsonMember(token, "id").is_number_integer() && token["id"] < model.pieces.size()) continue;
     PLANISH_RETURN_IF_ERROR(SetAddedTokens({{"added_tokens", Json::array({token})}}, &rows));
   }
   const bool bpe = model.kind == SentencePieceModel::Kind::kBpe;

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <set>
 
+#include "base/bytes.h"
 #include "base/checked.h"
 #include "formats/gguf.h"
 
@@ -11,12 +12,8 @@ namespace {
 
 constexpr int64_t kAlignment = 32;
 
-template <typename T>
-void Put(std::string& out, T value) {
-  out.append(reinterpret_cast<const char*>(&value), sizeof(T));
-}
 void PutString(std::string& out, std::string_view text) {
-  Put(out, static_cast<uint64_t>(text.size()));
+  AppendBytes(out, static_cast<uint64_t>(text.size()));
   out += text;
 }
 int64_t Padding(int64_t size) { return (kAlignment - size % kAlignment) % kAlignment; }
@@ -25,27 +22,27 @@ int64_t Padding(int64_t size) { return (kAlignment - size % kAlignment) % kAlign
 
 void GgufMetadata::Key(const std::string& key, GgufKind kind) {
   PutString(bytes_, key);
-  Put(bytes_, static_cast<int32_t>(kind));
+  AppendBytes(bytes_, static_cast<int32_t>(kind));
   ++count_;
 }
 void GgufMetadata::Int(const std::string& key, int64_t value, GgufKind kind) {
   Key(key, kind);
   switch (kind) {
     case GgufKind::kU16:
-      return Put(bytes_, static_cast<uint16_t>(value));
+      return AppendBytes(bytes_, static_cast<uint16_t>(value));
     case GgufKind::kI32:
-      return Put(bytes_, static_cast<int32_t>(value));
+      return AppendBytes(bytes_, static_cast<int32_t>(value));
     default:
-      return Put(bytes_, static_cast<uint32_t>(value));
+      return AppendBytes(bytes_, static_cast<uint32_t>(value));
   }
 }
 void GgufMetadata::Float(const std::string& key, float value) {
   Key(key, GgufKind::kF32);
-  Put(bytes_, value);
+  AppendBytes(bytes_, value);
 }
 void GgufMetadata::Bool(const std::string& key, bool value) {
   Key(key, GgufKind::kBool);
-  Put(bytes_, static_cast<uint8_t>(value));
+  AppendBytes(bytes_, static_cast<uint8_t>(value));
 }
 void GgufMetadata::String(const std::string& key, std::string_view value) {
   Key(key, GgufKind::kString);
@@ -53,33 +50,33 @@ void GgufMetadata::String(const std::string& key, std::string_view value) {
 }
 void GgufMetadata::Strings(const std::string& key, std::span<const std::string> values) {
   Key(key, GgufKind::kArray);
-  Put(bytes_, static_cast<int32_t>(GgufKind::kString));
-  Put(bytes_, static_cast<uint64_t>(values.size()));
+  AppendBytes(bytes_, static_cast<int32_t>(GgufKind::kString));
+  AppendBytes(bytes_, static_cast<uint64_t>(values.size()));
   for (const auto& value : values) PutString(bytes_, value);
 }
 void GgufMetadata::Ints(const std::string& key, std::span<const int32_t> values) {
   Key(key, GgufKind::kArray);
-  Put(bytes_, static_cast<int32_t>(GgufKind::kI32));
-  Put(bytes_, static_cast<uint64_t>(values.size()));
-  for (int32_t value : values) Put(bytes_, value);
+  AppendBytes(bytes_, static_cast<int32_t>(GgufKind::kI32));
+  AppendBytes(bytes_, static_cast<uint64_t>(values.size()));
+  for (int32_t value : values) AppendBytes(bytes_, value);
 }
 void GgufMetadata::Bytes(const std::string& key, std::string_view values) {
   Key(key, GgufKind::kArray);
-  Put(bytes_, static_cast<int32_t>(GgufKind::kU8));
+  AppendBytes(bytes_, static_cast<int32_t>(GgufKind::kU8));
   PutString(bytes_, values);
 }
 void GgufMetadata::Floats(const std::string& key, std::span<const float> values) {
   Key(key, GgufKind::kArray);
-  Put(bytes_, static_cast<int32_t>(GgufKind::kF32));
-  Put(bytes_, static_cast<uint64_t>(values.size()));
-  for (float value : values) Put(bytes_, value);
+  AppendBytes(bytes_, static_cast<int32_t>(GgufKind::kF32));
+  AppendBytes(bytes_, static_cast<uint64_t>(values.size()));
+  for (float value : values) AppendBytes(bytes_, value);
 }
 void GgufMetadata::Copy(const std::string& key, const GgufValue& value) {
   Key(key, value.kind);
-  if (value.kind == GgufKind::kString) Put(bytes_, static_cast<uint64_t>(value.bytes.size()));
+  if (value.kind == GgufKind::kString) AppendBytes(bytes_, static_cast<uint64_t>(value.bytes.size()));
   if (value.kind == GgufKind::kArray) {
-    Put(bytes_, static_cast<int32_t>(value.element));
-    Put(bytes_, static_cast<uint64_t>(value.count));
+    AppendBytes(bytes_, static_cast<int32_t>(value.element));
+    AppendBytes(bytes_, static_cast<uint64_t>(value.count));
   }
   bytes_.append(reinterpret_cast<const char*>(value.bytes.data()), value.bytes.size());
 }
@@ -87,9 +84,9 @@ void GgufMetadata::Copy(const std::string& key, const GgufValue& value) {
 Result<GgufWriter> GgufWriter::Create(const std::string& path, const GgufMetadata& metadata,
                                       std::vector<GgufTensorSpec> tensors) {
   std::string header = "GGUF";
-  Put(header, uint32_t{3});
-  Put(header, static_cast<int64_t>(tensors.size()));
-  Put(header, metadata.count());
+  AppendBytes(header, uint32_t{3});
+  AppendBytes(header, static_cast<int64_t>(tensors.size()));
+  AppendBytes(header, metadata.count());
   header += metadata.bytes();
   std::vector<int64_t> sizes;
   std::set<std::string> names;
@@ -109,10 +106,10 @@ Result<GgufWriter> GgufWriter::Create(const std::string& path, const GgufMetadat
     const auto next = size ? CheckedAdd(offset, *size) : std::nullopt;
     if (!next || *next > (int64_t{1} << 62)) return InputError(where() + ": its size overflows");
     PutString(header, tensor.name);
-    Put(header, static_cast<uint32_t>(tensor.dims.size()));
-    for (int64_t dim : tensor.dims) Put(header, dim);
-    Put(header, static_cast<int32_t>(tensor.type));
-    Put(header, static_cast<uint64_t>(offset));
+    AppendBytes(header, static_cast<uint32_t>(tensor.dims.size()));
+    for (int64_t dim : tensor.dims) AppendBytes(header, dim);
+    AppendBytes(header, static_cast<int32_t>(tensor.type));
+    AppendBytes(header, static_cast<uint64_t>(offset));
     sizes.push_back(*size);
     offset = *next + Padding(*next);
   }

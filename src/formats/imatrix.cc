@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "base/bytes.h"
 #include "base/checked.h"
 #include "base/file.h"
 #include "base/names.h"
@@ -161,30 +162,26 @@ Result<Imatrix> ReadOld(std::span<const std::byte> bytes) {
   return imatrix;
 }
 
-template <typename T>
-void Put(std::string& out, T value) {
-  out.append(reinterpret_cast<const char*>(&value), sizeof(T));
-}
-
 Status WriteOld(const std::string& path, const Imatrix& imatrix) {
   std::string out;
-  Put(out, static_cast<int32_t>(imatrix.entries.size()));
+  AppendBytes(out, static_cast<int32_t>(imatrix.entries.size()));
   for (const auto& [name, entry] : imatrix.entries) {
-    Put(out, static_cast<int32_t>(name.size()));
+    AppendBytes(out, static_cast<int32_t>(name.size()));
     out += name;
     const float most = *std::max_element(entry.counts.begin(), entry.counts.end());
     const float chunk = imatrix.chunk_size > 0 ? static_cast<float>(imatrix.chunk_size) : 1.0f;
     const auto calls = std::max(1, static_cast<int32_t>(std::ceil(most / chunk)));
-    Put(out, calls);
-    Put(out, static_cast<int32_t>(entry.sum2.size()));
+    AppendBytes(out, calls);
+    AppendBytes(out, static_cast<int32_t>(entry.sum2.size()));
     for (size_t i = 0; i < entry.sum2.size(); ++i) {
       const float count = entry.counts[i / static_cast<size_t>(entry.cols())];
-      Put(out, count > 0 ? entry.sum2[i] / count * static_cast<float>(calls) : static_cast<float>(calls));
+      AppendBytes(out,
+                  count > 0 ? entry.sum2[i] / count * static_cast<float>(calls) : static_cast<float>(calls));
     }
   }
-  Put(out, static_cast<int32_t>(imatrix.chunk_count));
+  AppendBytes(out, static_cast<int32_t>(imatrix.chunk_count));
   const std::string dataset = imatrix.datasets.empty() ? "" : imatrix.datasets.front();
-  Put(out, static_cast<int32_t>(dataset.size()));
+  AppendBytes(out, static_cast<int32_t>(dataset.size()));
   return WriteFileAtomically(path, out + dataset);
 }
 

@@ -16,11 +16,11 @@ static_assert(std::endian::native == std::endian::little, "data is written as it
 // multiple of 64 bytes.
 std::string NpyHeader(int64_t rows, int64_t cols) {
   constexpr std::string_view kMagic("\x93NUMPY\x01\x00", 8);
-  constexpr size_t kAlignment = 64;
+  constexpr size_t kHeaderAlignment = 64;
   std::string text =
       fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", rows, cols);
   const size_t prefix = kMagic.size() + 2;
-  const size_t whole = (prefix + text.size() + 1 + kAlignment - 1) / kAlignment * kAlignment;
+  const size_t whole = (prefix + text.size() + 1 + kHeaderAlignment - 1) / kAlignment * kAlignment;
   text.resize(whole - prefix - 1, ' ');
   text += '\n';
   std::string header(kMagic);

@@ -11,6 +11,7 @@
 #include "formats/protobuf.h"
 #include "formats/tokenizer.h"
 #include "formats/tokenizer_charsmap.h"
+#include "formats/tokenizer_test_util.h"
 #include "formats/tokenizer_unicode.h"
 
 namespace planish {
@@ -22,12 +23,6 @@ using TokenizerPtr = std::shared_ptr<const Tokenizer>;
 
 const std::string kTokenizers = std::string(PLANISH_SHARED_DIR) + "/models/tiny/tokenizers/";
 const std::string kSpace = "\xE2\x96\x81";
-
-Json ReadJson(const std::string& path) {
-  const auto text = ReadTextFile(path);
-  EXPECT_TRUE(text.ok()) << text.error().message;
-  return text.ok() ? *ParseJson(*text) : Json();
-}
 
 SentencePieceModel ReadModel(const std::string& path) {
   const auto file = ReadTextFile(path);
@@ -43,17 +38,6 @@ TokenizerPtr Make(SentencePieceModel model) {
   auto tokenizer = Tokenizer::FromPieces(model, "", "test");
   EXPECT_TRUE(tokenizer.ok()) << tokenizer.error().message;
   return tokenizer.ok() ? *tokenizer : nullptr;
-}
-
-std::string Stream(const Tokenizer& tokenizer, const Ids& ids) {
-  StreamDecoder stream(tokenizer);
-  std::string text;
-  for (const int32_t id : ids) {
-    const std::string part = stream.Push(id);
-    EXPECT_FALSE(FindInvalidUtf8(part).has_value());
-    text += part;
-  }
-  return text + stream.Flush();
 }
 
 // <unk>, then the pieces, by default without any normalization.

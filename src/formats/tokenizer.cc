@@ -18,6 +18,7 @@
 #include "formats/tokenizer_split.h"
 #include "formats/tokenizer_unicode.h"
 #include "formats/tokenizer_unigram.h"
+#include "formats/tokenizer_vocabulary.h"
 #include "formats/tokenizer_wordpiece.h"
 
 namespace planish {
@@ -39,8 +40,6 @@ Result<std::string> ModelType(const Json& model) {
   if (Member(model, "vocab").is_array()) guess = "Unigram";
   return JsonString(model, "type", guess);
 }
-
-constexpr std::string_view kSpaceSymbol = "\xE2\x96\x81";  // U+2581
 
 // What a piece contributes to a text.
 std::string PieceText(const SentencePieceModel& model, size_t id) {

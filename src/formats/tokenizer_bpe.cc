@@ -33,8 +33,6 @@ Result<std::pair<std::string, std::string>> MergeParts(const Json& merge) {
                                 DumpJson(merge).substr(0, 60)));
 }
 
-constexpr std::string_view kSpaceSymbol = "\xE2\x96\x81";  // U+2581
-
 // Start of the first run of space symbols behind `from`, or the end.
 size_t NextSpaceRun(std::string_view text, size_t from) {
   for (size_t at = text.find(kSpaceSymbol, from + 1); at != text.npos; at = text.find(kSpaceSymbol, at + 1)) {

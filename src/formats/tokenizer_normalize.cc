@@ -25,9 +25,9 @@ Error ExpandsBeyond(size_t bytes) {
 
 namespace {
 
-class Prepend : public Normalizer {
+class PrependText : public Normalizer {
  public:
-  explicit Prepend(std::string prefix) : prefix_(std::move(prefix)) {}
+  explicit PrependText(std::string prefix) : prefix_(std::move(prefix)) {}
   Result<std::string> Apply(std::string text) const override { return text.empty() ? text : prefix_ + text; }
 
  private:
@@ -276,7 +276,7 @@ Status ParseSequence(const Json& json, NormalizerChain* chain) {
 
 Status ParsePrepend(const Json& json, NormalizerChain* chain) {
   PLANISH_TRY(std::string prefix, JsonString(json, "prepend"));
-  chain->steps.push_back(std::make_unique<Prepend>(std::move(prefix)));
+  chain->steps.push_back(std::make_unique<PrependText>(std::move(prefix)));
   return {};
 }
 
@@ -334,7 +334,7 @@ Status ParseBert(const Json& json, NormalizerChain* chain) {
   return {};
 }
 
-constexpr std::pair<const char*, Status (*)(const Json&, NormalizerChain*)> kTypes[] = {
+constexpr std::pair<const char*, Status (*)(const Json&, NormalizerChain*)> kNormalizers[] = {
     {"Sequence", ParseSequence},
     {"Prepend", ParsePrepend},
     {"Replace", ParseReplace},
@@ -355,7 +355,7 @@ Status ParseStep(const Json& json, NormalizerChain* chain) {
   const auto type = JsonString(json, "type");
   if (!type.ok()) return type.error();
   std::string known;
-  for (const auto& [name, parse] : kTypes) {
+  for (const auto& [name, parse] : kNormalizers) {
     known.append(known.empty() ? "" : ", ").append(name);
     if (*type != name) continue;
     const Status status = parse(json, chain);

@@ -13,29 +13,13 @@
 #include "base/json.h"
 #include "formats/sentencepiece.h"
 #include "formats/tokenizer.h"
+#include "formats/tokenizer_test_util.h"
 #include "formats/tokenizer_unicode.h"
 
 namespace planish {
 namespace {
 
 using Ids = std::vector<int32_t>;
-
-Json ReadJson(const std::string& path) {
-  const auto text = ReadTextFile(path);
-  EXPECT_TRUE(text.ok()) << text.error().message;
-  return text.ok() ? *ParseJson(*text) : Json();
-}
-
-std::string Stream(const Tokenizer& tokenizer, const Ids& ids) {
-  StreamDecoder stream(tokenizer);
-  std::string text;
-  for (const int32_t id : ids) {
-    const std::string part = stream.Push(id);
-    EXPECT_FALSE(FindInvalidUtf8(part).has_value());
-    text += part;
-  }
-  return text + stream.Flush();
-}
 
 // The sum of the scores of a unigram model's pieces; 0 for other models. Ways to cut a text whose sums are
 // equal but for rounding occur in long runs of one character; which one is taken depends on the version of

@@ -16,6 +16,7 @@
 #include "formats/tokenizer_regex.h"
 #include "formats/tokenizer_scan.h"
 #include "formats/tokenizer_split.h"
+#include "formats/tokenizer_test_util.h"
 #include "formats/tokenizer_unicode.h"
 
 namespace planish {
@@ -40,31 +41,11 @@ TokenizerPtr LoadOrFail(const std::string& folder) {
   return tokenizer.ok() ? *tokenizer : nullptr;
 }
 
-Json ReadJson(const std::string& path) {
-  const auto text = ReadTextFile(path);
-  EXPECT_TRUE(text.ok()) << text.error().message;
-  if (!text.ok()) return {};
-  auto json = ParseJson(*text);
-  EXPECT_TRUE(json.ok()) << json.error().message;
-  return json.ok() ? *json : Json();
-}
-
 Ids EncodeOrFail(const Tokenizer& tokenizer, std::string_view text, bool add_special = false,
                  bool recognize = true) {
   auto ids = tokenizer.Encode(text, add_special, recognize);
   EXPECT_TRUE(ids.ok()) << ids.error().message;
   return ids.ok() ? *ids : Ids();
-}
-
-std::string Stream(const Tokenizer& tokenizer, const Ids& ids) {
-  StreamDecoder stream(tokenizer);
-  std::string text;
-  for (const int32_t id : ids) {
-    const std::string part = stream.Push(id);
-    EXPECT_FALSE(FindInvalidUtf8(part).has_value());
-    text += part;
-  }
-  return text + stream.Flush();
 }
 
 // A tokenizer.json of the 256 byte characters (id = byte), further tokens and merges.

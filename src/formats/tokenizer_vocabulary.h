@@ -12,6 +12,9 @@
 
 namespace planish {
 
+// U+2581, which stands for a space in the tokens of SentencePiece and its relatives.
+inline constexpr std::string_view kSpaceSymbol = "\xE2\x96\x81";
+
 // Ids are refused from here on, so that a hostile file cannot ask for gigabytes of tables. Real
 // vocabularies stay below 0.3 million.
 inline constexpr int64_t kMaxTokenId = int64_t{1} << 22;

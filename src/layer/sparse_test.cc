@@ -30,10 +30,12 @@ Result<Checkpoint> Open(const std::vector<PartTensor>& tensors, std::string& byt
   return Checkpoint::Parse(std::as_bytes(std::span(bytes)), "parts");
 }
 
-Matrix Example() { return SparseMatrix(3, 5, std::vector<SparseEntry>{{0, 1, 0.5f}, {0, 4, -2}, {2, 0, 3}}); }
+Matrix SparseExample() {
+  return SparseMatrix(3, 5, std::vector<SparseEntry>{{0, 1, 0.5f}, {0, 4, -2}, {2, 0, 3}});
+}
 
 TEST(Sparse, BytesValuesAndProducts) {
-  const Matrix m = Example();
+  const Matrix m = SparseExample();
   const auto& sparse = std::get<Sparse>(m.body);
   EXPECT_THAT(*sparse.begins, ElementsAre(0, 2, 2, 3));
   EXPECT_EQ(StoredBytes(m), 3 * 2 + 3 * 2 + 3 * 2);
@@ -61,7 +63,7 @@ TEST(Sparse, BytesValuesAndProducts) {
 }
 
 TEST(Sparse, SurvivesAFile) {
-  const Matrix m{3, 5, SumPart{{DenseMatrix(RandomWeights(3, 5, 1).view(), DType::kF16), Example()}}};
+  const Matrix m{3, 5, SumPart{{DenseMatrix(RandomWeights(3, 5, 1).view(), DType::kF16), SparseExample()}}};
   std::vector<PartTensor> tensors;
   const OrderedJson description = DescribeParts(m, "w", tensors);
   std::string bytes;
@@ -156,7 +158,7 @@ TEST(Tables, OfRowsAndGroupsSurviveAFile) {
 }
 
 TEST(Bias, IsAPartOfItsOwn) {
-  Linear linear{"a.weight", Example(), {0.5f, -1, 2}, true};
+  Linear linear{"a.weight", SparseExample(), {0.5f, -1, 2}, true};
   EXPECT_EQ(StoredBytes(linear), 18 + 6);
   std::vector<PartTensor> tensors;
   OrderedJson description = DescribeParts(linear.w, linear.name, tensors);
@@ -165,7 +167,7 @@ TEST(Bias, IsAPartOfItsOwn) {
   std::string bytes;
   const auto checkpoint = Open(tensors, bytes);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
-  Linear back{"a.weight", Example(), {}};
+  Linear back{"a.weight", SparseExample(), {}};
   Json json = *ParseJson(DumpJson(description));
   ASSERT_TRUE(ReadBias(json, *checkpoint, back).ok());
   EXPECT_TRUE(back.own_bias);

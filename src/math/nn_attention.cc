@@ -96,7 +96,7 @@ struct ProbabilityRow {
 };
 
 // Eight chains, which the compiler keeps in vectors, joined in a fixed order.
-double Dot(const float* a, const float* b, int64_t n) {
+double DotOfRows(const float* a, const float* b, int64_t n) {
   double s[8] = {};
   int64_t i = 0;
   for (; i + 8 <= n; i += 8) {
@@ -116,7 +116,7 @@ void Probabilities(const NnKernels& kernels, const AttentionShape& shape, const 
   row.cap_slope.assign(static_cast<size_t>(count), 1.0f);
   const double cap = shape.softcap > 0 ? shape.softcap : 1;
   for (size_t j = 0; j < p.size(); ++j) {
-    const double dot = Dot(q, k.row(first_key + static_cast<int64_t>(j)), shape.head_dim);
+    const double dot = DotOfRows(q, k.row(first_key + static_cast<int64_t>(j)), shape.head_dim);
     p[j] = static_cast<float>(dot * shape.scale / cap);
   }
   if (shape.softcap > 0) {
@@ -147,7 +147,7 @@ void QueryBackward(const AttentionShape& shape, const ProbabilityRow& row, int64
   std::vector<double> d_p(count), d_q_sum(dim, 0.0);
   double mean = 0;
   for (size_t j = 0; j < count; ++j) {
-    d_p[j] = Dot(d_out, v.row(first_key + static_cast<int64_t>(j)), shape.head_dim);
+    d_p[j] = DotOfRows(d_out, v.row(first_key + static_cast<int64_t>(j)), shape.head_dim);
     mean += static_cast<double>(row.probability[j]) * d_p[j];
   }
   for (size_t j = 0; j < count; ++j) {

@@ -12,20 +12,20 @@ namespace {
 
 using namespace nn_test;  // NOLINT: the helpers of this folder's tests
 
-struct Case {
+struct AttentionCase {
   int64_t queries, first;
   AttentionShape shape;
 };
 
-std::string Name(const Case& c) {
+std::string Name(const AttentionCase& c) {
   return "Attention " + std::to_string(c.first) + "+" + std::to_string(c.queries) + " heads " +
          std::to_string(c.shape.heads) + "/" + std::to_string(c.shape.kv_heads) + " x " +
          std::to_string(c.shape.head_dim) + " window " + std::to_string(c.shape.window) + " softcap " +
          std::to_string(c.shape.softcap);
 }
 
-std::vector<double> Formula(const Case& c, const std::vector<double>& q, const std::vector<double>& k,
-                            const std::vector<double>& v) {
+std::vector<double> Formula(const AttentionCase& c, const std::vector<double>& q,
+                            const std::vector<double>& k, const std::vector<double>& v) {
   const AttentionShape& s = c.shape;
   const int64_t q_cols = s.heads * s.head_dim, k_cols = s.kv_heads * s.head_dim;
   const auto at = [](int64_t row, int64_t cols, int64_t col) {
@@ -58,21 +58,21 @@ std::vector<double> Formula(const Case& c, const std::vector<double>& q, const s
 
 struct Inputs {
   Mat<float> q, k, v;
-  explicit Inputs(const Case& c)
+  explicit Inputs(const AttentionCase& c)
       : q(RandomMat(c.queries, c.shape.heads * c.shape.head_dim, 31)),
         k(RandomMat(c.first + c.queries, c.shape.kv_heads * c.shape.head_dim, 32)),
         v(RandomMat(c.first + c.queries, c.shape.kv_heads * c.shape.head_dim, 33)) {}
 };
 
 TEST(NnAttention, MatchesFullSoftmax) {
-  const Case cases[] = {{1, 0, {1, 1, 1, 1.0f}},           {130, 0, {2, 2, 64, 0.125f}},
-                        {67, 0, {4, 2, 20, 0.3f}},         {1, 200, {8, 4, 64, 0.125f}},
-                        {1, 63, {6, 2, 7, 0.5f}},          {1, 64, {3, 1, 80, 0.11f}},
-                        {33, 100, {4, 4, 7, 0.5f, 30}},    {129, 3, {2, 1, 16, 0.25f, 64}},
-                        {15, 77, {8, 4, 33, 0.2f, 1}},     {40, 11, {2, 2, 24, 0.5f, 0, 3}},
-                        {1, 150, {4, 2, 64, 0.3f, 70, 2}}, {5, 0, {32, 4, 16, 0.4f}},
-                        {70, 0, {1, 1, 128, 0.09f}},       {2, 130, {40, 4, 12, 0.3f, 0, 5.0f}}};
-  for (const Case& c : cases) {
+  const AttentionCase cases[] = {{1, 0, {1, 1, 1, 1.0f}},           {130, 0, {2, 2, 64, 0.125f}},
+                                 {67, 0, {4, 2, 20, 0.3f}},         {1, 200, {8, 4, 64, 0.125f}},
+                                 {1, 63, {6, 2, 7, 0.5f}},          {1, 64, {3, 1, 80, 0.11f}},
+                                 {33, 100, {4, 4, 7, 0.5f, 30}},    {129, 3, {2, 1, 16, 0.25f, 64}},
+                                 {15, 77, {8, 4, 33, 0.2f, 1}},     {40, 11, {2, 2, 24, 0.5f, 0, 3}},
+                                 {1, 150, {4, 2, 64, 0.3f, 70, 2}}, {5, 0, {32, 4, 16, 0.4f}},
+                                 {70, 0, {1, 1, 128, 0.09f}},       {2, 130, {40, 4, 12, 0.3f, 0, 5.0f}}};
+  for (const AttentionCase& c : cases) {
     const Inputs in(c);
     // Scores up to about 8 with 2 ulp of that, so weights to 2e-6 relative, values up to 2, averaged.
     Expected expected;
@@ -86,7 +86,7 @@ TEST(NnAttention, MatchesFullSoftmax) {
 }
 
 TEST(NnAttention, QueryByQueryGivesTheSameBits) {
-  const Case c{90, 20, {4, 2, 40, 0.2f, 50, 4.0f}};
+  const AttentionCase c{90, 20, {4, 2, 40, 0.2f, 50, 4.0f}};
   const Inputs in(c);
   for (const Isa isa : kAllIsas) {
     if (!IsaSupported(isa)) continue;
@@ -106,7 +106,7 @@ TEST(NnAttention, QueryByQueryGivesTheSameBits) {
 }
 
 TEST(NnAttention, LargeScoresStayFinite) {
-  const Case c{80, 0, {1, 1, 16, 1000.0f}};
+  const AttentionCase c{80, 0, {1, 1, 16, 1000.0f}};
   const Inputs in(c);
   for (const Isa isa : kAllIsas) {
     if (!IsaSupported(isa)) continue;
@@ -122,7 +122,7 @@ TEST(NnAttention, LargeScoresStayFinite) {
 }
 
 TEST(NnAttention, NanReachesOnlyItsOwnQuery) {
-  const Case c{20, 0, {2, 2, 16, 0.25f}};
+  const AttentionCase c{20, 0, {2, 2, 16, 0.25f}};
   Inputs in(c);
   in.q(3, 5) = std::nanf("");
   ThreadPool pool(1);
@@ -138,8 +138,9 @@ TEST(NnAttention, NanReachesOnlyItsOwnQuery) {
 }
 
 TEST(NnAttention, Gradients) {
-  const Case cases[] = {{5, 2, {4, 2, 3, 0.7f, 3, 2.0f}}, {6, 0, {2, 2, 9, 0.4f}}, {1, 4, {2, 1, 4, 0.5f}}};
-  for (const Case& c : cases) {
+  const AttentionCase cases[] = {
+      {5, 2, {4, 2, 3, 0.7f, 3, 2.0f}}, {6, 0, {2, 2, 9, 0.4f}}, {1, 4, {2, 1, 4, 0.5f}}};
+  for (const AttentionCase& c : cases) {
     const Inputs in(c);
     const Mat<float> d_out = RandomMat(c.queries, in.q.cols(), 34);
     const std::vector<double> q = Doubles(in.q), k = Doubles(in.k), v = Doubles(in.v);

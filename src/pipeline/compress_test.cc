@@ -13,24 +13,10 @@
 #include "formats/tokenizer.h"
 #include "methods/options.h"
 #include "model/model.h"
+#include "pipeline/stop_at_test_util.h"
 
 namespace planish {
 namespace {
-
-// Counts reports of progress and asks to stop at one of them.
-class StopAt : public ProgressSink {
- public:
-  explicit StopAt(int stop) : stop_(stop) {}
-  void Update(const std::string&, double, double, const std::string&) override {
-    if (++count_ == stop_) cancel.store(true);
-  }
-  void Note(const std::string&) override {}
-  int count() const { return count_; }
-  std::atomic<bool> cancel{false};
-
- private:
-  int stop_, count_ = 0;
-};
 
 class CompressDemo : public testing::Test {
  protected:

@@ -13,6 +13,7 @@
 #include "model/model_test_util.h"
 #include "pipeline/calibrate_model.h"
 #include "pipeline/compress.h"
+#include "pipeline/stop_at_test_util.h"
 
 namespace planish {
 namespace {
@@ -108,22 +109,6 @@ INSTANTIATE_TEST_SUITE_P(Kinds, EveryKind,
                            std::ranges::replace(name, '/', '_');
                            return name;
                          });
-
-// Asks to stop at one of its reports.
-class StopAt : public ProgressSink {
- public:
-  explicit StopAt(int stop) : stop_(stop) {}
-  void Update(const std::string&, double, double, const std::string&) override {
-    if (++count_ == stop_) cancel.store(true);
-  }
-  void Note(const std::string& text) override { notes.push_back(text); }
-  int count() const { return count_; }
-  std::atomic<bool> cancel{false};
-  std::vector<std::string> notes;
-
- private:
-  int stop_, count_ = 0;
-};
 
 class Experts : public testing::Test {
  protected:

@@ -32,7 +32,7 @@ constexpr size_t kMaxBytes = size_t{1} << 20;
 constexpr size_t kMaxStages = 64;
 constexpr size_t kMaxRules = 4096;
 
-using Values = std::map<std::string, OptionValue>;
+using OptionValues = std::map<std::string, OptionValue>;
 
 const std::vector<OptionSpec>& TopSpecs() {
   static const std::vector<OptionSpec> specs = {
@@ -77,8 +77,9 @@ class Reader {
   Result<std::string> Text(const toml::table& table, const std::string& key,
                            const std::string& expected) const;
   Result<OptionValue> Value(const toml::key& key, const toml::node& node, const OptionSpec& spec) const;
-  Result<Values> Section(const toml::table& table, const std::string& owner,
-                         std::span<const OptionSpec> specs, const std::vector<std::string>& other_keys) const;
+  Result<OptionValues> Section(const toml::table& table, const std::string& owner,
+                               std::span<const OptionSpec> specs,
+                               const std::vector<std::string>& other_keys) const;
   Result<const SolveStage*> Method(const toml::table& table, const std::string& expected) const;
   Result<std::vector<const toml::table*>> Tables(const toml::table& root, const std::string& key,
                                                  size_t max_count) const;
@@ -128,10 +129,10 @@ Result<OptionValue> Reader::Value(const toml::key& key, const toml::node& node,
 }
 
 // The values that the table states for the specs. Keys that are neither theirs nor `other_keys` are errors.
-Result<Values> Reader::Section(const toml::table& table, const std::string& owner,
-                               std::span<const OptionSpec> specs,
-                               const std::vector<std::string>& other_keys) const {
-  Values values;
+Result<OptionValues> Reader::Section(const toml::table& table, const std::string& owner,
+                                     std::span<const OptionSpec> specs,
+                                     const std::vector<std::string>& other_keys) const {
+  OptionValues values;
   for (const auto& [key, node] : table) {
     const std::string name(key.str());
     if (std::find(other_keys.begin(), other_keys.end(), name) != other_keys.end()) continue;
@@ -184,7 +185,8 @@ Result<std::vector<const toml::table*>> Reader::Tables(const toml::table& root, 
 }
 
 Status Reader::Top(const toml::table& root) {
-  PLANISH_TRY(const Values given, Section(root, "a recipe", TopSpecs(), {"calibration", "stage", "rule"}));
+  PLANISH_TRY(const OptionValues given,
+              Section(root, "a recipe", TopSpecs(), {"calibration", "stage", "rule"}));
   PLANISH_TRY(const Options options, ResolveOptions("a recipe", TopSpecs(), given));
   recipe_.mode =
       options.Text("mode") == "independent" ? Recipe::Mode::kIndependent : Recipe::Mode::kSequential;
@@ -225,7 +227,7 @@ Status Reader::Calibration(const toml::table& root) {
     return At(node->source(),
               fmt::format("'calibration': found {}, expected one table [calibration]", Found(*node)));
   }
-  PLANISH_TRY(const Values given, Section(*table, "[calibration]", CalibrationSpecs(), {"text"}));
+  PLANISH_TRY(const OptionValues given, Section(*table, "[calibration]", CalibrationSpecs(), {"text"}));
   PLANISH_TRY(const Options options, ResolveOptions("[calibration]", CalibrationSpecs(), given));
   recipe_.calibration.windows = options.Int("windows");
   recipe_.calibration.context = options.Int("context");
@@ -248,7 +250,8 @@ Result<StageEntry> Reader::Stage(const toml::table& table) const {
               fmt::format("method '{}' after '{}', expected '{}' last: it makes up for what the others left",
                           stage->name, recipe_.stages.back().stage->name, recipe_.stages.back().stage->name));
   }
-  PLANISH_TRY(const Values given, Section(table, "method '" + stage->name + "'", stage->options, {"method"}));
+  PLANISH_TRY(const OptionValues given,
+              Section(table, "method '" + stage->name + "'", stage->options, {"method"}));
   auto options = ResolveOptions(*stage, given);
   if (!options.ok()) {
     return At(table.source(), fmt::format("method '{}': {}", stage->name, options.error().message));

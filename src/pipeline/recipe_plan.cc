@@ -9,19 +9,19 @@
 namespace planish {
 namespace {
 
-using Values = std::map<std::string, OptionValue>;
+using OptionValues = std::map<std::string, OptionValue>;
 
 void AddLine(std::string& text, const std::string& key, const OptionValue& value) {
   text += fmt::format("{} = {}\n", key, OptionText(value));
 }
 
-void AddLines(std::string& text, const Values& values) {
+void AddLines(std::string& text, const OptionValues& values) {
   for (const auto& [key, value] : values) AddLine(text, key, value);
 }
 
 // What `values`, made for another stage, leave valid for this one.
-Result<Options> Carry(const SolveStage& stage, const Values& values) {
-  Values kept;
+Result<Options> Carry(const SolveStage& stage, const OptionValues& values) {
+  OptionValues kept;
   for (const auto& [name, value] : values) {
     const OptionSpec* spec = FindOption(stage.options, name);
     if (spec != nullptr && CheckOption(*spec, value).ok()) kept.emplace(name, value);
@@ -84,7 +84,7 @@ Result<LayerPlan> PlanFor(const Recipe& recipe, const std::string& tensor_name) 
     const bool replaced = method != nullptr && entry.stage->kind == StageKind::kRound;
     const SolveStage* stage = replaced ? method : entry.stage;
     PLANISH_TRY(const Options start, Carry(*stage, entry.options.values()));
-    Values values = start.values();
+    OptionValues values = start.values();
     for (const Rule* rule : matching) {
       for (const auto& [name, given] : rule->options) {
         const OptionSpec* spec = FindOption(stage->options, name);

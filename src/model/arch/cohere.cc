@@ -4,7 +4,7 @@
 namespace planish {
 namespace {
 
-Result<Program> Build(const Json& config) {
+Result<Program> BuildCohere(const Json& config) {
   PLANISH_TRY(DecoderSpec spec,
               ReadDecoderSizes(config, "cohere", {256000, 8192, 22528, 40, 64, 0, 8192, 0}));
   spec.norm = NormKind::kLayerNoBias;
@@ -30,6 +30,6 @@ extern const Family kFamily_cohere;
 const Family kFamily_cohere = {"cohere",
                                "LayerNorm without bias, both branches in parallel on one norm, rotation of "
                                "adjacent pairs, scaled logits",
-                               Build};
+                               BuildCohere};
 
 }  // namespace planish

@@ -118,7 +118,7 @@ Result<Mixture> ReadMixture(const Json& config, const DecoderSpec& spec) {
   return mixture;
 }
 
-Result<Program> Build(const Json& config) {
+Result<Program> BuildDeepseekV2(const Json& config) {
   PLANISH_TRY(DecoderSpec spec,
               ReadDecoderSizes(config, "deepseek_v2", {32000, 4096, 11008, 32, 32, 0, 2048, 64}));
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "rms_norm_eps", 1e-6));
@@ -150,6 +150,7 @@ Result<Program> Build(const Json& config) {
 extern const Family kFamily_deepseek_v2;
 const Family kFamily_deepseek_v2 = {
     "deepseek_v2",
-    "keys and values through a narrow latent (MLA), shared and routed experts, routing by groups", Build};
+    "keys and values through a narrow latent (MLA), shared and routed experts, routing by groups",
+    BuildDeepseekV2};
 
 }  // namespace planish

@@ -37,7 +37,7 @@ Status ReadLayout(const Json& config, DecoderSpec& spec) {
   return {};
 }
 
-Result<Program> Build(const Json& config) {
+Result<Program> BuildFalcon(const Json& config) {
   PLANISH_TRY(DecoderSpec spec, ReadSizes(config));
   PLANISH_RETURN_IF_ERROR(Require(config, "falcon", "alibi", false));
   spec.norm = NormKind::kLayer;
@@ -64,6 +64,6 @@ Result<Program> Build(const Json& config) {
 extern const Family kFamily_falcon;
 const Family kFamily_falcon = {
     "falcon", "LayerNorm, both branches in parallel, fused q, k, v with one or few heads of k and v, GELU",
-    Build};
+    BuildFalcon};
 
 }  // namespace planish

@@ -4,7 +4,7 @@
 namespace planish {
 namespace {
 
-Result<Program> Build(const Json& config) {
+Result<Program> BuildGemma2(const Json& config) {
   PLANISH_TRY(DecoderSpec spec,
               ReadGemma(config, "gemma2", {256000, 2304, 9216, 26, 8, 4, 8192, 256},
                         {{"attn_logit_softcapping", 50.0}, {"final_logit_softcapping", 30.0}}));
@@ -20,6 +20,6 @@ extern const Family kFamily_gemma2;
 const Family kFamily_gemma2 = {
     "gemma2",
     "llama with norms after the branches too, soft caps, every other layer sliding, scaled embeddings",
-    Build};
+    BuildGemma2};
 
 }  // namespace planish

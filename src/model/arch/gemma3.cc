@@ -43,7 +43,7 @@ Result<Program> BuildText(const Json& config) {
   return program;
 }
 
-Result<Program> Build(const Json& config) {
+Result<Program> BuildGemma3(const Json& config) {
   if (!config.contains("text_config")) return BuildText(config);
   // The wrapper around a vision model: the language model's fields are nested, stop tokens may be outside.
   if (!config["text_config"].is_object()) return InputError("field 'text_config': expected an object");
@@ -59,7 +59,7 @@ Result<Program> Build(const Json& config) {
 extern const Family kFamily_gemma3;
 const Family kFamily_gemma3 = {
     "gemma3_text",
-    "gemma2 with norms on the heads of q and k, no soft caps, other rotations in sliding layers", Build,
+    "gemma2 with norms on the heads of q and k, no soft caps, other rotations in sliding layers", BuildGemma3,
     "gemma3"};
 
 }  // namespace planish

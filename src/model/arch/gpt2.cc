@@ -24,7 +24,7 @@ Result<DecoderSpec> ReadSizes(const Json& config) {
   return spec;
 }
 
-Result<Program> Build(const Json& config) {
+Result<Program> BuildGpt2(const Json& config) {
   PLANISH_RETURN_IF_ERROR(Require(config, "gpt2", "add_cross_attention", false));
   PLANISH_TRY(DecoderSpec spec, ReadSizes(config));
   spec.norm = NormKind::kLayer;
@@ -57,6 +57,6 @@ Result<Program> Build(const Json& config) {
 
 extern const Family kFamily_gpt2;
 const Family kFamily_gpt2 = {
-    "gpt2", "learned positions, LayerNorm, biases, weights stored [in, out], fused q, k, v, GELU", Build};
+    "gpt2", "learned positions, LayerNorm, biases, weights stored [in, out], fused q, k, v, GELU", BuildGpt2};
 
 }  // namespace planish

@@ -4,7 +4,7 @@
 namespace planish {
 namespace {
 
-Result<Program> Build(const Json& config) {
+Result<Program> BuildGptNeox(const Json& config) {
   PLANISH_TRY(DecoderSpec spec,
               ReadDecoderSizes(config, "gpt_neox", {50432, 6144, 24576, 44, 64, 0, 2048, 0}));
   spec.norm = NormKind::kLayer;
@@ -39,6 +39,6 @@ extern const Family kFamily_gpt_neox;
 const Family kFamily_gpt_neox = {
     "gpt_neox",
     "LayerNorm, both branches in parallel, q, k, v of each head together, rotation of a quarter of it",
-    Build};
+    BuildGptNeox};
 
 }  // namespace planish

@@ -4,7 +4,7 @@
 namespace planish {
 namespace {
 
-Result<Program> Build(const Json& config) {
+Result<Program> BuildGranite(const Json& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "granite", {32000, 4096, 11008, 32, 32, 0, 2048, 0}));
   PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", false));
   spec.o_bias = spec.qkv_bias;
@@ -21,6 +21,6 @@ Result<Program> Build(const Json& config) {
 
 extern const Family kFamily_granite;
 const Family kFamily_granite = {"granite", "llama with factors on embeddings, scores, branches and logits",
-                                Build};
+                                BuildGranite};
 
 }  // namespace planish

@@ -4,7 +4,7 @@
 namespace planish {
 namespace {
 
-Result<Program> Build(const Json& config) {
+Result<Program> BuildLlama(const Json& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "llama", {32000, 4096, 11008, 32, 32, 0, 2048, 0}));
   PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", false));
   spec.o_bias = spec.qkv_bias;
@@ -16,6 +16,6 @@ Result<Program> Build(const Json& config) {
 
 extern const Family kFamily_llama;
 const Family kFamily_llama = {"llama", "RMSNorm, rotary positions, gated MLP, grouped-query attention",
-                              Build};
+                              BuildLlama};
 
 }  // namespace planish

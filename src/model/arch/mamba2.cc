@@ -80,7 +80,7 @@ void BuildLayer(const DecoderSpec& spec, const Mixer& mixer, int64_t layer, Prog
   b.Finish(b.Add(x, b.Linear(normed, "out", mix + "out_proj.weight", spec.hidden, mixer.bias)));
 }
 
-Result<Program> Build(const Json& config) {
+Result<Program> BuildMamba2(const Json& config) {
   DecoderSpec spec;
   spec.family = "mamba2";
   PLANISH_TRY(spec.vocab, ReadSize(config, "vocab_size", 32768));
@@ -105,6 +105,7 @@ Result<Program> Build(const Json& config) {
 
 extern const Family kFamily_mamba2;
 const Family kFamily_mamba2 = {
-    "mamba2", "no attention: a short convolution and a selective scan with a state of fixed size", Build};
+    "mamba2", "no attention: a short convolution and a selective scan with a state of fixed size",
+    BuildMamba2};
 
 }  // namespace planish

@@ -4,7 +4,7 @@
 namespace planish {
 namespace {
 
-Result<Program> Build(const Json& config) {
+Result<Program> BuildMistral(const Json& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "mistral", {32000, 4096, 14336, 32, 32, 8, 131072, 0}));
   PLANISH_RETURN_IF_ERROR(ReadPlainWindow(config, 4096, spec));
   return BuildDecoder(config, std::move(spec));
@@ -13,6 +13,6 @@ Result<Program> Build(const Json& config) {
 }  // namespace
 
 extern const Family kFamily_mistral;
-const Family kFamily_mistral = {"mistral", "llama with sliding-window attention", Build};
+const Family kFamily_mistral = {"mistral", "llama with sliding-window attention", BuildMistral};
 
 }  // namespace planish

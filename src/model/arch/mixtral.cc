@@ -4,7 +4,7 @@
 namespace planish {
 namespace {
 
-Result<Program> Build(const Json& config) {
+Result<Program> BuildMixtral(const Json& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "mixtral", {32000, 4096, 14336, 32, 32, 8, 131072, 0}));
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "rms_norm_eps", 1e-5));
   PLANISH_RETURN_IF_ERROR(ReadPlainWindow(config, 0, spec));
@@ -30,6 +30,6 @@ Result<Program> Build(const Json& config) {
 
 extern const Family kFamily_mixtral;
 const Family kFamily_mixtral = {"mixtral", "mistral with experts, weights normalized over the chosen ones",
-                                Build};
+                                BuildMixtral};
 
 }  // namespace planish

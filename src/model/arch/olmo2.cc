@@ -4,7 +4,7 @@
 namespace planish {
 namespace {
 
-Result<Program> Build(const Json& config) {
+Result<Program> BuildOlmo2(const Json& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "olmo2", {50304, 4096, 11008, 32, 32, 0, 2048, 0}));
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "rms_norm_eps", 1e-5));
   PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", false));
@@ -22,6 +22,6 @@ Result<Program> Build(const Json& config) {
 
 extern const Family kFamily_olmo2;
 const Family kFamily_olmo2 = {
-    "olmo2", "llama with norms after the branches only, and on all heads of q and k together", Build};
+    "olmo2", "llama with norms after the branches only, and on all heads of q and k together", BuildOlmo2};
 
 }  // namespace planish

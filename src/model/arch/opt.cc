@@ -4,7 +4,7 @@
 namespace planish {
 namespace {
 
-Result<Program> Build(const Json& config) {
+Result<Program> BuildOpt(const Json& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoderSizes(config, "opt", {50272, 768, 3072, 12, 12, 0, 2048, 0}));
   PLANISH_RETURN_IF_ERROR(Require(config, "opt", "layer_norm_elementwise_affine", true));
   PLANISH_TRY(spec.inter, ReadSize(config, "ffn_dim", 3072));
@@ -44,6 +44,6 @@ Result<Program> Build(const Json& config) {
 }  // namespace
 
 extern const Family kFamily_opt;
-const Family kFamily_opt = {"opt", "learned positions, LayerNorm, biases, a plain MLP with ReLU", Build};
+const Family kFamily_opt = {"opt", "learned positions, LayerNorm, biases, a plain MLP with ReLU", BuildOpt};
 
 }  // namespace planish

@@ -4,7 +4,7 @@
 namespace planish {
 namespace {
 
-Result<Program> Build(const Json& config) {
+Result<Program> BuildPhi3(const Json& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "phi3", {32064, 3072, 8192, 32, 32, 0, 4096, 0}));
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "rms_norm_eps", 1e-5));
   PLANISH_RETURN_IF_ERROR(Require(config, "phi3", "attention_bias", false));
@@ -18,6 +18,6 @@ Result<Program> Build(const Json& config) {
 
 extern const Family kFamily_phi3;
 const Family kFamily_phi3 = {"phi3", "llama with q, k, v in one tensor and gate and up in another, longrope",
-                             Build};
+                             BuildPhi3};
 
 }  // namespace planish

@@ -4,7 +4,7 @@
 namespace planish {
 namespace {
 
-Result<Program> Build(const Json& config) {
+Result<Program> BuildQwen2(const Json& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "qwen2", {151936, 4096, 22016, 32, 32, 32, 32768, 0}));
   spec.qkv_bias = true;
   PLANISH_RETURN_IF_ERROR(ReadOptionalWindows(config, spec));
@@ -14,6 +14,6 @@ Result<Program> Build(const Json& config) {
 }  // namespace
 
 extern const Family kFamily_qwen2;
-const Family kFamily_qwen2 = {"qwen2", "llama with biases on q, k and v", Build};
+const Family kFamily_qwen2 = {"qwen2", "llama with biases on q, k and v", BuildQwen2};
 
 }  // namespace planish

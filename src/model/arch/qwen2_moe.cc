@@ -4,7 +4,7 @@
 namespace planish {
 namespace {
 
-Result<Program> Build(const Json& config) {
+Result<Program> BuildQwen2Moe(const Json& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "qwen2_moe", {151936, 2048, 5632, 24, 16, 16, 32768, 0}));
   PLANISH_TRY(spec.qkv_bias, JsonBool(config, "qkv_bias", true));
   PLANISH_RETURN_IF_ERROR(ReadOptionalWindows(config, spec));
@@ -29,6 +29,7 @@ Result<Program> Build(const Json& config) {
 }  // namespace
 
 extern const Family kFamily_qwen2_moe;
-const Family kFamily_qwen2_moe = {"qwen2_moe", "qwen2 with experts, and a shared one behind a gate", Build};
+const Family kFamily_qwen2_moe = {"qwen2_moe", "qwen2 with experts, and a shared one behind a gate",
+                                  BuildQwen2Moe};
 
 }  // namespace planish

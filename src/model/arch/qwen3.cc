@@ -4,7 +4,7 @@
 namespace planish {
 namespace {
 
-Result<Program> Build(const Json& config) {
+Result<Program> BuildQwen3(const Json& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "qwen3", {151936, 4096, 22016, 32, 32, 32, 32768, 128}));
   PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", false));
   spec.o_bias = spec.qkv_bias;
@@ -18,6 +18,6 @@ Result<Program> Build(const Json& config) {
 }  // namespace
 
 extern const Family kFamily_qwen3;
-const Family kFamily_qwen3 = {"qwen3", "llama with RMSNorm on the heads of q and k", Build};
+const Family kFamily_qwen3 = {"qwen3", "llama with RMSNorm on the heads of q and k", BuildQwen3};
 
 }  // namespace planish

@@ -4,7 +4,7 @@
 namespace planish {
 namespace {
 
-Result<Program> Build(const Json& config) {
+Result<Program> BuildQwen3Moe(const Json& config) {
   PLANISH_TRY(DecoderSpec spec,
               ReadDecoder(config, "qwen3_moe", {151936, 2048, 6144, 24, 32, 4, 32768, 128}));
   PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", false));
@@ -25,6 +25,6 @@ Result<Program> Build(const Json& config) {
 }  // namespace
 
 extern const Family kFamily_qwen3_moe;
-const Family kFamily_qwen3_moe = {"qwen3_moe", "qwen3 with experts", Build};
+const Family kFamily_qwen3_moe = {"qwen3_moe", "qwen3 with experts", BuildQwen3Moe};
 
 }  // namespace planish

@@ -32,7 +32,7 @@ Status ReadUnrotated(const Json& config, DecoderSpec& spec) {
   return {};
 }
 
-Result<Program> Build(const Json& config) {
+Result<Program> BuildSmollm3(const Json& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "smollm3", {128256, 2048, 11008, 36, 16, 4, 32768, 0}));
   PLANISH_TRY(spec.tied, JsonBool(config, "tie_word_embeddings", true));
   PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", false));
@@ -54,6 +54,6 @@ Result<Program> Build(const Json& config) {
 }  // namespace
 
 extern const Family kFamily_smollm3;
-const Family kFamily_smollm3 = {"smollm3", "llama with some layers that do not rotate", Build};
+const Family kFamily_smollm3 = {"smollm3", "llama with some layers that do not rotate", BuildSmollm3};
 
 }  // namespace planish

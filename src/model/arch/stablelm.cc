@@ -4,7 +4,7 @@
 namespace planish {
 namespace {
 
-Result<Program> Build(const Json& config) {
+Result<Program> BuildStablelm(const Json& config) {
   PLANISH_TRY(DecoderSpec spec,
               ReadDecoderSizes(config, "stablelm", {50304, 2560, 6912, 32, 32, 32, 4096, 0}));
   PLANISH_RETURN_IF_ERROR(Require(config, "stablelm", "qk_layernorm", false));
@@ -23,6 +23,6 @@ Result<Program> Build(const Json& config) {
 
 extern const Family kFamily_stablelm;
 const Family kFamily_stablelm = {"stablelm", "llama with LayerNorm and rotation of a quarter of each head",
-                                 Build};
+                                 BuildStablelm};
 
 }  // namespace planish

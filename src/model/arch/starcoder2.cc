@@ -4,7 +4,7 @@
 namespace planish {
 namespace {
 
-Result<Program> Build(const Json& config) {
+Result<Program> BuildStarcoder2(const Json& config) {
   PLANISH_TRY(DecoderSpec spec,
               ReadDecoderSizes(config, "starcoder2", {49152, 3072, 12288, 30, 24, 2, 4096, 0}));
   spec.norm = NormKind::kLayer;
@@ -24,6 +24,6 @@ Result<Program> Build(const Json& config) {
 
 extern const Family kFamily_starcoder2;
 const Family kFamily_starcoder2 = {
-    "starcoder2", "LayerNorm, biases everywhere, a plain MLP with GELU, sliding windows", Build};
+    "starcoder2", "LayerNorm, biases everywhere, a plain MLP with GELU, sliding windows", BuildStarcoder2};
 
 }  // namespace planish
