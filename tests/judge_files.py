@@ -10,6 +10,7 @@ import sys
 import gguf
 import numpy as np
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 program, source, work = sys.argv[1:]
 text = os.path.join(source, "models/text/sample.txt")
@@ -151,10 +152,116 @@ def judge_imatrix():
     print(f"imatrix: {count} sites, {len(tensors) // 2} weights agree")
 
 
+def numbers(words, bits):
+    """[n, words] of int32, each row one little-endian string of bits -> [n, codes]."""
+    string = np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=1, bitorder="little")
+    return string.reshape(words.shape[0], -1, bits) @ (1 << np.arange(bits))
+
+
+def words(codes, bits):
+    """The inverse."""
+    string = (codes[..., None] >> np.arange(bits) & 1).astype(np.uint8).reshape(codes.shape[0], -1)
+    return np.packbits(string, axis=1, bitorder="little").view(np.int32)
+
+
+AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]  # column of each nibble of a word
+
+
+def dequantize(tensors, module, method, bits, less):
+    """[out, in] by the definition of the format; `less`: what is added to stored zeros."""
+    qweight, qzeros = tensors[module + ".qweight"], tensors[module + ".qzeros"]
+    scales = tensors[module + ".scales"].astype(np.float32)
+    zeros = numbers(qzeros, bits)
+    if method == "gptq":
+        codes = numbers(qweight.T, bits)
+        group = tensors[module + ".g_idx"]
+        zeros = zeros + less
+    else:
+        undo = np.argsort(AWQ_ORDER)
+        codes = numbers(qweight, 4).reshape(qweight.shape[0], -1, 8)[..., undo].reshape(qweight.shape[0], -1).T
+        zeros = zeros.reshape(zeros.shape[0], -1, 8)[..., undo].reshape(zeros.shape[0], -1)
+        group = np.arange(codes.shape[1]) // (codes.shape[1] // zeros.shape[0])
+    return (codes - zeros.T[:, group]).astype(np.float32) * scales.T[:, group]
+
+
+def stored(name):
+    with safe_open(path(name + "/model.safetensors"), "np") as f:
+        return {key: f.get_tensor(key) for key in f.keys() if key.rsplit(".", 1)[1] not in ("weight", "bias")}
+
+
+def judge_quantized():
+    cases = [("gptq", 4, ["--group", "64"]), ("gptq", 3, ["--group", "32"]), ("gptq", 8, ["--group", "0"]),
+             ("gptq-v1", 4, ["--group", "64", "--symmetric"]), ("awq", 4, ["--group", "64"])]
+    for number, (target, bits, options) in enumerate(cases):
+        name = f"q{number}"
+        run("compress", "demo", "-o", path(name), "--bits", str(bits), "--method", "rtn", "--calibration", text,
+            "--windows", "2", "--context", "64", *options)
+        run("convert", path(name), "-o", path(name + "-ours"), "--to", "hf-f32")
+        run("convert", path(name), "-o", path(name + "-out"), "--to", target)
+        ours, theirs = folder(name + "-ours"), stored(name + "-out")
+        modules = [key[:-len(".qweight")] for key in theirs if key.endswith(".qweight")]
+        assert len(modules) == 42, len(modules)
+        for module in modules:
+            decoded = dequantize(theirs, module, target.split("-")[0], bits, target == "gptq-v1")
+            assert np.array_equal(decoded, ours[module + ".weight"]), (target, bits, module)
+        print(f"{target}, {bits} bits {' '.join(options)}: {len(modules)} matrices are the same numbers")
+
+
+def write_quantized(name, original, method, bits, group, settings, less):
+    """A folder with random codes, packed here; returns the values."""
+    rng = np.random.default_rng(bits)
+    tensors, values = {}, {}
+    for key, w in original.items():
+        if "_proj" not in key:
+            tensors[key] = w
+            continue
+        rows, cols = w.shape
+        module, groups = key[:-len(".weight")], cols // group
+        codes = rng.integers(0, 1 << bits, (cols, rows))
+        zeros = rng.integers(less, 1 << bits, (groups, rows))
+        scales = (rng.random((groups, rows)) * 0.01 + 1e-4).astype(np.float16)
+        index = np.arange(cols) // group
+        if method == "gptq":
+            index = rng.permutation(index)  # activation order
+            tensors[module + ".qweight"] = np.ascontiguousarray(words(codes.T, bits).T)
+            tensors[module + ".qzeros"] = words(zeros - less, bits)
+            tensors[module + ".g_idx"] = index.astype(np.int32)
+        else:
+            for part, what in (("qweight", codes), ("qzeros", zeros)):
+                slots = what.reshape(what.shape[0], -1, 8)[..., AWQ_ORDER].reshape(what.shape)
+                tensors[module + "." + part] = words(slots, 4)
+        tensors[module + ".scales"] = scales
+        values[key] = ((codes - zeros[index]).astype(np.float32) * scales.astype(np.float32)[index]).T
+    os.makedirs(path(name))
+    save_file(tensors, path(name + "/model.safetensors"), {"format": "pt"})
+    with open(os.path.join(source, "models/demo/config.json")) as f:
+        config = json.load(f)
+    config["quantization_config"] = {"quant_method": method, "bits": bits, "group_size": group, **settings}
+    with open(path(name + "/config.json"), "w") as f:
+        json.dump(config, f)
+    return values
+
+
+def judge_read_back(original):
+    gptq = {"desc_act": True, "sym": False}
+    cases = [("gptq", 4, gptq, 1), ("gptq", 3, gptq, 1), ("gptq", 8, {**gptq, "checkpoint_format": "gptq_v2"}, 0),
+             ("gptq", 2, gptq, 1), ("awq", 4, {"zero_point": True, "version": "gemm"}, 0)]
+    for number, (method, bits, settings, less) in enumerate(cases):
+        name = f"r{number}"
+        values = write_quantized(name, original, method, bits, 64, settings, less)
+        run("convert", path(name), "-o", path(name + "-read"), "--to", "hf-f32")
+        ours = folder(name + "-read")
+        for key, w in values.items():
+            assert np.array_equal(ours[key], w), (method, bits, key)
+        print(f"{method}, {bits} bits packed elsewhere: {len(values)} matrices are the same numbers")
+
+
 def main():
     with open(os.path.join(source, "models/demo/config.json")) as f:
         config = json.load(f)
-    judge_original(config)
+    original = judge_original(config)
+    judge_quantized()
+    judge_read_back(original)
     seen = set()
     for kind in TYPES:
         seen |= judge_gguf(kind, config)

@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -336,6 +337,43 @@ TEST_F(CliTest, InspectCountsTheModel) {
   const Outcome table = Run({"inspect", "demo"});
   EXPECT_EQ(table.status, 0) << table.err;
   EXPECT_THAT(table.out, HasSubstr("model.layers.5.mlp.down_proj.weight"));
+}
+
+// Sums by sha256sum over the bytes of the safetensors file.
+TEST_F(CliTest, InspectSumsWhatIsStored) {
+  const Json json = RunJson({"inspect", "demo", "--checksum"});
+  EXPECT_EQ(json["kind"], "safetensors folder");
+  EXPECT_EQ(json["bytes"], std::filesystem::file_size(kDemo + "/model.safetensors"));
+  EXPECT_EQ(json["metadata"]["model_type"], "\"llama\"");
+  EXPECT_EQ(json["sha256"], "7efee019d785975eb93ebef5e21e9962559462892c27c0c66f8b8e28650f6d81");
+  const auto norm = std::ranges::find_if(
+      json["tensors"], [](const Json& tensor) { return tensor["name"] == "model.norm.weight"; });
+  ASSERT_NE(norm, json["tensors"].end());
+  EXPECT_EQ((*norm)["type"], "BF16");
+  EXPECT_EQ((*norm)["bytes"], 512);
+  EXPECT_EQ((*norm)["sha256"], "cf030b055f0f645a7e3b46d2c26d3783ed7df8480d897333fa35ce7b93b983ce");
+  EXPECT_FALSE(RunJson({"inspect", "demo", "--stored"}).contains("sha256"));
+
+  // Divided into files: the same tensors, the same sum.
+  ASSERT_EQ(Run({"convert", "demo", "-o", "shards", "--to", "hf-bf16", "--shard-size", "4MB", "-q"}).status,
+            0);
+  EXPECT_TRUE(std::filesystem::exists(Path("shards/model.safetensors.index.json")));
+  EXPECT_EQ(RunJson({"inspect", "shards", "--checksum"})["sha256"], json["sha256"]);
+
+  // A GGUF model as a model and as stored; a single safetensors file only as stored.
+  ASSERT_EQ(Run({"convert", "demo", "-o", "m.gguf", "--to", "gguf:q4_k", "-q"}).status, 0);
+  EXPECT_THAT(Run({"inspect", "m.gguf", "--fast"}).out, HasSubstr("model.layers.0.self_attn.q_proj.weight"));
+  const Outcome stored = Run({"inspect", "m.gguf", "--stored"});
+  EXPECT_THAT(stored.out, HasSubstr("blk.0.attn_q.weight"));
+  EXPECT_THAT(stored.out, HasSubstr("llama.block_count: 6\n"));
+  EXPECT_THAT(stored.out, HasSubstr("tokenizer.ggml.tokens: 8192 values of type string\n"));
+  const Json file = RunJson({"inspect", kDemo + "/model.safetensors", "--checksum"});
+  EXPECT_EQ(file["kind"], "safetensors file");
+  EXPECT_EQ(file["sha256"], json["sha256"]);
+  WriteText("hostile.safetensors", std::string("\x08\0\0\0\0\0\0\0{\"a\": 1}", 16));
+  const Outcome hostile = Run({"inspect", "hostile.safetensors"});
+  EXPECT_EQ(hostile.status, 2);
+  EXPECT_THAT(hostile.err, HasSubstr("neither GGUF, nor safetensors"));
 }
 
 // Families through the program, against what another implementation computes.

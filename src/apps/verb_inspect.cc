@@ -6,6 +6,7 @@
 #include <map>
 
 #include "apps/app.h"
+#include "apps/inspect_stored.h"
 #include "evaluate/outliers.h"
 #include "model/model.h"
 #include "runtime/packed_model.h"
@@ -16,7 +17,7 @@ namespace {
 struct InspectFlags {
   RunOptions run;
   std::string model;
-  bool fast = false, experts = false;
+  bool fast = false, experts = false, stored = false, checksum = false;
 };
 
 struct Row {
@@ -185,6 +186,9 @@ void PrintTable(const Model& model, const std::vector<Row>& rows) {
 
 Status RunInspect(const InspectFlags& flags) {
   PLANISH_TRY(const auto run, Run::Start(flags.run));
+  if (flags.stored || flags.checksum || IsOnlyStored(flags.model)) {
+    return InspectStored(run->context(), flags.model, flags.checksum, flags.run.json);
+  }
   PLANISH_TRY(const Model model, OpenModel(flags.model, flags.run));
   PLANISH_TRY(const auto rows, Collect(run->context(), flags, model));
   if (flags.run.json) {
@@ -200,12 +204,18 @@ Status RunInspect(const InspectFlags& flags) {
 void AddInspectVerb(CLI::App& app) {
   auto flags = std::make_shared<InspectFlags>();
   CLI::App* verb = app.add_subcommand("inspect", "Tensors, parts, bytes and outliers of a model");
-  verb->add_option("MODEL", flags->model, "The model")->required();
+  verb->add_option("MODEL", flags->model,
+                   "The model; or an adapter, an importance matrix, statistics, any safetensors or GGUF file")
+      ->required();
   verb->add_flag("--fast", flags->fast, "Do not read the weights: no outlier statistics");
   verb->add_flag("--experts", flags->experts,
                  "A row for every expert, not one for all of a layer (JSON always has all)");
+  verb->add_flag("--stored", flags->stored, "Tensors as they lie in the files, and all metadata");
+  verb->add_flag("--checksum", flags->checksum, "The same with SHA-256 of every tensor, and of all");
   AddRunOptions(*verb, flags->run);
-  verb->footer("Examples:\n  planish inspect demo\n  planish inspect model/ --json --fast");
+  verb->footer(
+      "Examples:\n  planish inspect demo\n  planish inspect model.gguf --checksum\n  planish inspect model/ "
+      "--json --fast");
   AddVerb(*verb, [flags] { return RunInspect(*flags); });
 }
 

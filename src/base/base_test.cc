@@ -12,6 +12,7 @@
 #include <set>
 #include <thread>
 
+#include "base/background.h"
 #include "base/check.h"
 #include "base/checked.h"
 #include "base/context.h"
@@ -352,6 +353,53 @@ TEST(ThreadPoolTest, SleepingWorkersWakeUp) {
 }
 
 // --- Processor ------------------------------------------------------------------------------------
+
+// --- Background -------------------------------------------------------------------------------------
+
+TEST(BackgroundTest, JobsRunInOrderOneAtATime) {
+  Background background;
+  std::vector<int> done;  // unguarded: one job at a time, and Wait() orders what comes after
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_TRUE(background
+                    .Start([&done, i]() -> Status {
+                      done.push_back(i);
+                      return {};
+                    })
+                    .ok());
+  }
+  EXPECT_TRUE(background.Wait().ok());
+  ASSERT_EQ(done.size(), 100u);
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(done[static_cast<size_t>(i)], i);
+}
+
+TEST(BackgroundTest, TheFirstErrorStays) {
+  Background background;
+  EXPECT_TRUE(background.Wait().ok());
+  EXPECT_TRUE(background.Start([]() -> Status { return FailureError("full"); }).ok());
+  bool ran = false;
+  const Status refused = background.Start([&]() -> Status {
+    ran = true;
+    return {};
+  });
+  EXPECT_EQ(refused.error().message, "full");
+  EXPECT_EQ(background.Wait().error().message, "full");
+  EXPECT_FALSE(ran);
+}
+
+TEST(BackgroundTest, WaitsForTheLastJobWhenDestroyed) {
+  std::atomic<bool> done{false};
+  {
+    Background background;
+    ASSERT_TRUE(background
+                    .Start([&]() -> Status {
+                      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+                      done = true;
+                      return {};
+                    })
+                    .ok());
+  }
+  EXPECT_TRUE(done);
+}
 
 TEST(CpuTest, NamesRoundTripAndSetsAreNested) {
   for (Isa isa : kAllIsas) EXPECT_EQ(ParseIsa(IsaName(isa)), isa);

@@ -17,6 +17,7 @@ namespace planish {
 namespace {
 
 constexpr std::string_view kEmbeddedPrefix = "embedded:";
+constexpr int64_t kWriteOut = 8 << 20;  // bytes of a file that the disk is asked to write at a time
 
 std::map<std::string, std::span<const std::byte>, std::less<>>& Embedded() {
   static std::map<std::string, std::span<const std::byte>, std::less<>> blobs;
@@ -130,7 +131,8 @@ AtomicFile::AtomicFile(AtomicFile&& other) noexcept
     : path_(std::move(other.path_)),
       temporary_(std::move(other.temporary_)),
       fd_(other.fd_),
-      size_(other.size_) {
+      size_(other.size_),
+      started_(other.started_) {
   other.fd_ = -1;
 }
 
@@ -150,6 +152,11 @@ Status AtomicFile::Append(std::span<const std::byte> data) {
     }
     data = data.subspan(static_cast<size_t>(n));
     size_ += n;
+  }
+  // The disk begins now, not at the end. Best effort: Commit() is what makes sure.
+  if (size_ - started_ >= kWriteOut) {
+    sync_file_range(fd_, started_, size_ - started_, SYNC_FILE_RANGE_WRITE);
+    started_ = size_;
   }
   return {};
 }

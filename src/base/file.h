@@ -66,7 +66,7 @@ class AtomicFile {
       : path_(std::move(path)), temporary_(std::move(temporary)), fd_(fd) {}
   std::string path_, temporary_;
   int fd_ = -1;
-  int64_t size_ = 0;
+  int64_t size_ = 0, started_ = 0;  // bytes of which the disk was told
 };
 
 // Creates the folder and its parents.

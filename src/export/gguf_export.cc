@@ -3,9 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-
+#include <atomic>
 #include <cstring>
 
+#include "base/background.h"
 #include "base/file.h"
 #include "formats/gguf_tokenizer.h"
 #include "formats/tokenizer_files.h"
@@ -18,7 +19,8 @@
 namespace planish {
 namespace {
 
-constexpr int64_t kPanelBytes = 64 << 20;  // of floats in memory at a time
+constexpr int64_t kPanelBytes = 16 << 20;   // of the file; two are in memory: one filled, one written
+constexpr int64_t kChunkFloats = 32 << 10;  // decoded at a time by a thread: they stay in its cache
 
 bool IsFloat(GgufType type) {
   return type == GgufType::kF32 || type == GgufType::kF16 || type == GgufType::kBF16;
@@ -219,60 +221,145 @@ class Planner {
   std::vector<Item> items_;
 };
 
-void ToHalves(const Context& context, GgufType type, MatView<const float> w, std::byte* out) {
-  context.pool->ParallelFor(w.rows, [&](int64_t i) {
-    for (int64_t j = 0; j < w.cols; ++j) {
-      const uint16_t bits = type == GgufType::kF16 ? ToF16(w(i, j)).bits : ToBF16(w(i, j)).bits;
-      std::memcpy(out + (i * w.cols + j) * 2, &bits, 2);
-    }
-  });
+void ToHalves(GgufType type, std::span<const float> values, std::byte* out) {
+  for (size_t j = 0; j < values.size(); ++j) {
+    const uint16_t bits = type == GgufType::kF16 ? ToF16(values[j]).bits : ToBF16(values[j]).bits;
+    std::memcpy(out + j * 2, &bits, 2);
+  }
 }
 
-Status WriteMatrix(const Context& context, const Item& item, const Item::Part& part, GgufWriter& writer) {
-  const Matrix& matrix = *part.matrix;
-  const int64_t rows = matrix.rows, cols = matrix.cols, row_bytes = GgufRowBytes(item.spec.type, cols);
-  const auto* blocks = std::get_if<Blocks>(&matrix.body);
-  const bool copied = blocks != nullptr && blocks->type == item.spec.type;
-  const int64_t panel_rows = std::clamp<int64_t>(kPanelBytes / (4 * cols), 1, rows);
-  Mat<float> values;
-  if (!copied) values.Resize(panel_rows, cols);
-  Buffer out(static_cast<size_t>(panel_rows * row_bytes));
-  for (int64_t row = 0; row < rows; row += panel_rows) {
-    PLANISH_RETURN_IF_ERROR(context.CheckCancelled());
-    const int64_t count = std::min(panel_rows, rows - row);
-    const std::span<const std::byte> bytes(out.data(), static_cast<size_t>(count * row_bytes));
+// A matrix as rows of a GGUF type.
+class Rows {
+ public:
+  Rows(const Context& context, const Item& item, const Item::Part& part)
+      : context_(context),
+        type_(item.spec.type),
+        order_(item.order),
+        name_(item.spec.name),
+        part_(part),
+        m_(*part.matrix),
+        row_bytes_(GgufRowBytes(type_, m_.cols)) {
+    const auto* blocks = std::get_if<Blocks>(&m_.body);
+    if (blocks != nullptr && blocks->type == type_) stored_ = blocks->data.bytes.data();
+  }
+  int64_t panel_rows() const { return std::clamp<int64_t>(kPanelBytes / row_bytes_, 1, m_.rows); }
+  int64_t row_bytes() const { return row_bytes_; }
+
+  // Rows [row, row + count) of the file.
+  Status Fill(int64_t row, int64_t count, std::byte* out) const {
+    const int64_t chunk = std::clamp<int64_t>(kChunkFloats / m_.cols, 1, count);
     std::atomic<bool> finite{true};
-    context.pool->ParallelFor(count, [&](int64_t i) {
-      const int64_t source = item.order.Source(row + i, rows);
-      if (copied) {
-        std::memcpy(out.data() + i * row_bytes, blocks->data.bytes.data() + source * row_bytes,
-                    static_cast<size_t>(row_bytes));
-        return;
-      }
-      ReadRows(matrix, source, 1, 0, cols, values.row(i), cols);
-      if (FindNonFinite({values.row(i), static_cast<size_t>(cols)}) >= 0) finite = false;
+    context_.pool->ParallelFor((count + chunk - 1) / chunk, [&](int64_t i) {
+      const int64_t first = i * chunk, rows = std::min(chunk, count - first);
+      if (!FillChunk(row + first, rows, out + first * row_bytes_)) finite = false;
     });
-    if (!finite) return InputError(fmt::format("tensor '{}' holds NaN or infinity", item.spec.name));
-    const MatView<const float> panel(values.data(), count, cols);
-    if (!copied && item.spec.type == GgufType::kF32) {
-      std::memcpy(out.data(), values.data(), bytes.size());
-    } else if (!copied && IsFloat(item.spec.type)) {
-      ToHalves(context, item.spec.type, panel, out.data());
-    } else if (!copied) {
-      EncodeBlocks(context, item.spec.type, panel, part.importance, out.data());
-    }
-    PLANISH_RETURN_IF_ERROR(writer.Append(bytes));
+    if (!finite) return InputError(fmt::format("tensor '{}' holds NaN or infinity", name_));
+    return {};
   }
-  return {};
-}
 
-Status WriteVector(const Item& item, GgufWriter& writer) {
-  const auto size = static_cast<int64_t>(item.vector.size());
-  std::vector<float> values(item.vector.size());
-  for (int64_t i = 0; i < size; ++i) {
-    values[static_cast<size_t>(i)] = item.vector[static_cast<size_t>(item.order.Source(i, size))];
+ private:
+  // False when a value is not finite.
+  bool FillChunk(int64_t row, int64_t count, std::byte* out) const {
+    if (stored_ != nullptr) {
+      for (int64_t i = 0; i < count; ++i) {
+        std::memcpy(out + i * row_bytes_, stored_ + order_.Source(row + i, m_.rows) * row_bytes_,
+                    static_cast<size_t>(row_bytes_));
+      }
+      return true;
+    }
+    Mat<float> values(count, m_.cols);
+    for (int64_t i = 0; i < count;) {
+      const int64_t source = order_.Source(row + i, m_.rows);
+      int64_t run = 1;  // rows that follow each other in both
+      while (i + run < count && order_.Source(row + i + run, m_.rows) == source + run) ++run;
+      ReadRows(m_, source, run, 0, m_.cols, values.row(i), m_.cols);
+      i += run;
+    }
+    const std::span<const float> all(values.data(), static_cast<size_t>(count * m_.cols));
+    if (FindNonFinite(all) >= 0) return false;
+    if (type_ == GgufType::kF32) {
+      std::memcpy(out, all.data(), all.size_bytes());
+    } else if (IsFloat(type_)) {
+      ToHalves(type_, all, out);
+    } else {
+      EncodeBlocks(context_, type_, values, part_.importance, out);
+    }
+    return true;
   }
-  return writer.Append(std::as_bytes(std::span(values)));
+
+  const Context& context_;
+  GgufType type_;
+  const GgufRowOrder& order_;
+  const std::string& name_;
+  const Item::Part& part_;
+  const Matrix& m_;
+  int64_t row_bytes_;
+  const std::byte* stored_ = nullptr;  // rows that are in this type already
+};
+
+// Items into the file, one panel written while the next is filled.
+class ItemWriter {
+ public:
+  ItemWriter(const Context& context, GgufWriter& writer, int64_t total_bytes)
+      : context_(context), writer_(writer), total_bytes_(total_bytes) {}
+
+  Status Write(const Item& item) {
+    for (const Item::Part& part : item.parts) {
+      const Rows rows(context_, item, part);
+      for (int64_t row = 0; row < part.matrix->rows; row += rows.panel_rows()) {
+        PLANISH_RETURN_IF_ERROR(context_.CheckCancelled());
+        const int64_t count = std::min(rows.panel_rows(), part.matrix->rows - row);
+        Buffer& buffer = Next(count * rows.row_bytes());
+        PLANISH_RETURN_IF_ERROR(rows.Fill(row, count, buffer.data()));
+        PLANISH_RETURN_IF_ERROR(Append(buffer, count * rows.row_bytes()));
+      }
+    }
+    return item.parts.empty() ? WriteVector(item) : Status();
+  }
+  Status Finish() { return appending_.Wait(); }
+
+ private:
+  Status WriteVector(const Item& item) {
+    const auto size = static_cast<int64_t>(item.vector.size());
+    Buffer& buffer = Next(size * 4);
+    for (int64_t i = 0; i < size; ++i) {
+      const float value = item.vector[static_cast<size_t>(item.order.Source(i, size))];
+      std::memcpy(buffer.data() + 4 * i, &value, 4);
+    }
+    return Append(buffer, size * 4);
+  }
+
+  // The buffer that is not being written.
+  Buffer& Next(int64_t size) {
+    turn_ = 1 - turn_;
+    if (static_cast<int64_t>(buffers_[turn_].size()) < size) {
+      buffers_[turn_] = Buffer(static_cast<size_t>(size));
+    }
+    return buffers_[turn_];
+  }
+  Status Append(const Buffer& buffer, int64_t size) {
+    const auto bytes = buffer.bytes().first(static_cast<size_t>(size));
+    PLANISH_RETURN_IF_ERROR(appending_.Start([this, bytes] { return writer_.Append(bytes); }));
+    done_bytes_ += size;
+    if (context_.progress != nullptr) {
+      context_.progress->Update("convert", static_cast<double>(done_bytes_),
+                                static_cast<double>(total_bytes_), "bytes");
+    }
+    return {};
+  }
+
+  const Context& context_;
+  GgufWriter& writer_;
+  int64_t total_bytes_, done_bytes_ = 0;
+  Buffer buffers_[2];
+  int turn_ = 0;
+  Background appending_;
+};
+
+int64_t BytesOf(const GgufTensorSpec& spec) {
+  int64_t rows = 1;
+  for (size_t i = 1; i < spec.dims.size(); ++i) rows *= spec.dims[i];
+  return rows * GgufRowBytes(spec.type, spec.dims[0]);
 }
 
 }  // namespace
@@ -292,21 +379,16 @@ Result<GgufExported> ExportGguf(const Context& context, const Model& model, cons
   PLANISH_TRY(const GgufMetadata metadata, MakeMetadata(model, options, result));
   PLANISH_TRY(const auto items, Planner(model, *GgufFamilyOf(model.program), options, result).Plan());
   std::vector<GgufTensorSpec> specs;
-  for (const Item& item : items) specs.push_back(item.spec);
-  PLANISH_TRY(auto writer, GgufWriter::Create(path, metadata, specs));
   for (const Item& item : items) {
-    for (const Item::Part& part : item.parts) {
-      PLANISH_RETURN_IF_ERROR(WriteMatrix(context, item, part, writer));
-    }
-    if (item.parts.empty()) PLANISH_RETURN_IF_ERROR(WriteVector(item, writer));
-    ++result.tensors;
-    if (context.progress != nullptr) {
-      context.progress->Update("convert", static_cast<double>(result.tensors),
-                               static_cast<double>(items.size()), "tensors");
-    }
-    int64_t rows = 1;
-    for (size_t i = 1; i < item.spec.dims.size(); ++i) rows *= item.spec.dims[i];
-    result.bytes += rows * GgufRowBytes(item.spec.type, item.spec.dims[0]);
+    specs.push_back(item.spec);
+    result.bytes += BytesOf(item.spec);
+  }
+  result.tensors = static_cast<int64_t>(items.size());
+  PLANISH_TRY(auto writer, GgufWriter::Create(path, metadata, specs));
+  {
+    ItemWriter item_writer(context, writer, result.bytes);
+    for (const Item& item : items) PLANISH_RETURN_IF_ERROR(item_writer.Write(item));
+    PLANISH_RETURN_IF_ERROR(item_writer.Finish());
   }
   PLANISH_RETURN_IF_ERROR(writer.Commit());
   return result;

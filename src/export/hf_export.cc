@@ -101,14 +101,20 @@ class Plan {
 
   // Tensors of the checkpoint that are parts of linears, and banks of which an expert is no tensor's rows.
   void FindParts() {
+    std::map<std::string, size_t> weights;
     for (size_t i = 0; i < model_.linears.size(); ++i) {
       const Linear& linear = model_.linears[i];
       const std::string& bank = model_.program.linears[i].bank.tensor;
       if (!bank.empty() && !model_.checkpoint.Has(linear.name)) banks_[bank].push_back(i);
+      weights[model_.program.linears[i].weight] = i;
       if (IsOriginal(linear)) continue;
       std::vector<PartTensor> parts;
       DescribeParts(linear.w, linear.name, parts);
       for (const auto& part : parts) parts_[part.name] = i;
+    }
+    // Those of a GPTQ, AWQ or compressed-tensors folder.
+    for (const auto& [name, weight] : model_.quantized_tensors) {
+      if (const auto linear = weights.find(weight); linear != weights.end()) parts_[name] = linear->second;
     }
     std::erase_if(banks_, [&](const auto& bank) {
       return std::ranges::all_of(bank.second, [&](size_t i) { return IsOriginal(model_.linears[i]); });

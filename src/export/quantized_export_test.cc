@@ -286,6 +286,25 @@ TEST_F(QuantizedExportTest, LowRankPaths) {
 
 // A model that another program quantized is compressed no further than it says: converting it again and
 // loading it gives the same values, in another format.
+TEST_F(QuantizedExportTest, FoldersOfDecodedWeights) {
+  for (const char* from : {"gptq", "gptq-v1", "awq", "compressed-tensors", "compressed-tensors:w8a8",
+                           "compressed-tensors:fp8_dynamic", "compressed-tensors:nvfp4a16"}) {
+    ASSERT_TRUE(Convert(Plain(), from).ok()) << from;
+    std::filesystem::remove_all(Path("codes"));
+    std::filesystem::rename(Path("out"), Path("codes"));
+    const Model codes = Load(Path("codes"));
+    const auto converted = Convert(codes, "hf-f32");
+    ASSERT_TRUE(converted.ok()) << from << ": " << converted.error().message;
+    const Model decoded = Load(Path("out"));
+    EXPECT_FALSE(decoded.config.contains("quantization_config")) << from;
+    EXPECT_EQ(decoded.checkpoint.tensors().size(), Load(Path("plain")).checkpoint.tensors().size()) << from;
+    for (size_t i = 0; i < codes.linears.size(); ++i) {
+      const Mat<float> a = Reconstruct(codes.linears[i].w), b = Reconstruct(decoded.linears[i].w);
+      EXPECT_TRUE(std::equal(a.data(), a.data() + a.rows() * a.cols(), b.data())) << from << " " << i;
+    }
+  }
+}
+
 TEST_F(QuantizedExportTest, FromFormatToFormat) {
   const Model model = OnGrid(Integers(4, 32, false));
   ASSERT_TRUE(Convert(model, "awq").ok());

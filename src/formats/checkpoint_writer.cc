@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 
+#include "base/background.h"
 #include "base/check.h"
 #include "base/names.h"
 #include "tensor/buffer.h"
@@ -12,11 +13,14 @@
 namespace planish {
 namespace {
 
+// Tensors into one file; made after its writer, so that the last panel is out before the writer is gone.
 class Stream {
  public:
-  Stream(const Context& context, int64_t total_bytes) : context_(context), total_bytes_(total_bytes) {}
+  Stream(const Context& context, int64_t total_bytes, int64_t done_bytes, SafetensorsWriter& writer)
+      : context_(context), total_bytes_(total_bytes), done_bytes_(done_bytes), writer_(writer) {}
+  int64_t done_bytes() const { return done_bytes_; }
 
-  Status Write(const TensorSource& source, SafetensorsWriter& writer) {
+  Status Write(const TensorSource& source) {
     const auto& shape = source.spec.shape;
     PLANISH_TRY(const int64_t bytes, TensorByteSize(source.spec.type, shape));
     if (bytes == 0) return {};
@@ -31,13 +35,16 @@ class Stream {
       const auto size = static_cast<size_t>(count * row_bytes);
       std::span<const std::byte> part;
       if (source.fill) {
-        if (buffer_.size() < size) buffer_ = Buffer(size);
-        PLANISH_RETURN_IF_ERROR(source.fill(row, count, buffer_.bytes().first(size)));
-        part = std::as_const(buffer_).bytes().first(size);
+        turn_ = 1 - turn_;
+        Buffer& buffer = buffers_[turn_];
+        if (buffer.size() < size) buffer = Buffer(size);
+        PLANISH_RETURN_IF_ERROR(source.fill(row, count, buffer.bytes().first(size)));
+        part = std::as_const(buffer).bytes().first(size);
       } else {
         part = source.bytes.subspan(static_cast<size_t>(row * row_bytes), size);
       }
-      PLANISH_RETURN_IF_ERROR(writer.Append(source.spec.name, part));
+      PLANISH_RETURN_IF_ERROR(
+          appending_.Start([this, &source, part] { return writer_.Append(source.spec.name, part); }));
       done_bytes_ += static_cast<int64_t>(size);
       if (context_.progress != nullptr) {
         context_.progress->Update("write", static_cast<double>(done_bytes_),
@@ -46,11 +53,15 @@ class Stream {
     }
     return {};
   }
+  Status Finish() { return appending_.Wait(); }
 
  private:
   const Context& context_;
-  Buffer buffer_;
-  int64_t total_bytes_, done_bytes_ = 0;
+  int64_t total_bytes_, done_bytes_;
+  SafetensorsWriter& writer_;
+  Buffer buffers_[2];
+  int turn_ = 0;  // the buffer that was filled last
+  Background appending_;
 };
 
 }  // namespace
@@ -67,12 +78,15 @@ Result<TensorsWritten> WriteTensors(const Context& context, std::span<const Tens
     }
   }
   PLANISH_TRY(const ShardPlan plan, PlanShards(specs, shard_bytes));
-  Stream stream(context, plan.total_bytes);
+  int64_t done_bytes = 0;
   for (const auto& file : plan.files) {
     PLANISH_TRY(auto writer, SafetensorsWriter::Create(JoinPath(folder, file.name), file.tensors));
+    Stream stream(context, plan.total_bytes, done_bytes, writer);
     for (const TensorSpec& spec : writer.order()) {
-      PLANISH_RETURN_IF_ERROR(stream.Write(*by_name.at(spec.name), writer));
+      PLANISH_RETURN_IF_ERROR(stream.Write(*by_name.at(spec.name)));
     }
+    PLANISH_RETURN_IF_ERROR(stream.Finish());
+    done_bytes = stream.done_bytes();
     PLANISH_RETURN_IF_ERROR(writer.Commit());
   }
   PLANISH_RETURN_IF_ERROR(WriteIndex(folder, plan));

@@ -13,8 +13,9 @@
 
 namespace planish {
 
-// The most a panel of a tensor holds, unless a single row is longer.
-inline constexpr int64_t kTensorPanelBytes = int64_t{64} << 20;
+// The most a panel of a tensor holds, unless a single row is longer. Two are in memory: while one is written,
+// the next is filled.
+inline constexpr int64_t kTensorPanelBytes = int64_t{32} << 20;
 
 // A tensor to be written and where its bytes come from. A row is a run along the last dimension: a tensor
 // [a, b, c] has a * b rows of c elements, a vector or a scalar one row.

@@ -1,38 +1,17 @@
 #include "grids/gguf_encode.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 
 #include "base/check.h"
 #include "grids/gguf_fit.h"
+#include "grids/transpose-inl.h"
 
 namespace planish {
 namespace {
 
 // --- the reference's plain rounding: 1 / d is taken before d becomes a half
-
-// Whole number of y, halves away from zero.
-int8_t RoundAway(float y) {
-  const auto whole = static_cast<int32_t>(y);
-  const float rest = y - static_cast<float>(whole);
-  return static_cast<int8_t>(whole + static_cast<int32_t>(rest >= 0.5f) -
-                             static_cast<int32_t>(rest <= -0.5f));
-}
-
-void RoundQ8(const float* x, uint8_t* b) {
-  uint32_t largest = 0;  // floats without their sign are ordered like integers
-  for (int i = 0; i < 32; ++i) largest = std::max(largest, std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu);
-  const float d = std::bit_cast<float>(largest) / 127.0f, inverse = d != 0 ? 1.0f / d : 0.0f;
-  const F16 half = ToF16(std::min(d, 65504.0f));
-  std::memcpy(b, &half, 2);
-  // 1 / d of a d below 2^-126 is infinite: all is 0 then, as d is as a half.
-  const float factor = std::isfinite(inverse) ? inverse : 0.0f;
-  int8_t codes[32];
-  for (int i = 0; i < 32; ++i) codes[i] = RoundAway(x[i] * factor);
-  std::memcpy(b + 2, codes, 32);
-}
 
 // Q4_0 and Q5_0: the largest value maps to code 0.
 void RoundSigned(const float* x, int steps, EncodedLanes& e, int lane) {
@@ -45,7 +24,7 @@ void RoundSigned(const float* x, int steps, EncodedLanes& e, int lane) {
   e.d[lane] = HalfScale(d);
   for (int i = 0; i < 32; ++i) {
     const auto code = static_cast<int>(x[i] * inverse + (static_cast<float>(steps) + 0.5f));
-    e.codes[i * kSearchLanes + lane] = static_cast<uint8_t>(std::min(2 * steps - 1, code));
+    e.codes[lane * 32 + i] = static_cast<uint8_t>(std::min(2 * steps - 1, code));
   }
 }
 
@@ -59,7 +38,7 @@ void RoundAffine(const float* x, int high, EncodedLanes& e, int lane) {
   e.m[lane] = HalfScale(*low);
   for (int i = 0; i < 32; ++i) {
     const auto code = static_cast<int>(std::min((x[i] - *low) * inverse, 1e6f) + 0.5f);
-    e.codes[i * kSearchLanes + lane] = static_cast<uint8_t>(std::min(high, code));
+    e.codes[lane * 32 + i] = static_cast<uint8_t>(std::min(high, code));
   }
 }
 
@@ -77,33 +56,83 @@ bool IsRounded(GgufType type, std::span<const float> importance) {
                                 type == GgufType::kQ5_0 || type == GgufType::kQ5_1);
 }
 
-// Blocks of a matrix, numbered row by row.
+// Blocks of a strip of rows, numbered column by column, so that those of a panel share their importance.
 struct Blocks {
   MatView<const float> w;
-  int64_t size = 0, per_row = 0;
-  int64_t count() const { return w.rows * per_row; }
-  const float* at(int64_t i) const { return w.row(i / per_row) + i % per_row * size; }
-  int64_t column(int64_t i) const { return i % per_row * size; }
+  int64_t size = 0, bytes = 0;
+  int64_t count() const { return w.rows * (w.cols / size); }
+  int64_t column(int64_t i) const { return i / w.rows * size; }
+  const float* at(int64_t i) const { return w.row(i % w.rows) + column(i); }
+  // Of the encoded block in the strip's rows.
+  int64_t offset(int64_t i) const { return (i % w.rows * (w.cols / size) + i / w.rows) * bytes; }
 };
 
-// Lays sub-blocks side by side; lanes past the last block hold zeros.
-void FillPanel(const Blocks& blocks, const BlockLayout& type, int64_t first, int64_t count,
-               std::span<const float> importance, LanePanel& panel) {
-  for (int lane = 0; lane < kSearchLanes; ++lane) {
-    const int64_t block = lane / type.subs;
-    const int64_t skip = lane % type.subs * type.n;
-    for (int k = 0; k < type.n; ++k) {
-      float& x = panel.x[k * kSearchLanes + lane];
-      float& w = panel.w[k * kSearchLanes + lane];
-      if (block >= count) {
-        x = w = 0;
-        continue;
+constexpr float kZeros[32] = {};  // where a panel has no block
+
+// Encodes a strip, panel by panel.
+class StripEncoder {
+ public:
+  StripEncoder(const SearchKernels& kernels, GgufType type, std::span<const float> importance)
+      : kernels_(kernels),
+        type_(type),
+        layout_(LayoutOf(type)),
+        importance_(importance),
+        rounded_(IsRounded(type, importance)),
+        step_(kSearchLanes / layout_.subs) {
+    std::ranges::fill(panel_.w, 1.0f);
+    for (auto& four : weights_) std::ranges::fill(four, kZeros);
+  }
+
+  void Encode(const Blocks& blocks, uint8_t* out) {
+    for (int64_t first = 0; first < blocks.count(); first += step_) {
+      const int64_t count = std::min(step_, blocks.count() - first);
+      if (rounded_) {
+        for (int64_t i = 0; i < count; ++i) {
+          RoundBlock(type_, blocks.at(first + i), panel_.out, static_cast<int>(i));
+        }
+      } else {
+        Fill(blocks, first, count);
+        FitLanes(kernels_, layout_, panel_);
       }
-      x = blocks.at(first + block)[skip + k];
-      w = importance.empty() ? 1.0f
-                             : importance[static_cast<size_t>(blocks.column(first + block) + skip + k)];
+      for (int64_t i = 0; i < count; ++i) {
+        PackBlock(type_, panel_.out, static_cast<int>(i) * layout_.subs, out + blocks.offset(first + i));
+      }
     }
   }
+
+ private:
+  // Lays the sub-blocks of `count` blocks side by side; lanes without a block hold zeros.
+  void Fill(const Blocks& blocks, int64_t first, int64_t count) {
+    for (int lane = 0; lane < kSearchLanes; lane += 4) {
+      const float* x[4];
+      bool moved = false;
+      for (int i = 0; i < 4; ++i) {
+        const int64_t block = (lane + i) / layout_.subs, skip = (lane + i) % layout_.subs * layout_.n;
+        x[i] = block < count ? blocks.at(first + block) + skip : kZeros;
+        if (importance_.empty() || block >= count) continue;
+        const float* w = importance_.data() + blocks.column(first + block) + skip;
+        moved = moved || w != weights_[lane / 4][i];
+        weights_[lane / 4][i] = w;
+      }
+      TransposeFourRows(x, layout_.n, panel_.x + lane, kSearchLanes);
+      if (moved) TransposeFourRows(weights_[lane / 4], layout_.n, panel_.w + lane, kSearchLanes);
+    }
+  }
+
+  const SearchKernels& kernels_;
+  GgufType type_;
+  BlockLayout layout_;
+  std::span<const float> importance_;
+  bool rounded_;
+  int64_t step_;
+  LanePanel panel_{};
+  const float* weights_[kSearchLanes / 4][4];  // what panel_.w holds
+};
+
+// Rows of a task: enough work, and floats that stay in a core's cache.
+int64_t StripRows(int64_t rows, int64_t cols) {
+  constexpr int64_t kFloats = 32 << 10;
+  return std::clamp<int64_t>(kFloats / cols, 1, rows);
 }
 
 }  // namespace
@@ -113,38 +142,20 @@ void EncodeBlocks(const Context& context, GgufType type, MatView<const float> w,
   const GgufTypeInfo& info = InfoOf(type);
   PLANISH_CHECK(info.encodes && w.cols % info.block == 0) << info.name << " " << w.cols;
   PLANISH_CHECK(importance.empty() || static_cast<int64_t>(importance.size()) == w.cols);
-  const Blocks blocks{w, info.block, w.cols / info.block};
-  auto* bytes = reinterpret_cast<uint8_t*>(out);
-  if (type == GgufType::kQ8_0) {
-    constexpr int64_t kChunk = 1024;
-    context.pool->ParallelFor((blocks.count() + kChunk - 1) / kChunk, [&](int64_t chunk) {
-      const int64_t end = std::min(blocks.count(), (chunk + 1) * kChunk);
-      for (int64_t i = chunk * kChunk; i < end; ++i) RoundQ8(blocks.at(i), bytes + i * info.bytes);
-    });
-    return;
-  }
-  const BlockLayout searched = LayoutOf(type);
-  const bool rounded = IsRounded(type, importance);
+  if (w.rows == 0 || w.cols == 0) return;
   const SearchKernels& kernels = SelectSearchKernels(context.isa);
-  const int64_t step = kSearchLanes / searched.subs;
-  constexpr int64_t kPanels = 16;  // of a task
-  context.pool->ParallelFor((blocks.count() + step * kPanels - 1) / (step * kPanels), [&](int64_t task) {
-    LanePanel panel{};
-    const int64_t end = std::min(blocks.count(), (task + 1) * step * kPanels);
-    for (int64_t first = task * step * kPanels; first < end; first += step) {
-      const int64_t count = std::min(step, end - first);
-      if (rounded) {
-        for (int64_t i = 0; i < count; ++i) {
-          RoundBlock(type, blocks.at(first + i), panel.out, static_cast<int>(i));
-        }
-      } else {
-        FillPanel(blocks, searched, first, count, importance, panel);
-        FitLanes(kernels, searched, panel);
-      }
+  const int64_t rows = StripRows(w.rows, w.cols), row_bytes = GgufRowBytes(type, w.cols);
+  context.pool->ParallelFor((w.rows + rows - 1) / rows, [&](int64_t task) {
+    const int64_t first = task * rows, count = std::min(rows, w.rows - first);
+    auto* bytes = reinterpret_cast<uint8_t*>(out) + first * row_bytes;
+    if (type == GgufType::kQ8_0) {
       for (int64_t i = 0; i < count; ++i) {
-        PackBlock(type, panel.out, static_cast<int>(i) * searched.subs, bytes + (first + i) * info.bytes);
+        kernels.round_q8(w.row(first + i), w.cols / info.block, bytes + i * row_bytes);
       }
+      return;
     }
+    const MatView<const float> strip = w.Rows(first, count);
+    StripEncoder(kernels, type, importance).Encode({strip, info.block, info.bytes}, bytes);
   });
 }
 

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "base/check.h"
+#include "grids/transpose-inl.h"
 #include "tensor/dtype.h"
 
 namespace planish {
@@ -14,7 +15,11 @@ namespace {
 class PanelSearch {
  public:
   PanelSearch(const SearchKernels& kernels, const BlockLayout& type, LanePanel& panel)
-      : kernels_(kernels), type_(type), p_(panel), view_{panel.x, panel.w, type.n} {}
+      : kernels_(kernels),
+        type_(type),
+        p_(panel),
+        view_{panel.x, panel.w, type.n},
+        range_{static_cast<float>(type.low_step), static_cast<float>(type.high_step), type.affine} {}
 
   void Run() {
     float scale[kSearchLanes], min[kSearchLanes] = {};
@@ -30,26 +35,15 @@ class PanelSearch {
     } else {
       ChooseSuperScales(scale, min);
       for (int round = 0; round < 2; ++round) {
-        MoveSubScales();
+        kernels_.move_steps(view_, type_.codes, range_, at_);
         FitSuperScales();
       }
-      MoveSubScales();
+      kernels_.move_steps(view_, type_.codes, range_, at_);
     }
-    float error[kSearchLanes];
-    Judge(p_.out, error, p_.out.codes);
+    Finish();
   }
 
  private:
-  // Effective scales and minima of the lanes, and their errors.
-  void Judge(const EncodedLanes& e, float* error, uint8_t* codes) {
-    float scale[kSearchLanes], min[kSearchLanes];
-    for (int i = 0; i < kSearchLanes; ++i) {
-      scale[i] = LaneScale(type_, e, i);
-      min[i] = LaneMin(type_, e, i);
-    }
-    kernels_.judge(view_, type_.codes, scale, min, error, codes);
-  }
-
   // Q8_0: the largest value gets the last code; a search finds nothing that is worth its time.
   void SpreadOverCodes(float* scale) const {
     for (int i = 0; i < kSearchLanes; ++i) {
@@ -63,105 +57,74 @@ class PanelSearch {
 
   void RoundScales(const float* scale, const float* min) {
     for (int i = 0; i < kSearchLanes; ++i) {
-      p_.out.d[i] = HalfScale(scale[i]);
-      p_.out.m[i] = HalfScale(min[i]);
+      at_.d[i] = HalfScale(scale[i]);
+      at_.m[i] = HalfScale(min[i]);
     }
   }
 
   // The largest sub-scale at the end of the integers.
   void ChooseSuperScales(const float* scale, const float* min) {
-    EncodedLanes& e = p_.out;
     for (int first = 0; first < kSearchLanes; first += type_.subs) {
       float largest = 0, deepest = 0;
       for (int i = first; i < first + type_.subs; ++i) {
         if (std::fabs(scale[i]) > std::fabs(largest)) largest = scale[i];
         deepest = std::max(deepest, -min[i]);
       }
-      const int end = type_.affine ? type_.high_step : type_.low_step;
-      const float d = HalfScale(largest / static_cast<float>(end));
-      const float m = HalfScale(deepest / static_cast<float>(type_.high_step));
+      const float d = HalfScale(largest / (type_.affine ? range_.high : range_.low));
+      const float m = HalfScale(deepest / range_.high);
       for (int i = first; i < first + type_.subs; ++i) {
-        e.d[i] = d;
-        e.m[i] = m;
-        e.scale[i] = RoundScale(scale[i], d);
-        e.min[i] = type_.affine ? RoundScale(-min[i], m) : 0;
+        at_.d[i] = d;
+        at_.m[i] = m;
+        at_.step[i] = RoundStep(scale[i], d);
+        at_.min_step[i] = type_.affine ? RoundStep(-min[i], m) : 0.0f;
       }
     }
   }
 
-  int RoundScale(float value, float unit) const {
+  float RoundStep(float value, float unit) const {
     const float ratio = unit == 0 ? 0 : value / unit;
     if (!std::isfinite(ratio)) return 0;
-    return static_cast<int>(std::clamp(std::nearbyint(ratio), static_cast<float>(type_.low_step),
-                                       static_cast<float>(type_.high_step)));
-  }
-
-  // Each lane's integers moved to the neighbors with the least error.
-  void MoveSubScales() {
-    const EncodedLanes start = p_.out;
-    float best[kSearchLanes];
-    Judge(start, best, nullptr);
-    for (int ds = -1; ds <= 1; ++ds) {
-      for (int dm = type_.affine ? -1 : 0; dm <= (type_.affine ? 1 : 0); ++dm) {
-        if (ds == 0 && dm == 0) continue;
-        EncodedLanes moved = start;
-        for (int i = 0; i < kSearchLanes; ++i) {
-          moved.scale[i] = std::clamp(start.scale[i] + ds, type_.low_step, type_.high_step);
-          moved.min[i] = std::clamp(start.min[i] + dm, 0, type_.high_step);
-        }
-        float error[kSearchLanes];
-        Judge(moved, error, nullptr);
-        for (int i = 0; i < kSearchLanes; ++i) {
-          if (!(error[i] < best[i])) continue;
-          best[i] = error[i];
-          p_.out.scale[i] = moved.scale[i];
-          p_.out.min[i] = moved.min[i];
-        }
-      }
-    }
+    return std::clamp(std::nearbyint(ratio), range_.low, range_.high);
   }
 
   // Super-scales that are best for the codes, kept where that lowers the block's error once they are halves.
   void FitSuperScales() {
-    EncodedLanes& e = p_.out;
-    float before[kSearchLanes], after[kSearchLanes];
-    Judge(e, before, e.codes);
-    EncodedLanes fitted = e;
-    for (int first = 0; first < kSearchLanes; first += type_.subs) LeastSquares(first, fitted);
-    Judge(fitted, after, nullptr);
+    float scale[kSearchLanes], min[kSearchLanes], after[kSearchLanes];
+    Effective(at_, scale, min);
+    CodeSums sums;
+    kernels_.sum_codes(view_, type_.codes, scale, min, sums);
+    LaneSteps fitted = at_;
+    for (int first = 0; first < kSearchLanes; first += type_.subs) LeastSquares(sums, first, fitted);
+    Effective(fitted, scale, min);
+    kernels_.judge(view_, type_.codes, scale, min, after, nullptr);
     for (int first = 0; first < kSearchLanes; first += type_.subs) {
       double old_error = 0, new_error = 0;
       for (int i = first; i < first + type_.subs; ++i) {
-        old_error += before[i];
+        old_error += sums.error[i];
         new_error += after[i];
       }
       if (!(new_error < old_error)) continue;
       for (int i = first; i < first + type_.subs; ++i) {
-        e.d[i] = fitted.d[i];
-        e.m[i] = fitted.m[i];
+        at_.d[i] = fitted.d[i];
+        at_.m[i] = fitted.m[i];
       }
     }
   }
 
   // x ~ d a - m b with a = sub-scale * code, b = sub-minimum.
-  void LeastSquares(int first, EncodedLanes& e) const {
+  void LeastSquares(const CodeSums& sums, int first, LaneSteps& at) const {
     double aa = 0, ab = 0, bb = 0, ax = 0, bx = 0;
     for (int i = first; i < first + type_.subs; ++i) {
-      for (int k = 0; k < type_.n; ++k) {
-        const int code = e.codes[k * kSearchLanes + i];
-        const double value = type_.codes.table ? Iq4Value(code) : code + type_.codes.low;
-        const double a = e.scale[i] * value, b = -e.min[i];
-        const double w = p_.w[k * kSearchLanes + i], x = p_.x[k * kSearchLanes + i];
-        aa += w * a * a;
-        ab += w * a * b;
-        bb += w * b * b;
-        ax += w * a * x;
-        bx += w * b * x;
-      }
+      const double s = at.step[i], b = -at.min_step[i];
+      aa += s * s * sums.wqq[i];
+      ab += s * b * sums.wq[i];
+      bb += b * b * sums.w[i];
+      ax += s * sums.wqx[i];
+      bx += b * sums.wx[i];
     }
-    double d = e.d[first], m = e.m[first];
+    double d = at.d[first], m = at.m[first];
     const double det = aa * bb - ab * ab;
-    if (type_.affine && det > 1e-12 * aa * bb) {
+    if (type_.affine && det > 1e-5 * aa * bb) {  // the sums are floats
       d = (ax * bb - bx * ab) / det;
       m = (aa * bx - ab * ax) / det;
     } else if (aa > 0) {
@@ -169,15 +132,41 @@ class PanelSearch {
     }
     if (type_.affine) m = std::max(m, 0.0);
     for (int i = first; i < first + type_.subs; ++i) {
-      e.d[i] = HalfScale(static_cast<float>(d));
-      e.m[i] = HalfScale(static_cast<float>(m));
+      at.d[i] = HalfScale(static_cast<float>(d));
+      at.m[i] = HalfScale(static_cast<float>(m));
     }
+  }
+
+  // Scales and minima as values are decoded.
+  void Effective(const LaneSteps& at, float* scale, float* min) const {
+    for (int i = 0; i < kSearchLanes; ++i) {
+      scale[i] = type_.subs == 1 ? at.d[i] : at.d[i] * at.step[i];
+      min[i] = type_.subs == 1 ? at.m[i] : -at.m[i] * at.min_step[i];
+    }
+  }
+
+  // The nearest codes under what was chosen.
+  void Finish() {
+    EncodedLanes& e = p_.out;
+    float scale[kSearchLanes], min[kSearchLanes], error[kSearchLanes];
+    Effective(at_, scale, min);
+    uint8_t codes[32 * kSearchLanes];
+    kernels_.judge(view_, type_.codes, scale, min, error, codes);
+    for (int i = 0; i < kSearchLanes; ++i) {
+      e.d[i] = at_.d[i];
+      e.m[i] = at_.m[i];
+      e.scale[i] = static_cast<int>(at_.step[i]);
+      e.min[i] = static_cast<int>(at_.min_step[i]);
+    }
+    for (int k = 0; k < type_.n; k += 16) TransposeBytes(codes + k * kSearchLanes, e.codes + k, type_.n);
   }
 
   const SearchKernels& kernels_;
   const BlockLayout& type_;
   LanePanel& p_;
   SearchPanel view_;
+  StepRange range_;
+  LaneSteps at_{};
 };
 
 }  // namespace

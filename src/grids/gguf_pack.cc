@@ -18,7 +18,8 @@ struct One {
   const EncodedLanes& e;
   int lane;
   int n;  // values of a sub-block
-  int code(int i) const { return e.codes[i % n * kSearchLanes + lane + i / n]; }
+  const uint8_t* codes() const { return e.codes + lane * n; }
+  int code(int i) const { return codes()[i]; }
   int scale(int k) const { return e.scale[lane + k]; }
   int min(int k) const { return e.min[lane + k]; }
   float d() const { return e.d[lane]; }
@@ -67,9 +68,11 @@ void PutScaleMins(const One& o, uint8_t* s) {
 
 // Low nibbles of a block of 256: 32 values, then the next 32 in the high halves.
 void PutNibbles256(const One& o, uint8_t* b) {
-  for (int i = 0; i < 128; ++i) {
-    const int e = i / 32 * 64 + i % 32;
-    b[i] = static_cast<uint8_t>((o.code(e) & 15) | (o.code(e + 32) & 15) << 4);
+  for (int pair = 0; pair < 4; ++pair) {
+    const uint8_t* codes = o.codes() + 64 * pair;
+    for (int i = 0; i < 32; ++i) {
+      b[32 * pair + i] = static_cast<uint8_t>((codes[i] & 15) | (codes[i + 32] & 15) << 4);
+    }
   }
 }
 
@@ -84,20 +87,23 @@ void PackQ5K(const One& o, uint8_t* b) {
   PutHalf(o.d(), b);
   PutHalf(o.m(), b + 2);
   PutScaleMins(o, b + 4);
+  const uint8_t* codes = o.codes();
   for (int i = 0; i < 32; ++i) {
     int high = 0;
-    for (int k = 0; k < 8; ++k) high |= (o.code(32 * k + i) >> 4) << k;
+    for (int k = 0; k < 8; ++k) high |= (codes[32 * k + i] >> 4) << k;
     b[16 + i] = static_cast<uint8_t>(high);
   }
   PutNibbles256(o, b + 48);
 }
 
 void PackQ6K(const One& o, uint8_t* b) {
-  std::memset(b, 0, 192);
-  for (int e = 0; e < 256; ++e) {
-    const int g = e / 128, h = (e % 128) / 32, l = e % 32;
-    b[64 * g + 32 * (h % 2) + l] |= (o.code(e) & 15) << (4 * (h / 2));
-    b[128 + 32 * g + l] |= (o.code(e) >> 4) << (2 * h);
+  for (int g = 0; g < 2; ++g) {
+    const uint8_t* q = o.codes() + 128 * g;
+    for (int i = 0; i < 64; ++i) b[64 * g + i] = static_cast<uint8_t>((q[i] & 15) | (q[64 + i] & 15) << 4);
+    for (int i = 0; i < 32; ++i) {
+      b[128 + 32 * g + i] = static_cast<uint8_t>((q[i] >> 4) | (q[32 + i] >> 4) << 2 | (q[64 + i] >> 4) << 4 |
+                                                 (q[96 + i] >> 4) << 6);
+    }
   }
   for (int k = 0; k < 16; ++k) b[192 + k] = static_cast<uint8_t>(o.scale(k));
   PutHalf(o.d(), b + 208);

@@ -13,7 +13,7 @@ namespace planish {
 struct EncodedLanes {
   float d[kSearchLanes] = {}, m[kSearchLanes] = {};      // exact halves; the block's for each of its lanes
   int scale[kSearchLanes] = {}, min[kSearchLanes] = {};  // integer sub-scales and sub-minima
-  uint8_t codes[32 * kSearchLanes] = {};                 // value k of lane i at k * 16 + i, from 0
+  uint8_t codes[32 * kSearchLanes] = {};                 // lane after lane, from 0
 };
 
 inline int Iq4Value(int code) { return kIq4Values[code]; }

@@ -25,6 +25,13 @@
 namespace planish {
 namespace {
 
+#if defined(__AVX2__)
+inline float Largest(__m128 four) {
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+#endif
+
 #if defined(__AVX512F__)
 
 struct Lanes {
@@ -47,6 +54,10 @@ inline Lanes RoundEven(Lanes a) {
 }
 inline Lanes SelectLess(Lanes a, Lanes b, Lanes yes, Lanes no) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), no.v, yes.v)};
+}
+inline float Largest(Lanes a) {
+  return Largest(_mm_max_ps(_mm_max_ps(_mm512_castps512_ps128(a.v), _mm512_extractf32x4_ps(a.v, 1)),
+                            _mm_max_ps(_mm512_extractf32x4_ps(a.v, 2), _mm512_extractf32x4_ps(a.v, 3))));
 }
 inline Lanes RoundToHalf(Lanes a) {
   return {_mm512_cvtph_ps(_mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))};
@@ -78,6 +89,9 @@ inline Lanes RoundEven(Lanes a) {
 inline Lanes SelectLess(Lanes a, Lanes b, Lanes yes, Lanes no) {
   return {_mm256_blendv_ps(no.v, yes.v, _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ))};
 }
+inline float Largest(Lanes a) {
+  return Largest(_mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1)));
+}
 inline Lanes RoundToHalf(Lanes a) {
   return {_mm256_cvtph_ps(_mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))};
 }
@@ -106,10 +120,20 @@ inline Lanes Min(Lanes a, Lanes b) { return {a.v < b.v ? a.v : b.v}; }  // b if 
 inline Lanes Max(Lanes a, Lanes b) { return {a.v > b.v ? a.v : b.v}; }  // b if either is NaN
 inline Lanes RoundEven(Lanes a) { return {std::nearbyint(a.v)}; }
 inline Lanes SelectLess(Lanes a, Lanes b, Lanes yes, Lanes no) { return a.v < b.v ? yes : no; }
+inline float Largest(Lanes a) { return a.v; }
 inline Lanes RoundToHalf(Lanes a) { return {ToFloat(ToF16(a.v))}; }
 inline void StoreBytes(uint8_t* p, Lanes a) { *p = static_cast<uint8_t>(a.v); }
 
 #endif
+
+// The bits of x as a half.
+inline uint16_t HalfBits(float x) {
+#if defined(__AVX2__)
+  return static_cast<uint16_t>(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+  return ToF16(x).bits;
+#endif
+}
 
 }  // namespace
 }  // namespace planish

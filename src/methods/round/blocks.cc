@@ -44,7 +44,7 @@ Buffer ToBlocks(const ColumnProblem& problem, const ColumnCoding& coding) {
         lanes.scale[lane] = coding.steps(g, r);
         lanes.min[lane] = coding.min_steps(g, r);
         for (int k = 0; k < layout.n; ++k) {
-          lanes.codes[k * kSearchLanes + lane] = coding.codes(g * layout.n + k, r);
+          lanes.codes[lane * layout.n + k] = coding.codes(g * layout.n + k, r);
         }
       }
       auto* to = reinterpret_cast<uint8_t*>(out.data()) + (r * blocks + b) * bytes;
