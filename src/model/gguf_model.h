@@ -3,10 +3,12 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "base/json.h"
 #include "formats/checkpoint.h"
 #include "formats/gguf.h"
+#include "model/gguf_rope.h"
 #include "model/program.h"
 
 namespace planish {
@@ -21,8 +23,9 @@ struct GgufModel {
 // a place in it, types that cannot be decoded, missing metadata.
 Result<GgufModel> OpenGgufModel(const std::string& path);
 
-// general.architecture and all hyper-parameters. Errors: a family or a setting that GGUF cannot hold, by
-// name.
-Status AddHyperParameters(const Json& config, const Program& program, GgufMetadata& metadata);
+// Adds general.architecture and all hyper-parameters; the tensors that go with them. Errors: a family or a
+// setting that GGUF cannot hold, by name.
+Result<std::vector<GgufRopeTensor>> AddHyperParameters(const Json& config, const Program& program,
+                                                       GgufMetadata& metadata);
 
 }  // namespace planish
