@@ -424,7 +424,9 @@ Status JoinLatent(const GgufFile& file, const std::string& keys_name, Json& conf
   return {};
 }
 
-Result<GgufModel> Read(const std::shared_ptr<const GgufFile>& file) {
+}  // namespace
+
+Result<GgufModel> ReadGgufModel(const std::shared_ptr<const GgufFile>& file) {
   GgufModel model;
   PLANISH_TRY(const GgufFamily* family, GgufFamilyOf(*file));
   PLANISH_TRY(model.config, ReadConfig(*file, *family));
@@ -453,11 +455,9 @@ Result<GgufModel> Read(const std::shared_ptr<const GgufFile>& file) {
   return model;
 }
 
-}  // namespace
-
 Result<GgufModel> OpenGgufModel(const std::string& path) {
   PLANISH_TRY(const auto file, GgufFile::Open(path));
-  auto model = Read(file);
+  auto model = ReadGgufModel(file);
   if (!model.ok()) return model.error().At(path);
   return model;
 }

@@ -2,6 +2,7 @@
 // Also the names and metadata for the way back.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,8 @@ struct GgufModel {
 // and norms that the file keeps with 1 added, which are copied. Errors: another architecture, tensors without
 // a place in it, types that cannot be decoded, missing metadata.
 Result<GgufModel> OpenGgufModel(const std::string& path);
+// The same of a file that is open; the result keeps it so.
+Result<GgufModel> ReadGgufModel(const std::shared_ptr<const GgufFile>& file);
 
 // Adds general.architecture and all hyper-parameters; the tensors that go with them. Errors: a family or a
 // setting that GGUF cannot hold, by name.
