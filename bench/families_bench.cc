@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -132,14 +133,20 @@ void Models(const Setup& setup, int64_t tokens) {
   for (int64_t i = 0; i < tokens; ++i) ids.push_back(static_cast<int32_t>((i * 37) % 251));
   std::vector<Model> models;
   for (const auto& [name, config] : variants) models.push_back(RandomModel(config));
+  // What a model keeps from pass to pass, as calibration and evaluation do.
+  struct Kept {
+    Executor executor;
+    DenseCache cache;
+    Mat<float> logits;
+  };
+  std::vector<std::unique_ptr<Kept>> kept;
   std::vector<std::function<void()>> works;
   for (const Model& model : models) {
-    works.emplace_back([&] {
-      DenseCache cache(model.program.cache_layers, 1, tokens);
-      Executor executor(model);
-      Mat<float> logits;
-      const int64_t last = tokens - 1;
-      const Status done = Forward(setup.context, model, executor, Batch::Of(ids), {&last, 1}, cache, logits);
+    kept.push_back(
+        std::make_unique<Kept>(Kept{Executor(model), DenseCache(model.program.cache_layers, 1, tokens), {}}));
+    works.emplace_back([&setup, &model, &ids, own = kept.back().get(), last = tokens - 1] {
+      const Status done =
+          Forward(setup.context, model, own->executor, Batch::Of(ids), {&last, 1}, own->cache, own->logits);
       PLANISH_CHECK(done.ok()) << done.error().message;
     });
   }
