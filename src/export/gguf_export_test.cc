@@ -150,11 +150,18 @@ Json OneMscale() {
           {"mscale", 0.707},       {"mscale_all_dim", 0.707}};
 }
 
+// Gemma 3 from 4 B on: global layers stretched, and another base in the sliding ones.
+Json ScaledGlobal() {
+  return {{"full_attention", {{"rope_theta", 1e6}, {"rope_type", "linear"}, {"factor", 8.0}}},
+          {"sliding_attention", {{"rope_theta", 5000.0}, {"rope_type", "default"}}}};
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Tiny, GgufFamilies,
     testing::Values(FamilyCase{"mistral"}, FamilyCase{"qwen2"}, FamilyCase{"qwen3"}, FamilyCase{"gemma3"},
-                    FamilyCase{"gpt2"}, FamilyCase{"moe", {{"norm_topk_prob", true}}},
-                    FamilyCase{"tiny/cohere"}, FamilyCase{"tiny/deepseek_v2"},
+                    FamilyCase{"gemma3", {{"rope_parameters", ScaledGlobal()}}}, FamilyCase{"gpt2"},
+                    FamilyCase{"moe", {{"norm_topk_prob", true}}}, FamilyCase{"tiny/cohere"},
+                    FamilyCase{"tiny/deepseek_v2"},
                     FamilyCase{"tiny/deepseek_v2_lite", {{"rope_parameters", OneMscale()}}},
                     FamilyCase{"tiny/falcon"}, FamilyCase{"tiny/falcon7"},
                     FamilyCase{"tiny/gemma2", {{"query_pre_attn_scalar", 16}}}, FamilyCase{"tiny/gpt_neox"},

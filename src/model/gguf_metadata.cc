@@ -217,6 +217,15 @@ void AddScan(const GgufFamily& family, const ScanShape& scan, GgufMetadata& meta
   metadata.Int(a + "ssm.time_step_rank", scan.heads);
 }
 
+// The text model's fields at the top, the rotation of Gemma 3's sliding layers under its older name.
+Json TextFields(const Json& config) {
+  Json text =
+      config.contains("text_config") && config["text_config"].is_object() ? config["text_config"] : config;
+  const auto theta = Json::json_pointer("/rope_parameters/sliding_attention/rope_theta");
+  if (text.contains(theta)) text["rope_local_base_freq"] = text[theta];
+  return text;
+}
+
 Result<const GgufFamily*> WritableFamily(const Program& program) {
   if (const GgufFamily* family = GgufFamilyOf(program); family != nullptr) return family;
   std::vector<std::string> known;
@@ -232,8 +241,7 @@ Result<const GgufFamily*> WritableFamily(const Program& program) {
 Result<std::vector<GgufRopeTensor>> AddHyperParameters(const Json& config, const Program& program,
                                                        GgufMetadata& metadata) {
   PLANISH_TRY(const GgufFamily* family, WritableFamily(program));
-  const Json& text =
-      config.contains("text_config") && config["text_config"].is_object() ? config["text_config"] : config;
+  const Json text = TextFields(config);
   const Shapes shapes = ShapesOf(program);
   PLANISH_RETURN_IF_ERROR(CheckImplied(*family, text));
   if (family->latent) {
