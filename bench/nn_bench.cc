@@ -2,7 +2,6 @@
 // multiply-adds against register-only chains. Best of several short runs, for machines shared with others.
 //   nn_bench [isa] [threads]
 #include <fmt/format.h>
-#include <time.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -10,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "base/random.h"
+#include "bench/bench_util.h"
 #include "math/nn.h"
 
 #if defined(__x86_64__)
@@ -22,34 +21,13 @@ namespace {
 
 constexpr int kRuns = 9;
 
-// Seconds on the wall; of this thread's processor time where one thread does the work, since that is what
-// other programs disturb least.
-bool count_cpu_time = false;
+// Of processor time with one thread.
+bench::Clock clock_of_runs;
 
-double Now() {
-  timespec t;
-  clock_gettime(count_cpu_time ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
-  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-}
-
-double Seconds(const std::function<void()>& work) {
-  work();  // warms caches and page tables
-  double best = 1e9;
-  for (int run = 0; run < kRuns; ++run) {
-    const double start = Now();
-    work();
-    best = std::min(best, Now() - start);
-  }
-  return best;
-}
+double Seconds(const std::function<void()>& work) { return bench::Best(clock_of_runs, work, kRuns); }
 
 Mat<float> RandomMat(int64_t rows, int64_t cols, uint64_t stream) {
-  Mat<float> m(rows, cols);
-  const Random random(1, stream);
-  for (int64_t i = 0; i < rows * cols; ++i) {
-    m.data()[i] = static_cast<float>(random.Uniform(static_cast<uint64_t>(i)) * 4 - 2);
-  }
-  return m;
+  return bench::RandomMat(rows, cols, stream, 2);
 }
 
 #if defined(__x86_64__)
@@ -202,7 +180,7 @@ int Main(int argc, char** argv) {
     return 1;
   }
   ThreadPool pool(argc > 2 ? std::atoi(argv[2]) : 0);
-  count_cpu_time = pool.NumThreads() == 1;
+  clock_of_runs = bench::Clock(pool.NumThreads() == 1);
   Context context;
   context.pool = &pool;
   context.isa = isa;

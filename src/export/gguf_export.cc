@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 
 #include "base/background.h"
@@ -32,9 +33,15 @@ struct Item {
   struct Part {
     const Matrix* matrix = nullptr;
     std::span<const float> importance;  // [cols] or empty
+    // Of a matrix that makes keys and values from a latent: the keys' [heads * rank, nope], every head's
+    // turned round, or the values' [heads * value, rank]; 0 heads: the matrix itself.
+    struct Cut {
+      int64_t heads = 0, nope = 0, value = 0;
+      bool keys = false;
+    } cut;
   };
   std::vector<Part> parts;
-  std::span<const float> vector;  // when there are no parts
+  std::vector<float> vector;  // when there are no parts
   GgufRowOrder order;
 };
 
@@ -109,9 +116,15 @@ Status CheckSums(const Model& model, const GgufExport& options) {
       count, fmt::join(names, ", "), count > names.size() ? ", ..." : ""));
 }
 
-Result<GgufMetadata> MakeMetadata(const Model& model, const GgufExport& options, GgufExported& result) {
+struct Header {
   GgufMetadata metadata;
-  PLANISH_RETURN_IF_ERROR(AddHyperParameters(model.config, model.program, metadata));
+  std::vector<GgufRopeTensor> rope;
+};
+
+Result<Header> MakeHeader(const Model& model, const GgufExport& options, GgufExported& result) {
+  Header header;
+  GgufMetadata& metadata = header.metadata;
+  PLANISH_TRY(header.rope, AddHyperParameters(model.config, model.program, metadata));
   metadata.String("general.type", "model");
   metadata.String("general.name", model.name);
   metadata.Int("general.file_type", FileType(options.type));
@@ -120,7 +133,21 @@ Result<GgufMetadata> MakeMetadata(const Model& model, const GgufExport& options,
   const int64_t eos = model.program.eos_ids.empty() ? -1 : model.program.eos_ids.front();
   PLANISH_TRY(auto notes, AddTokenizer(tokenizer, model.program.vocab, model.program.bos_id, eos, metadata));
   result.notes.insert(result.notes.end(), notes.begin(), notes.end());
-  return metadata;
+  return header;
+}
+
+// llama.cpp has one way to choose among groups of experts.
+void NoteGroups(const Program& program, GgufExported& result) {
+  for (const Block& block : program.blocks) {
+    for (const Op& op : block.ops) {
+      const auto* route = std::get_if<RouteOp>(&op.body);
+      if (route == nullptr || route->shape.open_groups == route->shape.groups) continue;
+      result.notes.emplace_back(
+          "groups of experts: this model scores a group by its best expert, llama.cpp by the sum of its two "
+          "best, and may choose others");
+      return;
+    }
+  }
 }
 
 class Planner {
@@ -128,10 +155,15 @@ class Planner {
   Planner(const Model& model, const GgufFamily& family, const GgufExport& options, GgufExported& result)
       : model_(model), family_(family), options_(options), result_(result) {}
 
-  Result<std::vector<Item>> Plan() {
+  Result<std::vector<Item>> Plan(const std::vector<GgufRopeTensor>& rope) {
+    for (const GgufRopeTensor& tensor : rope) {
+      const auto size = static_cast<int64_t>(tensor.divisors.size());
+      items_.push_back({{tensor.name, GgufType::kF32, {size}}, {}, tensor.divisors, {}});
+    }
     for (const Block& block : model_.program.blocks) {
       for (const Op& op : block.ops) {
         if (const auto* attention = std::get_if<AttentionOp>(&op.body)) attention_ = attention->shape;
+        if (const auto* scan = std::get_if<ScanOp>(&op.body)) scan_ = scan->shape;
       }
     }
     for (size_t i = 0; i < model_.linears.size(); ++i) {
@@ -161,13 +193,32 @@ class Planner {
 
   Status AddVector(const std::string& name, std::vector<int64_t> dims, std::span<const float> values) {
     PLANISH_TRY(const GgufPlace place, PlaceOf(name));
-    items_.push_back({{place.name, GgufType::kF32, std::move(dims)}, {}, values, OrderOf(place.name)});
+    std::vector<float> own(values.begin(), values.end());
+    const auto size = static_cast<int64_t>(own.size());
+    switch (FormOf(family_, place.name)) {
+      case GgufName::Form::kPlain:
+        break;
+      case GgufName::Form::kNegatedPowers:
+        for (float& x : own) x = static_cast<float>(-std::exp(double{x}));
+        [[fallthrough]];
+      case GgufName::Form::kColumn:
+        dims = {1, size};
+        break;
+      case GgufName::Form::kGroups:
+        dims = {size / scan_.groups, scan_.groups};
+        break;
+      case GgufName::Form::kKernels:
+        dims = {dims.front(), dims.back()};
+        break;
+    }
+    items_.push_back(
+        {{place.name, GgufType::kF32, std::move(dims)}, {}, std::move(own), OrderOf(place.name)});
     return {};
   }
 
   Result<Item::Part> PartOf(const LinearSlot& slot, const Linear& linear, const std::string& name) const {
     const auto* sum = std::get_if<SumPart>(&linear.w.body);
-    Item::Part part{sum != nullptr && options_.drop_paths ? &sum->terms.front() : &linear.w, {}};
+    Item::Part part{sum != nullptr && options_.drop_paths ? &sum->terms.front() : &linear.w, {}, {}};
     const auto known = options_.importance.find(slot.weight);
     if (known != options_.importance.end()) {
       part.importance = known->second;
@@ -181,9 +232,40 @@ class Planner {
     return part;
   }
 
+  GgufType TypeFor(GgufType wanted, const std::string& name, int64_t cols) {
+    const GgufType type = FitGgufType(wanted, cols);
+    if (type != wanted) result_.notes.push_back(name + ": " + FallbackText(wanted, type, cols));
+    return type;
+  }
+
+  // The two tensors of a matrix that makes keys and values from a latent.
+  void AddLatent(const LinearSlot& slot, const std::string& name, Item::Part part) {
+    const std::string layer = name.substr(0, name.rfind(".attn_kv_b"));
+    const auto rotated = static_cast<int64_t>(2 * model_.program.ropes.front().inv_freq.size());
+    const int64_t heads = attention_.heads, rank = slot.in;
+    part.cut = {heads, attention_.head_dim - rotated, attention_.ValueDim(), false};
+    const std::string keys = layer + ".attn_k_b.weight", values = layer + ".attn_v_b.weight";
+    Item::Part turned{part.matrix, {}, part.cut};  // importance is of the latent, here the rows
+    turned.cut.keys = true;
+    const GgufType keys_type = TypeFor(options_.type, keys, part.cut.nope);
+    items_.push_back({{keys, keys_type, {part.cut.nope, rank, heads}}, {turned}, {}, {}});
+    const GgufType values_type = TypeFor(options_.type, values, rank);
+    items_.push_back({{values, values_type, {rank, part.cut.value, heads}}, {part}, {}, {}});
+  }
+
   Status AddLinear(const LinearSlot& slot, const Linear& linear) {
     PLANISH_TRY(const GgufPlace place, PlaceOf(slot.weight));
     PLANISH_TRY(const Item::Part part, PartOf(slot, linear, place.name));
+    if (slot.bias.empty() && linear.own_bias) {
+      return InputError(
+          fmt::format("{}: the layer got a bias by compression, and {} has none there in GGUF; compress "
+                      "without --bias-tuning",
+                      linear.name, model_.program.family));
+    }
+    if (family_.latent && place.name.ends_with(".attn_kv_b.weight")) {
+      AddLatent(slot, place.name, part);
+      return {};
+    }
     if (place.expert > 0) {
       const auto bank =
           std::ranges::find_if(items_, [&](const Item& i) { return i.spec.name == place.name; });
@@ -197,18 +279,11 @@ class Planner {
     GgufType wanted = options_.type;
     if (!slot.in_layer && !IsFloat(wanted) && wanted != GgufType::kQ8_0) wanted = GgufType::kQ6_K;
     if (slot.keep) wanted = GgufType::kF32;  // routers and gates
-    const GgufType type = FitGgufType(wanted, slot.in);
-    if (type != wanted) result_.notes.push_back(place.name + ": " + FallbackText(wanted, type, slot.in));
+    const GgufType type = TypeFor(wanted, place.name, slot.in);
     std::vector<int64_t> dims = {slot.in, slot.out};
     if (slot.keep && slot.out == 1) dims.pop_back();
     if (place.expert == 0) dims.push_back(1);
     items_.push_back({{place.name, type, std::move(dims)}, {part}, {}, OrderOf(place.name)});
-    if (slot.bias.empty() && linear.own_bias) {
-      return InputError(
-          fmt::format("{}: the layer got a bias by compression, and {} has none there in GGUF; compress "
-                      "without --bias-tuning",
-                      linear.name, model_.program.family));
-    }
     if (slot.bias.empty()) return {};
     return AddVector(slot.bias, {slot.out}, linear.bias);
   }
@@ -218,6 +293,7 @@ class Planner {
   const GgufExport& options_;
   GgufExported& result_;
   AttentionShape attention_;
+  ScanShape scan_;
   std::vector<Item> items_;
 };
 
@@ -226,6 +302,24 @@ void ToHalves(GgufType type, std::span<const float> values, std::byte* out) {
     const uint16_t bits = type == GgufType::kF16 ? ToF16(values[j]).bits : ToBF16(values[j]).bits;
     std::memcpy(out + j * 2, &bits, 2);
   }
+}
+
+// The keys' or the values' part of [heads * (nope + value), rank].
+Matrix CutOf(const Matrix& matrix, const Item::Part::Cut& cut) {
+  const Mat<float> all = Reconstruct(matrix);
+  const int64_t rank = matrix.cols, head = cut.nope + cut.value;
+  Mat<float> part(cut.heads * (cut.keys ? rank : cut.value), cut.keys ? cut.nope : rank);
+  for (int64_t h = 0; h < cut.heads; ++h) {
+    for (int64_t i = 0; i < (cut.keys ? cut.nope : cut.value); ++i) {
+      const float* row = all.row(h * head + (cut.keys ? i : cut.nope + i));
+      if (!cut.keys) {
+        std::copy_n(row, rank, part.row(h * cut.value + i));
+        continue;
+      }
+      for (int64_t j = 0; j < rank; ++j) part(h * rank + j, i) = row[j];
+    }
+  }
+  return DenseMatrix(part, DType::kF32);
 }
 
 // A matrix as rows of a GGUF type.
@@ -305,13 +399,11 @@ class ItemWriter {
 
   Status Write(const Item& item) {
     for (const Item::Part& part : item.parts) {
-      const Rows rows(context_, item, part);
-      for (int64_t row = 0; row < part.matrix->rows; row += rows.panel_rows()) {
-        PLANISH_RETURN_IF_ERROR(context_.CheckCancelled());
-        const int64_t count = std::min(rows.panel_rows(), part.matrix->rows - row);
-        Buffer& buffer = Next(count * rows.row_bytes());
-        PLANISH_RETURN_IF_ERROR(rows.Fill(row, count, buffer.data()));
-        PLANISH_RETURN_IF_ERROR(Append(buffer, count * rows.row_bytes()));
+      if (part.cut.heads == 0) {
+        PLANISH_RETURN_IF_ERROR(WriteMatrix(item, part));
+      } else {
+        const Matrix own = CutOf(*part.matrix, part.cut);
+        PLANISH_RETURN_IF_ERROR(WriteMatrix(item, {&own, part.importance, {}}));
       }
     }
     return item.parts.empty() ? WriteVector(item) : Status();
@@ -319,6 +411,18 @@ class ItemWriter {
   Status Finish() { return appending_.Wait(); }
 
  private:
+  Status WriteMatrix(const Item& item, const Item::Part& part) {
+    const Rows rows(context_, item, part);
+    for (int64_t row = 0; row < part.matrix->rows; row += rows.panel_rows()) {
+      PLANISH_RETURN_IF_ERROR(context_.CheckCancelled());
+      const int64_t count = std::min(rows.panel_rows(), part.matrix->rows - row);
+      Buffer& buffer = Next(count * rows.row_bytes());
+      PLANISH_RETURN_IF_ERROR(rows.Fill(row, count, buffer.data()));
+      PLANISH_RETURN_IF_ERROR(Append(buffer, count * rows.row_bytes()));
+    }
+    return {};
+  }
+
   Status WriteVector(const Item& item) {
     const auto size = static_cast<int64_t>(item.vector.size());
     Buffer& buffer = Next(size * 4);
@@ -376,15 +480,17 @@ Result<GgufExported> ExportGguf(const Context& context, const Model& model, cons
   }
   PLANISH_RETURN_IF_ERROR(CheckSums(model, options));
   GgufExported result;
-  PLANISH_TRY(const GgufMetadata metadata, MakeMetadata(model, options, result));
-  PLANISH_TRY(const auto items, Planner(model, *GgufFamilyOf(model.program), options, result).Plan());
+  PLANISH_TRY(const Header header, MakeHeader(model, options, result));
+  NoteGroups(model.program, result);
+  PLANISH_TRY(const auto items,
+              Planner(model, *GgufFamilyOf(model.program), options, result).Plan(header.rope));
   std::vector<GgufTensorSpec> specs;
   for (const Item& item : items) {
     specs.push_back(item.spec);
     result.bytes += BytesOf(item.spec);
   }
   result.tensors = static_cast<int64_t>(items.size());
-  PLANISH_TRY(auto writer, GgufWriter::Create(path, metadata, specs));
+  PLANISH_TRY(auto writer, GgufWriter::Create(path, header.metadata, specs));
   {
     ItemWriter item_writer(context, writer, result.bytes);
     for (const Item& item : items) PLANISH_RETURN_IF_ERROR(item_writer.Write(item));

@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "formats/gguf.h"
 #include "formats/tokenizer.h"
 #include "grids/gguf_fit.h"
 #include "model/model_test_util.h"
@@ -39,8 +40,8 @@ class GgufExportTest : public testing::Test {
     EXPECT_TRUE(exported.ok()) << (exported.ok() ? "" : exported.error().message);
     return Load(Path(name));
   }
-  double Difference(const Model& a, const Model& b) {
-    const std::vector<int32_t> ids = {1, 17, 200, 3, 42, 7, 99, 250, 11, 5};
+  double Difference(const Model& a, const Model& b,
+                    const std::vector<int32_t>& ids = {1, 17, 200, 3, 42, 7, 99, 250, 11, 5}) {
     const Mat<float> x = OnePass(context_.context, a, ids), y = OnePass(context_.context, b, ids);
     double worst = 0;
     for (int64_t i = 0; i < x.rows() * x.cols(); ++i) {
@@ -121,10 +122,13 @@ class GgufFamilies : public GgufExportTest, public testing::WithParamInterface<F
     EXPECT_TRUE(WriteFileAtomically((to / "tokenizer.json").string(), DumpJson(tokenizer)).ok());
     return Load(to.string());
   }
-  double Largest(const Model& model) {
-    const Mat<float> x = OnePass(context_.context, model, {{1, 17, 200, 3, 42, 7, 99, 250, 11, 5}});
-    return test::MaxAbs(x);
+  // Longer than the lengths from which the tiny models' rotations are others.
+  static std::vector<int32_t> Ids() {
+    std::vector<int32_t> ids;
+    for (int32_t i = 0; i < 72; ++i) ids.push_back((1 + 37 * i) % 250);
+    return ids;
   }
+  double Largest(const Model& model) { return test::MaxAbs(OnePass(context_.context, model, Ids())); }
 };
 
 TEST_P(GgufFamilies, ReadBackComputesTheSame) {
@@ -133,22 +137,88 @@ TEST_P(GgufFamilies, ReadBackComputesTheSame) {
   const Model back = Through(model, GgufType::kF32, "f32.gguf");
   EXPECT_EQ(back.linears.size(), model.linears.size());
   EXPECT_EQ(back.vectors.size(), model.vectors.size());
-  EXPECT_LE(Difference(model, back), 2e-6 * Largest(model));
+  EXPECT_LE(Difference(model, back, Ids()), 2e-6 * Largest(model));
   // Written again from the file, it is the same file.
   const Model twice = Through(back, GgufType::kF32, "twice.gguf");
   EXPECT_EQ(Difference(back, twice), 0);
 }
 
+// Yarn whose mscale acts once, as in published models and as GGUF holds it.
+Json OneMscale() {
+  return {{"rope_theta", 10000.0}, {"rope_type", "yarn"},
+          {"factor", 4.0},         {"original_max_position_embeddings", 64},
+          {"mscale", 0.707},       {"mscale_all_dim", 0.707}};
+}
+
+// Gemma 3 from 4 B on: global layers stretched, and another base in the sliding ones.
+Json ScaledGlobal() {
+  return {{"full_attention", {{"rope_theta", 1e6}, {"rope_type", "linear"}, {"factor", 8.0}}},
+          {"sliding_attention", {{"rope_theta", 5000.0}, {"rope_type", "default"}}}};
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Tiny, GgufFamilies,
     testing::Values(FamilyCase{"mistral"}, FamilyCase{"qwen2"}, FamilyCase{"qwen3"}, FamilyCase{"gemma3"},
-                    FamilyCase{"gpt2"}, FamilyCase{"moe", {{"norm_topk_prob", true}}},
-                    FamilyCase{"tiny/cohere"}, FamilyCase{"tiny/falcon"}, FamilyCase{"tiny/falcon7"},
+                    FamilyCase{"gemma3", {{"rope_parameters", ScaledGlobal()}}}, FamilyCase{"gpt2"},
+                    FamilyCase{"moe", {{"norm_topk_prob", true}}}, FamilyCase{"tiny/cohere"},
+                    FamilyCase{"tiny/deepseek_v2"},
+                    FamilyCase{"tiny/deepseek_v2_lite", {{"rope_parameters", OneMscale()}}},
+                    FamilyCase{"tiny/falcon"}, FamilyCase{"tiny/falcon7"},
                     FamilyCase{"tiny/gemma2", {{"query_pre_attn_scalar", 16}}}, FamilyCase{"tiny/gpt_neox"},
-                    FamilyCase{"tiny/granite"}, FamilyCase{"tiny/llama_bias"}, FamilyCase{"tiny/mixtral"},
-                    FamilyCase{"tiny/olmo2"}, FamilyCase{"tiny/phi3"}, FamilyCase{"tiny/qwen2_moe"},
-                    FamilyCase{"tiny/qwen3_moe"}, FamilyCase{"tiny/smollm3", {{"no_rope_layers", {1, 1, 1}}}},
-                    FamilyCase{"tiny/stablelm"}, FamilyCase{"tiny/starcoder2"}));
+                    FamilyCase{"tiny/granite"}, FamilyCase{"tiny/llama_bias"},
+                    FamilyCase{"tiny/llama_linear"}, FamilyCase{"tiny/llama_llama3"},
+                    FamilyCase{"tiny/llama_yarn"}, FamilyCase{"tiny/mamba2"}, FamilyCase{"tiny/mixtral"},
+                    FamilyCase{"tiny/olmo2"}, FamilyCase{"tiny/phi3"}, FamilyCase{"tiny/phi3_longrope"},
+                    FamilyCase{"tiny/qwen2_moe"}, FamilyCase{"tiny/qwen3_moe"},
+                    FamilyCase{"tiny/smollm3", {{"no_rope_layers", {1, 1, 1}}}}, FamilyCase{"tiny/stablelm"},
+                    FamilyCase{"tiny/starcoder2"}));
+
+// Files from before keys and values were two tensors: one, and lengths of the heads under the plain keys.
+TEST_F(GgufFamilies, OlderFilesOfLatentAttentionAreRead) {
+  if (!std::filesystem::exists(test::ModelFolder("tiny/deepseek_v2")))
+    GTEST_SKIP() << "no shared models here";
+  const Model model = Prepared({"tiny/deepseek_v2"});
+  const Model newer = Through(model, GgufType::kF32, "newer.gguf");
+  const auto file = GgufFile::Open(Path("newer.gguf"));
+  ASSERT_TRUE(file.ok());
+  GgufMetadata metadata;
+  const std::string a = "deepseek2.attention.";
+  for (const auto& [key, value] : (*file)->metadata()) {
+    if (key == a + "key_length" || key == a + "value_length" || key == a + "head_count_kv" ||
+        key.ends_with("_mla")) {
+      continue;
+    }
+    metadata.Copy(key, value);
+  }
+  metadata.Int(a + "head_count_kv", 4);
+  metadata.Int(a + "key_length", 24);
+  metadata.Int(a + "value_length", 12);
+  std::vector<GgufTensorSpec> specs;
+  std::vector<std::span<const std::byte>> data;
+  for (const GgufTensor& tensor : (*file)->tensors()) {
+    if (tensor.name.ends_with("attn_v_b.weight")) continue;
+    specs.push_back({tensor.name, tensor.type, tensor.dims});
+    data.push_back(tensor.bytes);
+    if (!tensor.name.ends_with("attn_k_b.weight")) continue;
+    const std::string layer = tensor.name.substr(4, tensor.name.find('.', 4) - 4);
+    specs.back() = {"blk." + layer + ".attn_kv_b.weight", GgufType::kF32, {24, 4 * (16 + 12)}};
+    data.back() = model.checkpoint.Get("model.layers." + layer + ".self_attn.kv_b_proj.weight")->bytes();
+  }
+  auto writer = GgufWriter::Create(Path("older.gguf"), metadata, specs);
+  ASSERT_TRUE(writer.ok());
+  for (const auto& bytes : data) ASSERT_TRUE(writer->Append(bytes).ok());
+  ASSERT_TRUE(writer->Commit().ok());
+  EXPECT_EQ(Difference(newer, Load(Path("older.gguf")), Ids()), 0);
+}
+
+TEST_F(GgufFamilies, WhatOthersComputeAnotherWayIsSaid) {
+  if (!std::filesystem::exists(test::ModelFolder("tiny/deepseek_v2")))
+    GTEST_SKIP() << "no shared models here";
+  const auto exported = ExportGguf(context_.context, Prepared({"tiny/deepseek_v2"}), {.type = GgufType::kF32},
+                                   Path("groups.gguf"));
+  ASSERT_TRUE(exported.ok());
+  EXPECT_THAT(exported->notes, testing::Contains(HasSubstr("the sum of its two best")));
+}
 
 TEST_F(GgufFamilies, WhatAnArchitectureCannotHoldIsRefused) {
   const std::tuple<const char*, Json, const char*> cases[] = {
@@ -157,7 +227,12 @@ TEST_F(GgufFamilies, WhatAnArchitectureCannotHoldIsRefused) {
       {"tiny/qwen3_moe", {{"norm_topk_prob", false}}, "experts' weights not divided by their sum"},
       {"tiny/qwen2_moe", {{"hidden_act", "gelu"}}, "hidden_act = \"gelu\""},
       {"opt", Json::object(), "family 'opt' cannot be written as GGUF"},
-      {"tiny/llama_dynamic", Json::object(), "rope_type 'dynamic' cannot be written"},
+      {"tiny/llama_dynamic", Json::object(), "architecture 'llama' cannot hold rope_type 'dynamic'"},
+      {"tiny/deepseek_v2_lite", Json::object(), "cannot hold yarn whose mscale and mscale_all_dim are not"},
+      {"tiny/deepseek_v2",
+       {{"rms_norm_eps", 1e-5}},
+       "cannot hold rms_norm_eps 1e-05 beside the latents' 1e-6"},
+      {"tiny/mamba2", {{"time_step_limit", {0.0, 1.0}}}, "cannot hold time_step_limit = [0.0,1.0]"},
   };
   for (const auto& [folder, changes, message] : cases) {
     if (!std::filesystem::exists(test::ModelFolder(folder))) continue;

@@ -113,6 +113,37 @@ constexpr GgufName kFalconTwoNormsLayer[] = {{"attn_norm", "ln_mlp"},
                                              {"ffn_up", "mlp.dense_h_to_4h"},
                                              {"ffn_down", "mlp.dense_4h_to_h"}};
 
+constexpr GgufName kDeepseekLayer[] = {{"attn_norm", "input_layernorm"},
+                                       {"attn_q", "self_attn.q_proj"},
+                                       {"attn_q_a", "self_attn.q_a_proj"},
+                                       {"attn_q_a_norm", "self_attn.q_a_layernorm"},
+                                       {"attn_q_b", "self_attn.q_b_proj"},
+                                       {"attn_kv_a_mqa", "self_attn.kv_a_proj_with_mqa"},
+                                       {"attn_kv_a_norm", "self_attn.kv_a_layernorm"},
+                                       {"attn_kv_b", "self_attn.kv_b_proj"},
+                                       {"attn_output", "self_attn.o_proj"},
+                                       {"ffn_norm", "post_attention_layernorm"},
+                                       {"ffn_gate", "mlp.gate_proj"},
+                                       {"ffn_up", "mlp.up_proj"},
+                                       {"ffn_down", "mlp.down_proj"},
+                                       {"ffn_gate_inp", "mlp.gate"},
+                                       {"ffn_gate_exps", "mlp.experts.*.gate_proj"},
+                                       {"ffn_up_exps", "mlp.experts.*.up_proj"},
+                                       {"ffn_down_exps", "mlp.experts.*.down_proj"},
+                                       {"ffn_gate_shexp", "mlp.shared_experts.gate_proj"},
+                                       {"ffn_up_shexp", "mlp.shared_experts.up_proj"},
+                                       {"ffn_down_shexp", "mlp.shared_experts.down_proj"}};
+constexpr GgufName kMambaTop[] = {
+    {"token_embd", "backbone.embeddings"}, {"output_norm", "backbone.norm_f"}, {"output", "lm_head"}};
+constexpr GgufName kMambaLayer[] = {{"attn_norm", "norm"},
+                                    {"ssm_in", "mixer.in_proj"},
+                                    {"ssm_conv1d", "mixer.conv1d", GgufName::Form::kKernels},
+                                    {"ssm_norm", "mixer.norm", GgufName::Form::kGroups},
+                                    {"ssm_out", "mixer.out_proj"}};
+constexpr GgufName kMambaWhole[] = {{"ssm_a", "mixer.A_log", GgufName::Form::kNegatedPowers},
+                                    {"ssm_d", "mixer.D", GgufName::Form::kColumn},
+                                    {"ssm_dt.bias", "mixer.dt_bias"}};
+
 // ---- keys, fields without a choice, flags
 
 constexpr GgufKey kWindowKey[] = {{Kind::kInt, "attention.sliding_window", "sliding_window", nullptr}};
@@ -135,6 +166,14 @@ constexpr GgufKey kCohereKeys[] = {{Kind::kFloat, "logit_scale", "logit_scale", 
 constexpr GgufKey kStablelmKeys[] = {
     {Kind::kBool, "use_parallel_residual", "use_parallel_residual", "false"}};
 constexpr GgufKey kNeoxKeys[] = {{Kind::kBool, "use_parallel_residual", "use_parallel_residual", "true"}};
+constexpr GgufKey kDeepseekKeys[] = {
+    {Kind::kInt, "leading_dense_block_count", "first_k_dense_replace", "0"},
+    {Kind::kInt, "expert_feed_forward_length", "moe_intermediate_size", "1407"},
+    {Kind::kInt, "expert_shared_count", "n_shared_experts", "0"},
+    {Kind::kFloat, "expert_weights_scale", "routed_scaling_factor", "1.0"}};
+constexpr GgufKey kMambaKeys[] = {{Kind::kInt, "ssm.conv_kernel", "conv_kernel", "4"},
+                                  {Kind::kInt, "ssm.state_size", "state_size", "128"},
+                                  {Kind::kInt, "ssm.group_count", "n_groups", "8"}};
 
 constexpr GgufImplied kSilu[] = {{"hidden_act", "\"silu\"", "\"silu\""}};
 constexpr GgufImplied kQwenMoeImplied[] = {{"hidden_act", "\"silu\"", "\"silu\""},
@@ -157,6 +196,17 @@ constexpr GgufImplied kFalconImplied[] = {{"activation", "\"gelu\"", "\"gelu\""}
                                           {"parallel_attn", "true", "true"}};
 constexpr GgufImplied kStarcoder2Implied[] = {
     {"hidden_act", "\"gelu_pytorch_tanh\"", "\"gelu_pytorch_tanh\""}};
+
+constexpr GgufImplied kDeepseekImplied[] = {{"hidden_act", "\"silu\"", "\"silu\""},
+                                            {"attention_bias", "false", "false"},
+                                            {"mlp_bias", "false", "false"},
+                                            {"moe_layer_freq", "1", "1"}};
+constexpr GgufImplied kMambaImplied[] = {
+    {"hidden_act", "\"silu\"", "\"silu\""},
+    {"use_bias", "false", "false"},
+    {"use_conv_bias", "true", "true"},
+    {"rms_norm", "true", "true"},
+    {"time_step_limit", R"([0.0, {"__float__": "Infinity"}])", R"([0.0, {"__float__": "Infinity"}])"}};
 
 constexpr GgufName kLlamaFlags[] = {{"blk.0.attn_q.bias", "attention_bias"},
                                     {"blk.0.ffn_up.bias", "mlp_bias"}};
@@ -186,7 +236,9 @@ constexpr GgufFamily kFamilies[] = {
      .theta = "1000000.0",
      .head_dim = true,
      .experts = "num_local_experts",
-     .normalized = true},
+     .normalized = true,
+     .rope_freqs = true,
+     .rope_factors = true},
     {.family = "mistral",
      .model_type = "mistral",
      .arch = "llama",
@@ -196,7 +248,9 @@ constexpr GgufFamily kFamilies[] = {
      .keys = kWindowKey,
      .implied = kSilu,
      .rows = Rows::kPairs,
-     .head_dim = true},
+     .head_dim = true,
+     .rope_freqs = true,
+     .rope_factors = true},
     {.family = "llama",
      .model_type = "llama",
      .arch = "llama",
@@ -205,7 +259,9 @@ constexpr GgufFamily kFamilies[] = {
      .implied = kSilu,
      .flags = kLlamaFlags,
      .rows = Rows::kPairs,
-     .head_dim = true},
+     .head_dim = true,
+     .rope_freqs = true,
+     .rope_factors = true},
     // A Mistral without a window is a Llama to whoever reads the file.
     {.family = "mistral",
      .model_type = "llama",
@@ -214,7 +270,9 @@ constexpr GgufFamily kFamilies[] = {
      .layer = kLayer,
      .implied = kSilu,
      .rows = Rows::kPairs,
-     .head_dim = true},
+     .head_dim = true,
+     .rope_freqs = true,
+     .rope_factors = true},
     {.family = "qwen2",
      .model_type = "qwen2",
      .arch = "qwen2",
@@ -281,7 +339,8 @@ constexpr GgufFamily kFamilies[] = {
      .layer = kPhi3Layer,
      .keys = kWindowKey,
      .implied = kSilu,
-     .partial = true},
+     .partial = true,
+     .rope_factors = true},
     {.family = "granite",
      .model_type = "granite",
      .arch = "granite",
@@ -290,7 +349,9 @@ constexpr GgufFamily kFamilies[] = {
      .keys = kGraniteKeys,
      .implied = kSilu,
      .flags = kLlamaFlags,
-     .rows = Rows::kPairs},
+     .rows = Rows::kPairs,
+     .rope_freqs = true,
+     .rope_factors = true},
     {.family = "smollm3",
      .model_type = "smollm3",
      .arch = "smollm3",
@@ -384,9 +445,32 @@ constexpr GgufFamily kFamilies[] = {
      .eps = "layer_norm_epsilon",
      .layer_norm = true,
      .rows = Rows::kGroups},
+    {.family = "deepseek_v2",
+     .model_type = "deepseek_v2",
+     .arch = "deepseek2",
+     .top = kTop,
+     .layer = kDeepseekLayer,
+     .keys = kDeepseekKeys,
+     .implied = kDeepseekImplied,
+     .experts = "n_routed_experts",
+     .latent = true},
+    {.family = "mamba2",
+     .model_type = "mamba2",
+     .arch = "mamba2",
+     .top = kMambaTop,
+     .layer = kMambaLayer,
+     .whole = kMambaWhole,
+     .layer_prefix = "backbone.layers.",
+     .keys = kMambaKeys,
+     .implied = kMambaImplied,
+     .eps = "layer_norm_epsilon",
+     .theta = nullptr,
+     .scan = true},
 };
 
 // ---- names both ways
+
+constexpr std::string_view kPrefix = "blk.";
 
 // Matches `text` to a pattern with at most one star, which takes digits; the number, -1 without a star.
 std::optional<int64_t> MatchNumber(std::string_view text, std::string_view pattern) {
@@ -421,8 +505,13 @@ bool SplitSuffix(const std::string& name, std::string& stem, std::string& suffix
 
 std::optional<GgufPlace> PlaceOf(const GgufFamily& family, const std::string& name) {
   std::string stem, suffix, number, rest;
-  if (!SplitSuffix(name, stem, suffix)) return std::nullopt;
   const std::string_view prefix = family.layer_prefix;
+  if (name.starts_with(prefix) && SplitLayer(std::string_view(name).substr(prefix.size()), number, rest)) {
+    for (const GgufName& n : family.whole) {
+      if (rest == n.hf) return GgufPlace{"blk." + number + "." + n.gguf, -1};
+    }
+  }
+  if (!SplitSuffix(name, stem, suffix)) return std::nullopt;
   if (stem.starts_with(prefix) && SplitLayer(std::string_view(stem).substr(prefix.size()), number, rest)) {
     for (const GgufName& n : family.layer) {
       const auto expert = MatchNumber(rest, n.hf);
@@ -495,8 +584,12 @@ std::optional<GgufPlace> GgufPlaceOf(const GgufFamily& family, const Program& pr
 
 std::optional<std::string> HfNameOf(const GgufFamily& family, const std::string& name) {
   std::string stem, suffix, number, rest;
+  if (name.starts_with(kPrefix) && SplitLayer(std::string_view(name).substr(kPrefix.size()), number, rest)) {
+    for (const GgufName& n : family.whole) {
+      if (rest == n.gguf) return family.layer_prefix + number + "." + n.hf;
+    }
+  }
   if (!SplitSuffix(name, stem, suffix)) return std::nullopt;
-  constexpr std::string_view kPrefix = "blk.";
   if (stem.starts_with(kPrefix) && SplitLayer(std::string_view(stem).substr(kPrefix.size()), number, rest)) {
     for (const GgufName& n : family.layer) {
       if (rest == n.gguf) return family.layer_prefix + number + "." + n.hf + suffix;
@@ -539,6 +632,22 @@ GgufRowOrder RowOrderOf(const GgufFamily& family, const std::string& gguf_name, 
   if (family.rows == Rows::kPairs && is(".attn_k.")) return {Rows::kPairs, kv_heads, kv_heads};
   if (family.rows == Rows::kGroups && is(".attn_qkv.")) return {Rows::kGroups, heads, kv_heads};
   return {};
+}
+
+GgufName::Form FormOf(const GgufFamily& family, const std::string& gguf_name) {
+  std::string stem, suffix, number, rest;
+  if (!gguf_name.starts_with(kPrefix) ||
+      !SplitLayer(std::string_view(gguf_name).substr(kPrefix.size()), number, rest)) {
+    return GgufName::Form::kPlain;
+  }
+  for (const GgufName& n : family.whole) {
+    if (rest == n.gguf) return n.form;
+  }
+  if (!SplitSuffix(rest, stem, suffix) || suffix != ".weight") return GgufName::Form::kPlain;
+  for (const GgufName& n : family.layer) {
+    if (stem == n.gguf) return n.form;
+  }
+  return GgufName::Form::kPlain;
 }
 
 bool StoresPlus(const GgufFamily& family, const std::string& gguf_name) {

@@ -17,6 +17,14 @@ namespace planish {
 struct GgufName {
   const char* gguf;
   const char* hf;
+  // How the values of a vector lie in GGUF.
+  enum class Form {
+    kPlain,
+    kColumn,         // [n, 1]
+    kNegatedPowers,  // [n, 1], -exp(x) in the place of x
+    kGroups,         // [groups, n / groups]
+    kKernels,        // [channels, taps], in Hugging Face's [channels, 1, taps]
+  } form = Form::kPlain;
 };
 
 // A hyper-parameter: key after "ARCH.", field of config.json.
@@ -51,6 +59,7 @@ struct GgufFamily {
   const char* tensor = nullptr;  // in GGUF's name
   const char* key = nullptr;     // or whose key is there and not 0, after "ARCH."
   std::span<const GgufName> top, layer;
+  std::span<const GgufName> whole;  // of a layer too, but names with all that follows the number
   const char* layer_prefix = "model.layers.";
   GgufSizes sizes;
   std::span<const GgufKey> keys;
@@ -71,6 +80,13 @@ struct GgufFamily {
   bool head_dim = false;          // it may differ from hidden / heads
   const char* experts = nullptr;  // field with their number
   bool normalized = false;        // weights of chosen experts are divided by their sum
+  // Which tensors of divisors of the rotation's frequencies programs look for: rope_freqs.weight;
+  // rope_factors_long.weight and _short.
+  bool rope_freqs = false, rope_factors = false;
+  // Keys and values through a latent: self_attn.kv_b_proj is two tensors, of every head's keys turned round
+  // and of its values; in older files the one, attn_kv_b.
+  bool latent = false;
+  bool scan = false;  // state-space layers, no attention
 };
 
 std::span<const GgufFamily> AllGgufFamilies();
@@ -100,6 +116,8 @@ struct GgufRowOrder {
 };
 GgufRowOrder RowOrderOf(const GgufFamily& family, const std::string& gguf_name, int64_t heads,
                         int64_t kv_heads);
+// How the values of a vector lie, by its GGUF name.
+GgufName::Form FormOf(const GgufFamily& family, const std::string& gguf_name);
 // True for weights that GGUF stores with norm_plus added.
 bool StoresPlus(const GgufFamily& family, const std::string& gguf_name);
 

@@ -14,6 +14,7 @@ namespace {
 // What the program says of its attention and experts, which has all defaults resolved.
 struct Shapes {
   AttentionShape attention;
+  ScanShape scan;
   RouteShape route;
   int64_t routers = 0;
   float eps = 0;
@@ -29,6 +30,7 @@ Shapes ShapesOf(const Program& program) {
         shapes.attention = attention->shape;
         shapes.slides.push_back(attention->shape.window > 0);
       }
+      if (const auto* scan = std::get_if<ScanOp>(&op.body)) shapes.scan = scan->shape;
       if (const auto* norm = std::get_if<RmsNormOp>(&op.body)) shapes.eps = norm->eps;
       if (const auto* norm = std::get_if<LayerNormOp>(&op.body)) shapes.eps = norm->eps;
       if (const auto* route = std::get_if<RouteOp>(&op.body)) {
@@ -66,6 +68,29 @@ Status CheckImplied(const GgufFamily& family, const Json& config) {
   return {};
 }
 
+// The experts, where the family has some: in all layers but the first `dense`.
+Status CheckExperts(const GgufFamily& family, const Shapes& shapes, int64_t dense) {
+  const auto layers = static_cast<int64_t>(shapes.rotated.size());
+  if (family.experts == nullptr) return {};
+  if (shapes.routers != layers - dense) {
+    return Cannot(family, "layers without experts among layers with them");
+  }
+  if (!family.latent && shapes.route.normalize != family.normalized) {
+    return Cannot(family, fmt::format("experts' weights {} their sum",
+                                      shapes.route.normalize ? "divided by" : "not divided by"));
+  }
+  return {};
+}
+
+// Latents are normalized by the one epsilon there is, and scores scaled by yarn's mscale_all_dim.
+Status CheckLatent(const GgufFamily& family, const Json& config, const Shapes& shapes) {
+  if (std::fabs(shapes.eps - 1e-6f) > 1e-9f) {
+    return Cannot(family, fmt::format("rms_norm_eps {} beside the latents' 1e-6", shapes.eps));
+  }
+  PLANISH_TRY(const int64_t dense, JsonInt(config, "first_k_dense_replace", 0));
+  return CheckExperts(family, shapes, dense);
+}
+
 Status CheckShapes(const GgufFamily& family, const Program& program, const Shapes& shapes) {
   const AttentionShape& attention = shapes.attention;
   bool own_scale = false;
@@ -93,32 +118,7 @@ Status CheckShapes(const GgufFamily& family, const Program& program, const Shape
     return Cannot(family, fmt::format("{} heads of {} for a width of {}", attention.heads, attention.head_dim,
                                       program.hidden));
   }
-  if (family.experts == nullptr) return {};
-  if (shapes.routers != layers) return Cannot(family, "layers without experts among layers with them");
-  if (shapes.route.normalize != family.normalized) {
-    return Cannot(family, fmt::format("experts' weights {} their sum",
-                                      shapes.route.normalize ? "divided by" : "not divided by"));
-  }
-  return {};
-}
-
-Result<double> ReadTheta(const GgufFamily& family, const Json& config) {
-  const Json parameters = config.contains("rope_parameters") && config["rope_parameters"].is_object()
-                              ? config["rope_parameters"]
-                              : Json::object();
-  // Gemma 3 nests one set for each kind of layer.
-  const Json nested = parameters.contains("full_attention") ? parameters["full_attention"] : parameters;
-  const Json scaling =
-      config.contains("rope_scaling") && config["rope_scaling"].is_object() ? config["rope_scaling"] : nested;
-  PLANISH_TRY(const std::string old_type, JsonString(scaling, "type", "default"));
-  PLANISH_TRY(const std::string type, JsonString(scaling, "rope_type", old_type));
-  if (type != "default") {
-    return InputError(fmt::format("rope_type '{}' cannot be written as GGUF yet", Abbreviate(type)));
-  }
-  PLANISH_TRY(const double own,
-              JsonNumber(config, "rotary_emb_base", Json::parse(family.theta).get<double>()));
-  PLANISH_TRY(const double top, JsonNumber(config, "rope_theta", own));
-  return JsonNumber(nested, "rope_theta", top);
+  return CheckExperts(family, shapes, 0);
 }
 
 Status AddKeys(const GgufFamily& family, const Json& config, GgufMetadata& metadata) {
@@ -167,45 +167,105 @@ Status AddPattern(const GgufFamily& family, const std::vector<bool>& slides, Ggu
   return {};
 }
 
+// The linear of the first layer that has it, by its GGUF name after the number.
+const LinearSlot* FirstSlot(const GgufFamily& family, const Program& program, std::string_view rest) {
+  for (const LinearSlot& slot : program.linears) {
+    const auto place = GgufPlaceOf(family, program, slot.weight);
+    if (place && place->name.ends_with(rest)) return &slot;
+  }
+  return nullptr;
+}
+
+void AddHeads(const GgufFamily& family, const AttentionShape& attention, GgufMetadata& metadata) {
+  const std::string a = std::string(family.arch) + ".attention.";
+  metadata.Int(a + "head_count", attention.heads);
+  metadata.Int(a + "head_count_kv", attention.kv_heads);
+  if (!family.head_dim) return;
+  metadata.Int(a + "key_length", attention.head_dim);
+  metadata.Int(a + "value_length", attention.ValueDim());
+}
+
+// One head of keys and values as wide as the latent, which is what attention over latents sees; the heads
+// that they stand for have lengths of their own.
+void AddLatent(const GgufFamily& family, const Program& program, const Shapes& shapes,
+               GgufMetadata& metadata) {
+  const std::string a = std::string(family.arch) + ".", at = a + "attention.";
+  const AttentionShape& attention = shapes.attention;
+  const int64_t rank = FirstSlot(family, program, ".attn_kv_b.weight")->in;
+  const auto rotated = static_cast<int64_t>(2 * program.ropes.front().inv_freq.size());
+  metadata.Int(at + "head_count", attention.heads);
+  metadata.Int(at + "head_count_kv", 1);
+  metadata.Int(at + "key_length", rank + rotated);
+  metadata.Int(at + "value_length", rank);
+  metadata.Int(at + "key_length_mla", attention.head_dim);
+  metadata.Int(at + "value_length_mla", attention.ValueDim());
+  metadata.Int(at + "kv_lora_rank", rank);
+  const LinearSlot* low = FirstSlot(family, program, ".attn_q_a.weight");
+  if (low != nullptr) metadata.Int(at + "q_lora_rank", low->out);
+  const RouteShape& route = shapes.route;
+  metadata.Bool(a + "expert_weights_norm", route.normalize);
+  metadata.Int(a + "expert_gating_func", route.score == ScoreFunction::kSigmoid ? 2 : 1);
+  if (route.open_groups == route.groups) return;
+  metadata.Int(a + "expert_group_count", route.groups);
+  metadata.Int(a + "expert_group_used_count", route.open_groups);
+}
+
+void AddScan(const GgufFamily& family, const ScanShape& scan, GgufMetadata& metadata) {
+  const std::string a = std::string(family.arch) + ".";
+  metadata.Int(a + "attention.head_count", 0);
+  metadata.Int(a + "ssm.inner_size", scan.heads * scan.head_dim);
+  metadata.Int(a + "ssm.time_step_rank", scan.heads);
+}
+
+// The text model's fields at the top, the rotation of Gemma 3's sliding layers under its older name.
+Json TextFields(const Json& config) {
+  Json text =
+      config.contains("text_config") && config["text_config"].is_object() ? config["text_config"] : config;
+  const auto theta = Json::json_pointer("/rope_parameters/sliding_attention/rope_theta");
+  if (text.contains(theta)) text["rope_local_base_freq"] = text[theta];
+  return text;
+}
+
+Result<const GgufFamily*> WritableFamily(const Program& program) {
+  if (const GgufFamily* family = GgufFamilyOf(program); family != nullptr) return family;
+  std::vector<std::string> known;
+  for (const GgufFamily& f : AllGgufFamilies()) {
+    if (known.empty() || known.back() != f.family) known.emplace_back(f.family);
+  }
+  return InputError(fmt::format("family '{}' cannot be written as GGUF: expected one of {}", program.family,
+                                fmt::join(known, ", ")));
+}
+
 }  // namespace
 
-Status AddHyperParameters(const Json& config, const Program& program, GgufMetadata& metadata) {
-  const GgufFamily* family = GgufFamilyOf(program);
-  if (family == nullptr) {
-    std::vector<std::string> known;
-    for (const GgufFamily& f : AllGgufFamilies()) {
-      if (known.empty() || known.back() != f.family) known.emplace_back(f.family);
-    }
-    return InputError(fmt::format("family '{}' cannot be written as GGUF: expected one of {}", program.family,
-                                  fmt::join(known, ", ")));
-  }
-  const Json& text =
-      config.contains("text_config") && config["text_config"].is_object() ? config["text_config"] : config;
+Result<std::vector<GgufRopeTensor>> AddHyperParameters(const Json& config, const Program& program,
+                                                       GgufMetadata& metadata) {
+  PLANISH_TRY(const GgufFamily* family, WritableFamily(program));
+  const Json text = TextFields(config);
   const Shapes shapes = ShapesOf(program);
   PLANISH_RETURN_IF_ERROR(CheckImplied(*family, text));
-  PLANISH_RETURN_IF_ERROR(CheckShapes(*family, program, shapes));
+  if (family->latent) {
+    PLANISH_RETURN_IF_ERROR(CheckLatent(*family, text, shapes));
+  } else if (!family->scan) {
+    PLANISH_RETURN_IF_ERROR(CheckShapes(*family, program, shapes));
+  }
   const std::string a = std::string(family->arch) + ".";
-  const AttentionShape& attention = shapes.attention;
   metadata.String("general.architecture", family->arch);
   metadata.Int(a + "context_length", program.max_positions);
   metadata.Int(a + "embedding_length", program.hidden);
   metadata.Int(a + "block_count", static_cast<int64_t>(shapes.rotated.size()));
   PLANISH_TRY(const int64_t inter, InterOf(*family, text, program));
   metadata.Int(a + "feed_forward_length", inter);
-  metadata.Int(a + "attention.head_count", attention.heads);
-  metadata.Int(a + "attention.head_count_kv", attention.kv_heads);
+  if (family->latent) {
+    AddLatent(*family, program, shapes, metadata);
+  } else if (family->scan) {
+    AddScan(*family, shapes.scan, metadata);
+  } else {
+    AddHeads(*family, shapes.attention, metadata);
+  }
   metadata.Float(
       a + (family->layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon"),
       shapes.eps);
-  if (family->head_dim) {
-    metadata.Int(a + "attention.key_length", attention.head_dim);
-    metadata.Int(a + "attention.value_length", attention.ValueDim());
-  }
-  if (family->theta != nullptr) {
-    PLANISH_TRY(const double theta, ReadTheta(*family, text));
-    metadata.Int(a + "rope.dimension_count", static_cast<int64_t>(2 * program.ropes.front().inv_freq.size()));
-    metadata.Float(a + "rope.freq_base", static_cast<float>(theta));
-  }
   metadata.Int(a + "vocab_size", program.vocab);
   if (family->experts != nullptr) {
     metadata.Int(a + "expert_count", shapes.route.experts);
@@ -214,7 +274,8 @@ Status AddHyperParameters(const Json& config, const Program& program, GgufMetada
   if (std::string_view(family->family) == "gemma3") {
     PLANISH_RETURN_IF_ERROR(AddPattern(*family, shapes.slides, metadata));
   }
-  return AddKeys(*family, text, metadata);
+  PLANISH_RETURN_IF_ERROR(AddKeys(*family, text, metadata));
+  return WriteGgufRope(*family, text, program, metadata);
 }
 
 }  // namespace planish

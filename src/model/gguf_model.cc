@@ -2,35 +2,19 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "base/names.h"
 #include "layer/artifact.h"
+#include "layer/matrix.h"
 #include "model/gguf_family.h"
+#include "model/gguf_rope.h"
 #include "tensor/buffer.h"
 
 namespace planish {
 namespace {
-
-constexpr const char* kRopeFreqs = "rope_freqs.weight";
-
-Status ReadRopeScaling(const GgufFile& file, const std::string& a, Json& config) {
-  PLANISH_TRY(const std::string type, file.String(a + "rope.scaling.type", "none"));
-  PLANISH_TRY(const double factor, file.Number(a + "rope.scaling.factor", 1.0));
-  if (type == "none" || (type == "linear" && factor == 1)) return {};
-  if (type != "linear" && type != "yarn") {
-    return InputError(
-        fmt::format("{}rope.scaling.type '{}': expected none, linear or yarn", a, Abbreviate(type)));
-  }
-  config["rope_scaling"] = {{"rope_type", type}, {"factor", factor}};
-  const std::string original = a + "rope.scaling.original_context_length";
-  if (file.Has(original)) {
-    PLANISH_TRY(const int64_t positions, file.Int(original));
-    config["rope_scaling"]["original_max_position_embeddings"] = positions;
-  }
-  return {};
-}
 
 // A count or width a program may have: what follows multiplies them.
 Result<int64_t> ReadCount(const GgufFile& file, const std::string& key) {
@@ -41,12 +25,12 @@ Result<int64_t> ReadCount(const GgufFile& file, const std::string& key) {
   return value;
 }
 
-Status ReadSizes(const GgufFile& file, const GgufFamily& family, const std::string& a, Json& config) {
+// Heads, their widths and the positions they are rotated by.
+Status ReadHeads(const GgufFile& file, const GgufFamily& family, const std::string& a, Json& config) {
   const GgufSizes& names = family.sizes;
-  PLANISH_TRY(const int64_t hidden, ReadCount(file, a + "embedding_length"));
+  const auto hidden = config[names.hidden].get<int64_t>();
   PLANISH_TRY(const int64_t heads, ReadCount(file, a + "attention.head_count"));
   PLANISH_TRY(const int64_t kv_heads, file.Int(a + "attention.head_count_kv", heads));
-  config[names.hidden] = hidden;
   config[names.heads] = heads;
   if (names.kv_heads != nullptr) {
     config[names.kv_heads] = kv_heads;
@@ -54,19 +38,12 @@ Status ReadSizes(const GgufFile& file, const GgufFamily& family, const std::stri
     return InputError(fmt::format("{}attention.head_count_kv: expected {} as there are heads, found {}", a,
                                   heads, kv_heads));
   }
-  PLANISH_TRY(config[names.layers], ReadCount(file, a + "block_count"));
-  PLANISH_TRY(config[names.inter], ReadCount(file, a + "feed_forward_length"));
-  PLANISH_TRY(config[names.positions], ReadCount(file, a + "context_length"));
   const int64_t usual = hidden / heads;
   PLANISH_TRY(const int64_t head_dim, file.Int(a + "attention.key_length", usual));
   if (family.head_dim) config["head_dim"] = head_dim;
   if (!family.head_dim && head_dim != usual) {
     return InputError(fmt::format("{}attention.key_length: expected {}, found {}", a, usual, head_dim));
   }
-  const std::string eps =
-      a + (family.layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon");
-  if (!file.Has(eps)) return InputError(fmt::format("key '{}' is missing", eps));
-  PLANISH_TRY(config[family.eps], file.Number(eps, 0));
   if (family.theta != nullptr) {
     PLANISH_TRY(config["rope_theta"],
                 file.Number(a + "rope.freq_base", Json::parse(family.theta).get<double>()));
@@ -75,6 +52,86 @@ Status ReadSizes(const GgufFile& file, const GgufFamily& family, const std::stri
   if (family.partial && head_dim > 0) {
     config["partial_rotary_factor"] = static_cast<double>(rotated) / static_cast<double>(head_dim);
   }
+  return {};
+}
+
+// Attention over latents: the lengths of the heads that they stand for, which older files give as those of
+// the keys and values themselves.
+Status ReadLatent(const GgufFile& file, const GgufFamily& family, const std::string& a, Json& config) {
+  const std::string at = a + "attention.";
+  PLANISH_TRY(const int64_t heads, ReadCount(file, at + "head_count"));
+  config[family.sizes.heads] = config[family.sizes.kv_heads] = heads;
+  const bool newer = file.Has(at + "key_length_mla");
+  PLANISH_TRY(const int64_t key, ReadCount(file, at + (newer ? "key_length_mla" : "key_length")));
+  PLANISH_TRY(const int64_t value, ReadCount(file, at + (newer ? "value_length_mla" : "value_length")));
+  PLANISH_TRY(const int64_t rotated, ReadCount(file, a + "rope.dimension_count"));
+  if (rotated >= key) {
+    return InputError(fmt::format(
+        "{}rope.dimension_count: expected less than the {} of a head's key, found {}", a, key, rotated));
+  }
+  config["qk_nope_head_dim"] = key - rotated;
+  config["qk_rope_head_dim"] = rotated;
+  config["v_head_dim"] = value;
+  PLANISH_TRY(config["kv_lora_rank"], ReadCount(file, at + "kv_lora_rank"));
+  config["q_lora_rank"] = nullptr;
+  if (file.Has(at + "q_lora_rank")) {
+    PLANISH_TRY(config["q_lora_rank"], ReadCount(file, at + "q_lora_rank"));
+  }
+  PLANISH_TRY(config["rope_theta"],
+              file.Number(a + "rope.freq_base", Json::parse(family.theta).get<double>()));
+  return {};
+}
+
+// How the experts of such models are chosen.
+Status ReadRouting(const GgufFile& file, const std::string& a, Json& config) {
+  constexpr int64_t kSoftmax = 1, kSigmoid = 2;
+  PLANISH_TRY(const int64_t gate, file.Int(a + "expert_gating_func", kSoftmax));
+  if (gate != kSoftmax && gate != kSigmoid) {
+    return InputError(fmt::format("{}expert_gating_func: expected 1 or 2, found {}", a, gate));
+  }
+  PLANISH_TRY(const int64_t groups, file.Int(a + "expert_group_count", 1));
+  PLANISH_TRY(const int64_t open, file.Int(a + "expert_group_used_count", groups));
+  config["scoring_func"] = gate == kSigmoid ? "sigmoid" : "softmax";
+  config["topk_method"] = gate == kSigmoid ? "noaux_tc" : groups > 1 ? "group_limited_greedy" : "greedy";
+  config["n_group"] = groups;
+  config["topk_group"] = open;
+  PLANISH_TRY(const bool normalized, file.Bool(a + "expert_weights_norm", false));
+  config["norm_topk_prob"] = normalized;
+  return {};
+}
+
+// Heads of state-space layers.
+Status ReadScan(const GgufFile& file, const std::string& a, Json& config) {
+  const auto hidden = config["hidden_size"].get<int64_t>();
+  PLANISH_TRY(const int64_t inner, ReadCount(file, a + "ssm.inner_size"));
+  PLANISH_TRY(const int64_t heads, ReadCount(file, a + "ssm.time_step_rank"));
+  if (inner % hidden != 0 || inner % heads != 0) {
+    return InputError(
+        fmt::format("{}ssm.inner_size: expected a multiple of the width {} and of {} heads, "
+                    "found {}",
+                    a, hidden, heads, inner));
+  }
+  config["num_heads"] = heads;
+  config["head_dim"] = inner / heads;
+  config["expand"] = inner / hidden;
+  return {};
+}
+
+Status ReadSizes(const GgufFile& file, const GgufFamily& family, const std::string& a, Json& config) {
+  const GgufSizes& names = family.sizes;
+  PLANISH_TRY(config[names.hidden], ReadCount(file, a + "embedding_length"));
+  PLANISH_TRY(config[names.layers], ReadCount(file, a + "block_count"));
+  if (!family.scan) {
+    PLANISH_TRY(config[names.inter], ReadCount(file, a + "feed_forward_length"));
+    PLANISH_TRY(config[names.positions], ReadCount(file, a + "context_length"));
+  }
+  PLANISH_RETURN_IF_ERROR(family.latent ? ReadLatent(file, family, a, config)
+                          : family.scan ? ReadScan(file, a, config)
+                                        : ReadHeads(file, family, a, config));
+  const std::string eps =
+      a + (family.layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon");
+  if (!file.Has(eps)) return InputError(fmt::format("key '{}' is missing", eps));
+  PLANISH_TRY(config[family.eps], file.Number(eps, 0));
   const GgufTensor* table = file.Find("token_embd.weight");
   if (table == nullptr) return InputError("tensor 'token_embd.weight' is missing");
   config["vocab_size"] = table->rows();
@@ -111,6 +168,7 @@ Status ReadKeys(const GgufFile& file, const GgufFamily& family, const std::strin
     PLANISH_TRY(config[family.experts], ReadCount(file, a + "expert_count"));
     PLANISH_TRY(config["num_experts_per_tok"], ReadCount(file, a + "expert_used_count"));
     config["norm_topk_prob"] = family.normalized;
+    if (family.latent) PLANISH_RETURN_IF_ERROR(ReadRouting(file, a, config));
   } else {
     PLANISH_TRY(const int64_t experts, file.Int(a + "expert_count", 0));
     if (experts > 0)
@@ -153,7 +211,7 @@ Result<Json> ReadConfig(const GgufFile& file, const GgufFamily& family) {
   PLANISH_RETURN_IF_ERROR(ReadSizes(file, family, a, config));
   PLANISH_RETURN_IF_ERROR(ReadKeys(file, family, a, config));
   PLANISH_RETURN_IF_ERROR(ReadFamilyFields(file, family, a, config));
-  PLANISH_RETURN_IF_ERROR(ReadRopeScaling(file, a, config));
+  PLANISH_RETURN_IF_ERROR(ReadGgufRope(file, family, config));
   PLANISH_RETURN_IF_ERROR(ReadTokenIds(file, config));
   return config;
 }
@@ -205,6 +263,36 @@ Result<std::span<const std::byte>> SubtractPlus(const GgufTensor& tensor, float 
   }
   owner.copies.push_back(std::move(copy));
   return std::as_const(owner.copies.back()).bytes();
+}
+
+// A vector's shape in Hugging Face's files; its values where they are others.
+Status ReadForm(const GgufTensor& tensor, GgufName::Form form, std::vector<int64_t>& shape,
+                std::span<const std::byte>& bytes, Owner& owner) {
+  if (form == GgufName::Form::kPlain) return {};
+  if (form == GgufName::Form::kKernels) {
+    shape = {tensor.rows(), 1, tensor.cols()};
+    return {};
+  }
+  shape = {tensor.rows() * tensor.cols()};
+  if (form != GgufName::Form::kNegatedPowers) return {};
+  if (tensor.type != GgufType::kF32) {
+    return InputError(
+        fmt::format("tensor '{}': type {}, expected F32", Abbreviate(tensor.name), InfoOf(tensor.type).name));
+  }
+  Buffer copy(tensor.bytes.size());
+  for (size_t i = 0; i + 4 <= copy.size(); i += 4) {
+    float value;
+    std::memcpy(&value, tensor.bytes.data() + i, 4);
+    if (!(value < 0) || !std::isfinite(value)) {
+      return InputError(fmt::format("tensor '{}': element {} is {}, expected a number below 0",
+                                    Abbreviate(tensor.name), i / 4, value));
+    }
+    value = static_cast<float>(std::log(-double{value}));
+    std::memcpy(copy.data() + i, &value, 4);
+  }
+  owner.copies.push_back(std::move(copy));
+  bytes = std::as_const(owner.copies.back()).bytes();
+  return {};
 }
 
 // One matrix or vector of the file under its Hugging Face name. Matrices that the family's checkpoints keep
@@ -262,6 +350,12 @@ Status AddTensor(const GgufTensor& tensor, const GgufFamily& family, const GgufR
                                   Abbreviate(tensor.name), fmt::join(shape, ", ")));
   }
   std::span<const std::byte> bytes = tensor.bytes;
+  const GgufName::Form form = FormOf(family, tensor.name);
+  if (form != GgufName::Form::kPlain && blocks) {
+    return InputError(
+        fmt::format("tensor '{}': type {}, expected F32", Abbreviate(tensor.name), InfoOf(tensor.type).name));
+  }
+  PLANISH_RETURN_IF_ERROR(ReadForm(tensor, form, shape, bytes, owner));
   if (order.kind != GgufFamily::Rows::kAsIs) {
     const int64_t rows = shape.front();
     if (!order.Fits(rows) || (shape.size() == 1 && blocks)) {
@@ -279,40 +373,77 @@ Status AddTensor(const GgufTensor& tensor, const GgufFamily& family, const GgufR
   return {};
 }
 
-// llama3's scaling lies in the file as divisors of the frequencies.
-Status ReadRopeFactors(const GgufTensor& tensor, Json& config) {
-  if (tensor.type != GgufType::kF32) {
-    return InputError(
-        fmt::format("tensor '{}': type {}, expected F32", kRopeFreqs, InfoOf(tensor.type).name));
+// ---- keys and values from latents
+
+constexpr std::string_view kKeys = ".attn_k_b.weight", kValues = ".attn_v_b.weight";
+
+// One tensor's values as matrices of floats, one below the other.
+Result<Mat<float>> ReadFloats(const GgufTensor& tensor, int64_t rows, int64_t cols) {
+  if (tensor.cols() != cols || tensor.rows() != rows) {
+    return InputError(fmt::format("tensor '{}': expected {} rows of {}, found {} of {}",
+                                  Abbreviate(tensor.name), rows, cols, tensor.rows(), tensor.cols()));
   }
-  Json factors = Json::array();
-  for (size_t i = 0; i + 4 <= tensor.bytes.size(); i += 4) {
-    float factor;
-    std::memcpy(&factor, tensor.bytes.data() + i, 4);
-    if (!(factor > 0) || !std::isfinite(factor)) {
-      return InputError(fmt::format("tensor '{}': factor {} is {}", kRopeFreqs, i / 4, factor));
+  const DType type = DTypeOf(tensor.type);
+  if (type == DType::kU8 && !InfoOf(tensor.type).decodes) {
+    return InputError(fmt::format("tensor '{}': values of type {} cannot be read", Abbreviate(tensor.name),
+                                  InfoOf(tensor.type).name));
+  }
+  const Blob blob{tensor.bytes, nullptr};
+  return Reconstruct(type == DType::kU8 ? Matrix{rows, cols, Blocks{tensor.type, blob}}
+                                        : DenseMatrix(rows, cols, type, blob));
+}
+
+// kv_b_proj [heads * (nope + value), rank] of every head's keys [rank, nope] and values [value, rank].
+Status JoinLatent(const GgufFile& file, const std::string& keys_name, Json& config, Owner& owner,
+                  std::vector<Checkpoint::Loose>& tensors) {
+  const std::string layer = keys_name.substr(0, keys_name.size() - kKeys.size());
+  if (file.Find(layer + ".attn_kv_b.weight") != nullptr) return {};  // has both, as they were
+  const GgufTensor* second = file.Find(layer + std::string(kValues));
+  if (second == nullptr) {
+    return InputError(fmt::format("tensor '{}{}' is missing beside '{}'", layer, kValues, keys_name));
+  }
+  const auto size = [&](const char* field) { return config[field].get<int64_t>(); };
+  const int64_t heads = size("num_attention_heads"), rank = size("kv_lora_rank");
+  const int64_t nope = size("qk_nope_head_dim"), value = size("v_head_dim"), head = nope + value;
+  PLANISH_TRY(const Mat<float> keys, ReadFloats(*file.Find(keys_name), heads * rank, nope));
+  PLANISH_TRY(const Mat<float> values, ReadFloats(*second, heads * value, rank));
+  Buffer joined(static_cast<size_t>(heads * head * rank) * sizeof(float));
+  auto* out = reinterpret_cast<float*>(joined.data());
+  for (int64_t h = 0; h < heads; ++h) {
+    for (int64_t i = 0; i < nope; ++i) {
+      for (int64_t j = 0; j < rank; ++j) out[(h * head + i) * rank + j] = keys(h * rank + j, i);
     }
-    factors.push_back(factor);
+    for (int64_t i = 0; i < value; ++i) {
+      std::copy_n(values.row(h * value + i), rank, out + (h * head + nope + i) * rank);
+    }
   }
-  config["rope_scaling"] = {{"rope_type", "factors"}, {"factors", std::move(factors)}};
+  owner.copies.push_back(std::move(joined));
+  const std::string number = layer.substr(std::string_view("blk.").size());
+  AddPart("model.layers." + number + ".self_attn.kv_b_proj.weight", GgufType::kF32, {heads * head, rank},
+          std::as_const(owner.copies.back()).bytes(), false, config, tensors);
   return {};
 }
 
-Result<GgufModel> Read(const std::shared_ptr<const GgufFile>& file) {
+}  // namespace
+
+Result<GgufModel> ReadGgufModel(const std::shared_ptr<const GgufFile>& file) {
   GgufModel model;
   PLANISH_TRY(const GgufFamily* family, GgufFamilyOf(*file));
   PLANISH_TRY(model.config, ReadConfig(*file, *family));
   model.config["quantization_config"] = {
       {"quant_method", "planish"}, {"version", kArtifactVersion}, {"tensors", Json::object()}};
   const std::string a = std::string(family->arch) + ".";
-  PLANISH_TRY(const int64_t heads, file->Int(a + "attention.head_count"));
+  PLANISH_TRY(const int64_t heads, file->Int(a + "attention.head_count", 0));
   PLANISH_TRY(const int64_t kv_heads, file->Int(a + "attention.head_count_kv", heads));
   auto owner = std::make_shared<Owner>();
   owner->file = file;
   std::vector<Checkpoint::Loose> tensors;
   for (const GgufTensor& tensor : file->tensors()) {
-    if (tensor.name == kRopeFreqs) {
-      PLANISH_RETURN_IF_ERROR(ReadRopeFactors(tensor, model.config));
+    if (family->theta != nullptr && IsRopeTensor(tensor.name)) continue;
+    if (family->latent && (tensor.name.ends_with(kKeys) || tensor.name.ends_with(kValues))) {
+      if (tensor.name.ends_with(kKeys)) {
+        PLANISH_RETURN_IF_ERROR(JoinLatent(*file, tensor.name, model.config, *owner, tensors));
+      }
       continue;
     }
     const GgufRowOrder order = RowOrderOf(*family, tensor.name, heads, kv_heads);
@@ -324,11 +455,9 @@ Result<GgufModel> Read(const std::shared_ptr<const GgufFile>& file) {
   return model;
 }
 
-}  // namespace
-
 Result<GgufModel> OpenGgufModel(const std::string& path) {
   PLANISH_TRY(const auto file, GgufFile::Open(path));
-  auto model = Read(file);
+  auto model = ReadGgufModel(file);
   if (!model.ok()) return model.error().At(path);
   return model;
 }

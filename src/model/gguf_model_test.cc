@@ -24,7 +24,8 @@ struct Parts {
                                          {"attention.head_count", 2},  {"attention.head_count_kv", 1},
                                          {"attention.key_length", 16}, {"expert_count", 4},
                                          {"expert_used_count", 2},     {"expert_feed_forward_length", 32}};
-  bool eps = true;
+  std::map<std::string, float> floats = {{"attention.layer_norm_rms_epsilon", 1e-6f}};
+  std::map<std::string, std::string> strings;
   std::vector<GgufTensorSpec> tensors = {{"token_embd.weight", GgufType::kF32, {32, 8}},
                                          {"output_norm.weight", GgufType::kF32, {32}},
                                          {"blk.0.ffn_up_exps.weight", GgufType::kQ8_0, {32, 32, 4}}};
@@ -36,7 +37,8 @@ std::string Message(const Parts& parts) {
   GgufMetadata metadata;
   metadata.String("general.architecture", parts.arch);
   for (const auto& [key, value] : parts.ints) metadata.Int(parts.arch + "." + key, value);
-  if (parts.eps) metadata.Float(parts.arch + ".attention.layer_norm_rms_epsilon", 1e-6f);
+  for (const auto& [key, value] : parts.floats) metadata.Float(parts.arch + "." + key, value);
+  for (const auto& [key, value] : parts.strings) metadata.String(parts.arch + "." + key, value);
   auto writer = GgufWriter::Create(path, metadata, parts.tensors);
   EXPECT_TRUE(writer.ok()) << writer.error().message;
   for (const auto& tensor : parts.tensors) {
@@ -54,7 +56,7 @@ TEST(GgufModel, NamesWhatIsWrong) {
   const std::pair<std::function<void(Parts&)>, const char*> cases[] = {
       {[](Parts&) {}, "(opens)"},
       {[](Parts& p) { p.arch = "abc"; }, "general.architecture 'abc': expected one of llama, qwen2"},
-      {[](Parts& p) { p.eps = false; }, "key 'qwen3moe.attention.layer_norm_rms_epsilon' is missing"},
+      {[](Parts& p) { p.floats.clear(); }, "key 'qwen3moe.attention.layer_norm_rms_epsilon' is missing"},
       {[](Parts& p) { p.ints["attention.head_count"] = 0; },
        "attention.head_count': expected 1 to 2^24, found 0"},
       {[](Parts& p) { p.ints.erase("expert_count"); }, "expert_count"},
@@ -91,6 +93,125 @@ TEST(GgufModel, NamesWhatIsWrong) {
                       {"blk.0.attn_q.weight", GgufType::kQ8_0, {32, 30}}};
        },
        "tensor 'blk.0.attn_q.weight': 30 rows for 2 heads"},
+  };
+  for (const auto& [spoil, message] : cases) {
+    Parts parts;
+    spoil(parts);
+    EXPECT_THAT(Message(parts), HasSubstr(message));
+  }
+}
+
+// A file of a model with latent attention: 2 heads of 8 + 8 and 4, from a latent of 16.
+Parts Latent() {
+  Parts p;
+  p.arch = "deepseek2";
+  p.ints = {{"context_length", 32},
+            {"embedding_length", 32},
+            {"block_count", 1},
+            {"feed_forward_length", 32},
+            {"attention.head_count", 2},
+            {"attention.head_count_kv", 1},
+            {"attention.key_length", 24},
+            {"attention.value_length", 16},
+            {"attention.key_length_mla", 16},
+            {"attention.value_length_mla", 4},
+            {"attention.kv_lora_rank", 16},
+            {"rope.dimension_count", 8},
+            {"expert_count", 4},
+            {"expert_used_count", 2},
+            {"expert_feed_forward_length", 32}};
+  p.tensors = {{"token_embd.weight", GgufType::kF32, {32, 8}},
+               {"blk.0.attn_k_b.weight", GgufType::kF32, {8, 16, 2}},
+               {"blk.0.attn_v_b.weight", GgufType::kF16, {16, 4, 2}}};
+  return p;
+}
+
+TEST(GgufModel, NamesWhatIsWrongInLatentAttention) {
+  const std::pair<std::function<void(Parts&)>, const char*> cases[] = {
+      {[](Parts&) {}, "(opens)"},
+      {[](Parts& p) { p.ints["rope.dimension_count"] = 16; }, "expected less than the 16 of a head's key"},
+      {[](Parts& p) { p.ints.erase("attention.kv_lora_rank"); }, "attention.kv_lora_rank"},
+      {[](Parts& p) { p.ints["attention.value_length_mla"] = 0; }, "expected 1 to 2^24, found 0"},
+      {[](Parts& p) { p.tensors.pop_back(); },
+       "tensor 'blk.0.attn_v_b.weight' is missing beside 'blk.0.attn_k_b.weight'"},
+      {[](Parts& p) {
+         p.tensors[1].dims = {16, 8, 2};
+       },
+       "tensor 'blk.0.attn_k_b.weight': expected 32 rows of 8, found 16 of 16"},
+      {[](Parts& p) {
+         p.tensors[2].dims = {16, 8};
+         p.tensors[2].type = GgufType::kI8;
+       },
+       "tensor 'blk.0.attn_v_b.weight': values of type I8 cannot be read"},
+      {[](Parts& p) { p.ints["expert_gating_func"] = 3; }, "expert_gating_func: expected 1 or 2, found 3"},
+      {[](Parts& p) { p.strings["rope.scaling.type"] = "yarn"; },
+       "key 'deepseek2.rope.scaling.yarn_log_multiplier' is missing"},
+      {[](Parts& p) {
+         p.strings["rope.scaling.type"] = "yarn";
+         p.floats["rope.scaling.yarn_log_multiplier"] = 0.0707f;
+         p.floats["rope.scaling.attn_factor"] = 2;
+       },
+       "attn_factor: expected 1, found 2"},
+  };
+  for (const auto& [spoil, message] : cases) {
+    Parts parts = Latent();
+    spoil(parts);
+    EXPECT_THAT(Message(parts), HasSubstr(message));
+  }
+}
+
+TEST(GgufModel, NamesWhatIsWrongInRotationsAndScans) {
+  const auto scan = [](Parts& p) {
+    p.arch = "mamba2";
+    p.ints = {{"embedding_length", 32}, {"block_count", 1},        {"ssm.conv_kernel", 4},
+              {"ssm.inner_size", 64},   {"ssm.time_step_rank", 4}, {"ssm.state_size", 16},
+              {"ssm.group_count", 2}};
+    p.tensors = {{"token_embd.weight", GgufType::kF32, {32, 8}}};
+  };
+  const std::pair<std::function<void(Parts&)>, const char*> cases[] = {
+      {[](Parts& p) { p.strings["rope.scaling.type"] = "ntk"; },
+       "rope.scaling.type 'ntk': expected none, linear, yarn or longrope"},
+      {[](Parts& p) { p.strings["rope.scaling.type"] = "longrope"; },
+       "tensor 'rope_factors_long.weight' is missing"},
+      {[](Parts& p) {
+         p.strings["rope.scaling.type"] = "yarn";
+         p.floats["rope.scaling.yarn_ext_factor"] = 0.5;
+       },
+       "yarn_ext_factor: expected 1, found 0.5"},
+      {[](Parts& p) {
+         p.tensors.push_back({"rope_freqs.weight", GgufType::kF32, {8}});
+       },
+       "tensor 'rope_freqs.weight': factor 0 is 0"},
+      {[](Parts& p) {
+         p.tensors.push_back({"rope_freqs.weight", GgufType::kF16, {8}});
+       },
+       "tensor 'rope_freqs.weight': type F16, expected F32"},
+      {scan, "(opens)"},
+      {[&](Parts& p) {
+         scan(p);
+         p.ints["ssm.inner_size"] = 65;
+       },
+       "expected a multiple of the width 32 and of 4 heads, found 65"},
+      {[&](Parts& p) {
+         scan(p);
+         p.ints.erase("ssm.time_step_rank");
+       },
+       "ssm.time_step_rank"},
+      {[&](Parts& p) {
+         scan(p);
+         p.tensors.push_back({"blk.0.ssm_a", GgufType::kF32, {1, 4}});
+       },
+       "tensor 'blk.0.ssm_a': element 0 is 0, expected a number below 0"},
+      {[&](Parts& p) {
+         scan(p);
+         p.tensors.push_back({"blk.0.ssm_conv1d.weight", GgufType::kQ8_0, {32, 4}});
+       },
+       "tensor 'blk.0.ssm_conv1d.weight': type Q8_0, expected F32"},
+      {[&](Parts& p) {
+         scan(p);
+         p.tensors.push_back({"blk.0.attn_q.weight", GgufType::kF32, {32, 4}});
+       },
+       "tensor 'blk.0.attn_q.weight' has no place in this architecture"},
   };
   for (const auto& [spoil, message] : cases) {
     Parts parts;
