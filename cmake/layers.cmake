@@ -49,17 +49,6 @@ function(planish_precompiled name)
   target_compile_options(${name} PRIVATE ${ARG_OPTIONS})
 endfunction()
 
-# Several sources are compiled as one (see PLANISH_UNITY): headers are parsed and templates made once for all, which
-# halves a cold build. Kernels of one operation define the same names in their sets, and stay apart.
-function(planish_unity target batch)
-  set_target_properties(${target} PROPERTIES UNITY_BUILD ${PLANISH_UNITY} UNITY_BUILD_BATCH_SIZE ${batch})
-  set(kernels ${ARGN})
-  list(FILTER kernels INCLUDE REGEX "_(scalar|sse4|avx2|avx512|avx512bf16|neon)\\.cc$")
-  if(kernels)
-    set_source_files_properties(${kernels} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
-  endif()
-endfunction()
-
 # planish_layer(name [LIBS target...]): library planish_<name> from src/<name>/**/*.cc, and, when
 # there are *_test.cc files, program <name>_test registered as a fast test and, when any test's
 # name holds "Slow", also as a slow one.
@@ -94,7 +83,6 @@ function(planish_layer name)
   endforeach()
   if(sources)
     add_library(planish_${name} STATIC ${sources})
-    planish_unity(planish_${name} 8 ${sources})
     target_include_directories(planish_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
     target_link_libraries(planish_${name} PUBLIC ${PLANISH_LAYERS_SO_FAR} ${ARG_LIBS})
     target_precompile_headers(planish_${name} REUSE_FROM planish_headers)
@@ -107,7 +95,6 @@ endfunction()
 
 function(planish_test name)
   add_executable(${name} ${ARGN})
-  planish_unity(${name} 4 ${ARGN})
   target_link_libraries(${name} PRIVATE ${PLANISH_LAYERS_SO_FAR} GTest::gmock GTest::gtest_main)
   target_precompile_headers(${name} REUSE_FROM planish_test_headers)
   target_compile_options(${name} PRIVATE ${PLANISH_TEST_OPTIONS})
