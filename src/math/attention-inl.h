@@ -131,14 +131,15 @@ inline void StartRows(const AttentionJob& job, const AttentionTile& tile, const 
   }
 }
 
-// Scores of one row to exponentials; keys visible: [first, last) of the tile, of which `vectors` are held.
+// Scores of one row to exponentials; keys visible: [first, last) of the tile, of which the vectors [hidden,
+// vectors) are held.
 inline void SoftmaxRow(const AttentionJob& job, const AttendState& state, int64_t r, int64_t first,
-                       int64_t last, int64_t vectors) {
+                       int64_t last, int64_t hidden, int64_t vectors) {
   float* scores = state.scores + r * kKeyTile;
   const bool masked = first > 0 || last < vectors * kLanes;
   constexpr float kIota[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   F16x maximum = Set(state.max[r]);
-  for (int64_t v = 0; v < vectors; ++v) {
+  for (int64_t v = hidden; v < vectors; ++v) {
     F16x s = Load(scores + v * kLanes);
     if (job.softcap > 0) s = Mul(Set(job.softcap), TanhF(s));
     if (masked) {
@@ -158,7 +159,7 @@ inline void SoftmaxRow(const AttentionJob& job, const AttendState& state, int64_
     for (int64_t d = 0; d < state.padded; d += kLanes) Store(Mul(Load(out + d), factor), out + d);
     state.max[r] = max;
   }
-  for (int64_t v = 0; v < vectors; ++v) {
+  for (int64_t v = hidden; v < vectors; ++v) {
     const F16x e = ExpSmall(Sub(Load(scores + v * kLanes), Set(max)));
     Store(e, scores + v * kLanes);
     sum = Add(sum, e);
@@ -199,6 +200,8 @@ void Attend(const AttentionJob& job, const AttentionTile& tile, float* scratch) 
     const int64_t begin = t * kKeyTile;
     const int64_t depth = last_position - begin + 1 < kKeyTile ? last_position - begin + 1 : kKeyTile;
     const int64_t vectors = (depth + kLanes - 1) / kLanes;
+    // Vectors at the window's edge that none of the queries sees.
+    const int64_t hidden = first_key > begin ? (first_key - begin) / kLanes : 0, skipped = hidden * kLanes;
     const float *k = state.k, *v = state.v;
     int64_t v_stride = state.padded;
     if (job.packed_k != nullptr) {
@@ -213,14 +216,14 @@ void Attend(const AttentionJob& job, const AttentionTile& tile, float* scratch) 
         PackValues(job, kv_head, t, state.v);
       }
     }
-    Product<false>(state.q, job.head_dim, k, kKeyTile, state.rows, job.head_dim, vectors, state.scores,
-                   kKeyTile);
+    Product<false>(state.q, job.head_dim, k + skipped, kKeyTile, state.rows, job.head_dim, vectors - hidden,
+                   state.scores + skipped, kKeyTile);
     for (int64_t r = 0; r < state.rows; ++r) {
       const int64_t own = position + r % tile.queries - begin;  // this query's own key in the tile
-      SoftmaxRow(job, state, r, own - window + 1, own + 1, vectors);
+      SoftmaxRow(job, state, r, own - window + 1, own + 1, hidden, vectors);
     }
-    Product<true>(state.scores, kKeyTile, v, v_stride, state.rows, depth, state.padded / kLanes, state.out,
-                  state.padded);
+    Product<true>(state.scores + skipped, kKeyTile, v + skipped * v_stride, v_stride, state.rows,
+                  depth - skipped, state.padded / kLanes, state.out, state.padded);
   }
   FinishRows(job, tile, state);
 }
