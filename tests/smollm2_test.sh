@@ -62,6 +62,9 @@ squeeze() { # NAME BITS GROUP LIMIT: perplexity at most LIMIT times the file's
   local back
   back=$(perplexity "$work/$1.gguf")
   check "$1: read back from GGUF: $back, within 1 %" below "$back" "$(awk -v s="$small" 'BEGIN { print 1.01 * s }')"
+  check "$1: as compressed-tensors" "$program" convert "$work/$1" -o "$work/$1-ct" --to compressed-tensors --quiet
+  back=$(perplexity "$work/$1-ct")
+  check "$1: read back from compressed-tensors: $back, the same" test -n "$back" -a "$back" = "$small"
 }
 squeeze bits3 3 128 1.3
 squeeze bits2.5 2 32 1.8
