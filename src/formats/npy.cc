@@ -20,7 +20,8 @@ std::string NpyHeader(int64_t rows, int64_t cols) {
   std::string text =
       fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", rows, cols);
   const size_t prefix = kMagic.size() + 2;
-  const size_t whole = (prefix + text.size() + 1 + kHeaderAlignment - 1) / kHeaderAlignment * kHeaderAlignment;
+  const size_t whole =
+      (prefix + text.size() + 1 + kHeaderAlignment - 1) / kHeaderAlignment * kHeaderAlignment;
   text.resize(whole - prefix - 1, ' ');
   text += '\n';
   std::string header(kMagic);
