@@ -213,7 +213,7 @@ class Chat {
 
 Status RunChat(ChatVerbFlags& flags) {
   PLANISH_TRY(const auto run, Run::Start(flags.run, flags.options.sampling.seed));
-  PLANISH_TRY(const Model model, LoadModel(flags.model));
+  PLANISH_TRY(const Model model, OpenModel(flags.model, flags.run));
   PLANISH_TRY(const auto tokenizer, Tokenizer::Load(model.path));
   PLANISH_TRY(ChatTemplate chat_template, LoadChatTemplate(model.path, flags.chat));
   PLANISH_TRY(const std::string system, CheckedText(flags.chat.system, "--system"));

@@ -73,8 +73,8 @@ void PrintDiff(const DiffFlags& flags, const ModelDifference& difference) {
 
 Status RunDiff(const DiffFlags& flags) {
   PLANISH_TRY(const auto run, Run::Start(flags.run));
-  PLANISH_TRY(const Model a, LoadModel(flags.a));
-  PLANISH_TRY(const Model b, LoadModel(flags.b));
+  PLANISH_TRY(const Model a, OpenModel(flags.a, flags.run));
+  PLANISH_TRY(const Model b, OpenModel(flags.b, flags.run));
   PLANISH_TRY(const ModelDifference difference, CompareModels(run->context(), a, b));
   if (flags.run.json) {
     PrintJson(DiffJson(difference));
