@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds everything and runs the tests.
 #
-#   ./test.sh          the fast tests (about a minute)
+#   ./test.sh          the fast tests (about two minutes)
 #   ./test.sh --slow   and the slow ones
 #
 # Fails when a test fails, and also when there was none to run.

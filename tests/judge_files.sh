@@ -6,8 +6,8 @@ set -euo pipefail
 program=$1 source=$2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-python3 -m venv "$work/venv"
-if ! timeout 120 "$work/venv/bin/pip" install -q --disable-pip-version-check gguf safetensors numpy > "$work/pip.log" 2>&1; then
+if ! (cd "$work" && python3 -m venv venv &&
+      timeout 120 venv/bin/pip install -q --disable-pip-version-check gguf safetensors numpy) > "$work/pip.log" 2>&1; then
   echo "skipped: packages gguf, safetensors, numpy cannot be installed here: $(tail -1 "$work/pip.log")"
   exit 0
 fi

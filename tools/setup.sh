@@ -16,7 +16,7 @@ packages=(build-essential g++ cmake ninja-build ccache pkg-config libpcre2-dev n
 case "${1:-build}" in
   build) ;;
   test) packages+=(libopenblas-dev) ;;
-  ci) packages+=(libopenblas-dev clang clang-format clang-tidy libclang-rt-14-dev) ;;
+  ci) packages+=(libopenblas-dev clang clang-format clang-tidy libclang-rt-14-dev python3-pip python3-venv) ;;
   *)
     echo "tools/setup.sh: unknown set '$1'; one of build, test, ci" >&2
     exit 2
