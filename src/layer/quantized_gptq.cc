@@ -62,20 +62,33 @@ std::vector<float> Transposed(const std::vector<float>& scales, int64_t groups, 
   return turned;
 }
 
-class GptqReader : public QuantizedReader {
+Status CheckGroup(int64_t group) {
+  if (group == -1 || (group >= 1 && group <= (int64_t{1} << 24))) return {};
+  return InputError(fmt::format("group_size: expected -1 or a positive size, found {}", group));
+}
+
+// What both formats have: words of codes beside scales.
+class WordReader : public QuantizedReader {
+ public:
+  bool Holds(const std::string& weight) const override {
+    return checkpoint_.Has(ModuleOf(weight) + ".qweight");
+  }
+
+ protected:
+  using QuantizedReader::QuantizedReader;
+};
+
+class GptqReader : public WordReader {
  public:
   static Result<std::unique_ptr<QuantizedReader>> Open(const Json& config, const Checkpoint& checkpoint) {
     auto reader = std::unique_ptr<GptqReader>(new GptqReader(checkpoint));
     PLANISH_RETURN_IF_ERROR(reader->ReadConfig(config));
     return std::unique_ptr<QuantizedReader>(std::move(reader));
   }
-  bool Holds(const std::string& weight) const override {
-    return checkpoint_.Has(ModuleOf(weight) + ".qweight");
-  }
   Result<Matrix> Read(const std::string& weight, int64_t rows, int64_t cols) override;
 
  private:
-  using QuantizedReader::QuantizedReader;
+  using WordReader::WordReader;
   Status ReadConfig(const Json& config);
   Status AddSizes(const Json& object);
   Result<int> BitsOf(const std::string& module, int64_t out, int64_t in) const;
@@ -91,9 +104,7 @@ Status GptqReader::AddSizes(const Json& object) {
   PLANISH_TRY(const int64_t bits, FirstInt(object, {"bits", "w_bit", "wbits"}));
   PLANISH_TRY(const int64_t group, FirstInt(object, {"group_size", "q_group_size"}));
   if (!IsGptqBits(bits)) return InputError(fmt::format("bits: expected 2, 3, 4 or 8, found {}", bits));
-  if (group != -1 && (group < 1 || group > (int64_t{1} << 24))) {
-    return InputError(fmt::format("group_size: expected -1 or a positive size, found {}", group));
-  }
+  PLANISH_RETURN_IF_ERROR(CheckGroup(group));
   bits_.insert(bits);
   group_sizes_.push_back(group);
   return {};
@@ -215,16 +226,14 @@ Result<Matrix> GptqReader::Read(const std::string& weight, int64_t rows, int64_t
   return matrix;
 }
 
-class AwqReader : public QuantizedReader {
+class AwqReader : public WordReader {
  public:
   static Result<std::unique_ptr<QuantizedReader>> Open(const Json& config, const Checkpoint& checkpoint) {
     auto reader = std::unique_ptr<AwqReader>(new AwqReader(checkpoint));
     PLANISH_TRY(const int64_t bits, FirstInt(config, {"bits", "w_bit"}));
     if (bits != 4) return InputError(fmt::format("bits: expected 4, found {}", bits));
     PLANISH_TRY(reader->group_, FirstInt(config, {"group_size", "q_group_size"}));
-    if (reader->group_ != -1 && (reader->group_ < 1 || reader->group_ > (int64_t{1} << 24))) {
-      return InputError(fmt::format("group_size: expected -1 or a positive size, found {}", reader->group_));
-    }
+    PLANISH_RETURN_IF_ERROR(CheckGroup(reader->group_));
     PLANISH_TRY(reader->has_zeros_, JsonBool(config, "zero_point", true));
     PLANISH_TRY(std::string version, JsonString(config, "version", "gemm"));
     std::ranges::transform(version, version.begin(), [](unsigned char c) { return std::tolower(c); });
@@ -234,13 +243,10 @@ class AwqReader : public QuantizedReader {
     }
     return std::unique_ptr<QuantizedReader>(std::move(reader));
   }
-  bool Holds(const std::string& weight) const override {
-    return checkpoint_.Has(ModuleOf(weight) + ".qweight");
-  }
   Result<Matrix> Read(const std::string& weight, int64_t rows, int64_t cols) override;
 
  private:
-  using QuantizedReader::QuantizedReader;
+  using WordReader::WordReader;
   int64_t group_ = 128;
   bool has_zeros_ = true;
 };

@@ -248,8 +248,9 @@ std::span<const std::byte> ReorderRows(std::span<const std::byte> bytes, int64_t
   return std::as_const(owner.copies.back()).bytes();
 }
 
-// Norms without the 1 that the file has added to them.
-Result<std::span<const std::byte>> SubtractPlus(const GgufTensor& tensor, float plus, Owner& owner) {
+// A vector whose values the file has changed: `change(value)` turns each back, or is an error for it.
+template <class Change>
+Result<std::span<const std::byte>> Changed(const GgufTensor& tensor, Owner& owner, Change change) {
   if (tensor.type != GgufType::kF32) {
     return InputError(
         fmt::format("tensor '{}': type {}, expected F32", Abbreviate(tensor.name), InfoOf(tensor.type).name));
@@ -258,8 +259,11 @@ Result<std::span<const std::byte>> SubtractPlus(const GgufTensor& tensor, float 
   for (size_t i = 0; i + 4 <= copy.size(); i += 4) {
     float value;
     std::memcpy(&value, tensor.bytes.data() + i, 4);
-    value -= plus;
-    std::memcpy(copy.data() + i, &value, 4);
+    const Result<float> changed = change(value);
+    if (!changed.ok()) {
+      return changed.error().At(fmt::format("tensor '{}': element {}", Abbreviate(tensor.name), i / 4));
+    }
+    std::memcpy(copy.data() + i, &*changed, 4);
   }
   owner.copies.push_back(std::move(copy));
   return std::as_const(owner.copies.back()).bytes();
@@ -275,23 +279,10 @@ Status ReadForm(const GgufTensor& tensor, GgufName::Form form, std::vector<int64
   }
   shape = {tensor.rows() * tensor.cols()};
   if (form != GgufName::Form::kNegatedPowers) return {};
-  if (tensor.type != GgufType::kF32) {
-    return InputError(
-        fmt::format("tensor '{}': type {}, expected F32", Abbreviate(tensor.name), InfoOf(tensor.type).name));
-  }
-  Buffer copy(tensor.bytes.size());
-  for (size_t i = 0; i + 4 <= copy.size(); i += 4) {
-    float value;
-    std::memcpy(&value, tensor.bytes.data() + i, 4);
-    if (!(value < 0) || !std::isfinite(value)) {
-      return InputError(fmt::format("tensor '{}': element {} is {}, expected a number below 0",
-                                    Abbreviate(tensor.name), i / 4, value));
-    }
-    value = static_cast<float>(std::log(-double{value}));
-    std::memcpy(copy.data() + i, &value, 4);
-  }
-  owner.copies.push_back(std::move(copy));
-  bytes = std::as_const(owner.copies.back()).bytes();
+  PLANISH_TRY(bytes, Changed(tensor, owner, [](float value) -> Result<float> {
+                if (value < 0 && std::isfinite(value)) return static_cast<float>(std::log(-double{value}));
+                return InputError(fmt::format("found {}, expected a number below 0", value));
+              }));
   return {};
 }
 
@@ -364,7 +355,9 @@ Status AddTensor(const GgufTensor& tensor, const GgufFamily& family, const GgufR
     bytes = ReorderRows(bytes, rows, order, owner);
   }
   if (StoresPlus(family, tensor.name)) {
-    PLANISH_TRY(bytes, SubtractPlus(tensor, family.norm_plus, owner));
+    // Norms without the 1 that the file has added to them.
+    PLANISH_TRY(bytes, Changed(tensor, owner,
+                               [&](float value) -> Result<float> { return value - family.norm_plus; }));
   }
   // A gate of one row is a vector there.
   if (shape.size() == 1 && tensor.name.ends_with("_shexp.weight")) shape.insert(shape.begin(), 1);

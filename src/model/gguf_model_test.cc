@@ -201,7 +201,7 @@ TEST(GgufModel, NamesWhatIsWrongInRotationsAndScans) {
          scan(p);
          p.tensors.push_back({"blk.0.ssm_a", GgufType::kF32, {1, 4}});
        },
-       "tensor 'blk.0.ssm_a': element 0 is 0, expected a number below 0"},
+       "tensor 'blk.0.ssm_a': element 0: found 0, expected a number below 0"},
       {[&](Parts& p) {
          scan(p);
          p.tensors.push_back({"blk.0.ssm_conv1d.weight", GgufType::kQ8_0, {32, 4}});
