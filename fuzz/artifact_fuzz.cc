@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "base/check.h"
+#include "fuzz/matrix_input.h"
 #include "layer/artifact.h"
-#include "matrix_input.h"
 
 namespace {
 

@@ -6,8 +6,8 @@
 #include <cstdint>
 
 #include "base/check.h"
+#include "fuzz/matrix_input.h"
 #include "layer/quantized.h"
-#include "matrix_input.h"
 
 namespace {
 
