@@ -53,11 +53,12 @@ struct Bench {
   int turns;
 
   // Each turn repeats the body for at least 20 ms.
-  void Race(const std::string& title, double macs, double bytes, std::vector<Contestant> all) const {
+  void Race(const std::string& title, double macs, double bytes, std::vector<Contestant> all,
+            Precision precision = Precision::kF32) const {
     const bool own = context.pool->NumThreads() == 1;
     double peak = 0;
     for (int turn = 0; turn < turns; ++turn) {
-      peak = std::max(peak, MeasureFmaPeak(context));
+      peak = std::max(peak, MeasureFmaPeak(context, precision));
       for (auto& contestant : all) {
         const double begin = Now(own);
         for (double end = begin; end < begin + 0.02;) {
@@ -68,7 +69,7 @@ struct Bench {
         }
       }
     }
-    fmt::print("{} (peak {:.1f} GMAC/s)\n", title, peak / 1e9);
+    fmt::print("{} (peak of {} {:.1f} GMAC/s)\n", title, GemmKernelsText(context, precision), peak / 1e9);
     for (const auto& contestant : all) {
       fmt::print("  {:<10} {:9.3f} ms  {:7.1f} GMAC/s  {:5.1f} % of peak", contestant.name,
                  contestant.best * 1e3, macs / contestant.best / 1e9, 100 * macs / contestant.best / peak);
@@ -110,6 +111,35 @@ void RaceNT(const Bench& bench, int64_t m, int64_t n, int64_t k) {
                  }});
 #endif
   bench.Race(fmt::format("NT {}x{}x{}", m, n, k), static_cast<double>(m * n * k), 0, std::move(all));
+}
+
+// The precisions, weights in bf16, beside the peak of products of bf16 where the processor has them.
+void RacePrecisions(const Bench& bench, int64_t m, int64_t n, int64_t k) {
+  const Mat<float> a = RandomMat(m, k, 1);
+  const std::vector<BF16> halves = ToBF16s(RandomMat(n, k, 2));
+  Mat<float> c(m, n);
+  const WeightView b{reinterpret_cast<const std::byte*>(halves.data()), DType::kBF16, n, k, k};
+  std::vector<Contestant> all;
+  for (const Precision precision : {Precision::kF32, Precision::kBF16, Precision::kSplit}) {
+    all.push_back({std::string(PrecisionName(precision)),
+                   [&, precision] { MatMulNT(bench.context, a, b, c.view(), Accumulate::kSet, precision); }});
+  }
+  bench.Race(fmt::format("precisions NT {}x{}x{}", m, n, k), static_cast<double>(m * n * k), 0,
+             std::move(all), Precision::kBF16);
+}
+
+// Of statistics: half the products counted.
+void RaceGramPrecisions(const Bench& bench, int64_t tokens, int64_t n) {
+  const Mat<float> x = RandomMat(tokens, n, 1);
+  Mat<float> h(n, n);
+  std::vector<Contestant> all;
+  for (const Precision precision : {Precision::kF32, Precision::kBF16, Precision::kSplit}) {
+    all.push_back({std::string(PrecisionName(precision)),
+                   [&, precision] { Gram(bench.context, x, h.view(), Accumulate::kSet, precision); }});
+  }
+  bench.Race(fmt::format("precisions Gram {}x{}", tokens, n),
+             static_cast<double>(tokens) * static_cast<double>(n * (n + 1) / 2), 0, std::move(all),
+             Precision::kBF16);
 }
 
 void RaceNN(const Bench& bench, int64_t m, int64_t n, int64_t k) {
@@ -203,6 +233,10 @@ int Main(int argc, char** argv) {
   RaceNT(bench, 1024, 768, 2048);
   RaceNT(bench, 1024, 8192, 768);
   RaceNT(bench, 2048, 4096, 4096);
+  RacePrecisions(bench, 1024, 2048, 768);
+  RacePrecisions(bench, 2048, 4096, 4096);
+  RaceGramPrecisions(bench, HasFastBf16(bench.context) ? 16384 : 4096,
+                     HasFastBf16(bench.context) ? 4096 : 2048);
   RaceNT(bench, 128, 2048, 768);
   RaceNT(bench, 16, 2048, 768);
   RaceNT(bench, 64, 64, 64);

@@ -68,7 +68,7 @@ function(planish_layer name)
     elseif(source MATCHES "_avx512bf16\\.cc$")
       set_source_files_properties(${source} PROPERTIES COMPILE_FLAGS "${PLANISH_AVX512_FLAGS} -mavx512bf16"
         SKIP_PRECOMPILE_HEADERS ON)
-    elseif(source MATCHES "_avx512\\.cc$")
+    elseif(source MATCHES "_(avx512|amx)\\.cc$")
       set_source_files_properties(${source} PROPERTIES COMPILE_FLAGS "${PLANISH_AVX512_FLAGS}"
         SKIP_PRECOMPILE_HEADERS ON)
     elseif(source MATCHES "_neon\\.cc$")

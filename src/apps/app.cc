@@ -6,7 +6,9 @@
 #include <csignal>
 #include <cstdio>
 
+#include "base/check.h"
 #include "formats/text.h"
+#include "math/gemm.h"
 
 namespace planish::app {
 namespace {
@@ -26,6 +28,16 @@ void AddRunOptions(CLI::App& verb, RunOptions& options) {
   verb.add_flag("--strict", options.strict, "The same bytes on any CPU, not only on this one");
   verb.add_flag("--quiet,-q", options.quiet, "No progress");
   verb.add_flag("--json", options.json, "Results as JSON on standard output");
+}
+
+void AddPrecisionOption(CLI::App& verb, RunOptions& options) {
+  options.precision = "auto";
+  verb.add_option(
+          "--precision", options.precision,
+          "Of matrix products in forward passes and statistics: fp32; bf16: factors rounded to 8 bits; "
+          "split: to 16, as two bf16; auto: split where the processor multiplies bf16 faster, else fp32")
+      ->check(CLI::IsMember({"auto", "fp32", "bf16", "split"}))
+      ->capture_default_str();
 }
 
 Run::Run(const RunOptions& options)
@@ -58,6 +70,18 @@ Result<std::unique_ptr<Run>> Run::Start(const RunOptions& options, uint64_t seed
       fmt::print(stderr,
                  "strict needs fused multiply-add, which this kernel set lacks: using scalar (slow)\n");
     }
+  }
+  if (options.precision == "auto") {
+    context.precision = HasFastBf16(context) ? Precision::kSplit : Precision::kF32;
+  } else {
+    const auto precision = ParsePrecision(options.precision);
+    PLANISH_CHECK(precision.has_value()) << options.precision;
+    context.precision = *precision;
+  }
+  if (context.profile == Profile::kStrict && context.precision != Precision::kF32) {
+    return InputError(fmt::format(
+        "--precision {} with --strict: only fp32 gives the same bytes on any CPU; leave one of them out",
+        options.precision));
   }
   return run;
 }

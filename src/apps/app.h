@@ -20,8 +20,11 @@ struct RunOptions {
   bool strict = false;
   bool quiet = false;
   bool json = false;
+  std::string precision = "fp32";
 };
 void AddRunOptions(CLI::App& verb, RunOptions& options);
+// --precision, on verbs whose forward passes may be less exact than fp32.
+void AddPrecisionOption(CLI::App& verb, RunOptions& options);
 
 // Owns what a Context points to.
 class Run {

@@ -66,6 +66,11 @@ TEST_F(CliTest, BadUsageAndBadInputEndWithTwoAndAMessage) {
       {{"eval", "demo", "--text", kSample, "--threads", "-1"}, "--threads"},
       {{"eval", "demo", "--text", kSample, "--isa", "mmx"},
        "--isa: expected scalar, sse4, avx2 or avx512, found 'mmx'"},
+      {{"eval", "demo", "--text", kSample, "--strict", "--precision", "bf16"},
+       "--precision bf16 with --strict: only fp32"},
+      {{"eval", "demo", "--text", kSample, "--strict", "--reference-precision", "split"},
+       "--reference-precision split with --strict"},
+      {{"compress", "demo", "-o", "q", "--precision", "fp16"}, "--precision"},
       {{"eval", "demo", "--text", "missing.txt"}, "missing.txt"},
       {{"eval", "demo", "--text", "latin1.txt"}, "latin1.txt"},
       {{"eval", "demo", "--text", "empty.txt"}, "at least 2 are needed"},
@@ -128,6 +133,21 @@ TEST_F(CliTest, AModelDoesNoDamageToItself) {
   ASSERT_EQ(two.size(), 2u);
   EXPECT_EQ(two[0]["model"], "demo");
   EXPECT_EQ(two[0]["perplexity"], two[1]["perplexity"]);
+}
+
+// A model against itself: what 8 and 16 bits in place of 24 do to the linears' factors.
+TEST_F(CliTest, PrecisionsAddLittle) {
+  const auto kl = [&](const char* precision) {
+    const Json report = RunJson({"eval", "demo", "--precision", precision, "--reference", "demo",
+                                 "--reference-precision", "fp32", "--text", kSample, "--tokens", "600"});
+    EXPECT_EQ(report["precision"], precision);
+    return report["kl"].get<double>();
+  };
+  EXPECT_EQ(kl("fp32"), 0.0);
+  const double bf16 = kl("bf16"), split = kl("split");
+  EXPECT_GT(bf16, 1e-6);
+  EXPECT_LT(bf16, 1e-3);
+  EXPECT_LT(split, bf16 / 50);
 }
 
 TEST_F(CliTest, GenerateRepeatsWithItsSeed) {

@@ -79,6 +79,7 @@ void AddCalibrateVerb(CLI::App& app) {
                    "MB of hidden states kept in memory; more goes to disk")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
+  AddPrecisionOption(*verb, flags->run);
   AddRunOptions(*verb, flags->run);
   verb->footer(
       "Examples:\n"

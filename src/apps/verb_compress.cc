@@ -222,6 +222,7 @@ void AddCompressVerb(CLI::App& app) {
                  "Discard an unfinished run instead of going on with it");
   verb->add_option("--log", flags->log, "Write the report of every layer as JSON lines");
   AddAdapterOption(*verb, flags->adapters);
+  AddPrecisionOption(*verb, flags->run);
   AddRunOptions(*verb, flags->run);
   verb->footer(
       "A killed or interrupted run goes on where it was when the same command is given again.\n"

@@ -17,7 +17,7 @@ struct EvalFlags {
   std::vector<std::string> adapters;
   RuntimeOptions runtime{.runtime = "plain"};
   std::vector<std::string> models;
-  std::string reference, text, set = "full";
+  std::string reference, reference_precision, text, set = "full";
   int64_t context = 1024, stride = 0, tokens = 0;
   bool bos = false;
 };
@@ -61,6 +61,10 @@ void Print(const EvalFlags& flags, const std::vector<DamageReport>& reports) {
 
 Status Eval(const EvalFlags& flags) {
   PLANISH_TRY(const auto run, Run::Start(flags.run));
+  if (flags.run.strict && !flags.reference_precision.empty() && flags.reference_precision != "fp32") {
+    return InputError(fmt::format("--reference-precision {} with --strict: leave one of them out",
+                                  flags.reference_precision));
+  }
   EvalOptions options{.context = flags.context, .stride = flags.stride, .max_tokens = flags.tokens};
   options.set = flags.set == "screen" ? EvalSet::kScreen : EvalSet::kFull;
   PLANISH_TRY(const auto tokens, TokenizeFile(flags, flags.models.front()));
@@ -75,7 +79,9 @@ Status Eval(const EvalFlags& flags) {
     PLANISH_RETURN_IF_ERROR(CheckFinite(run->context(), model));
     models.push_back(std::make_unique<Model>(std::move(model)));
     if (reference || flags.runtime.runtime == "plain") {
-      sources.push_back(std::make_unique<ModelSource>(*models.back(), flags.context + 1));
+      sources.push_back(std::make_unique<ModelSource>(
+          *models.back(), flags.context + 1,
+          reference ? ParsePrecision(flags.reference_precision) : std::optional<Precision>()));
       return {};
     }
     PLANISH_TRY(auto runner, MakeRunner(run->context(), *models.back(), flags.runtime, 1, flags.context + 1));
@@ -117,6 +123,10 @@ void AddEvalVerb(CLI::App& app) {
   verb->add_option("MODEL", flags->models, "One or more models; several share one run of the reference")
       ->required();
   verb->add_option("--reference", flags->reference, "The original model to compare with");
+  verb->add_option("--reference-precision", flags->reference_precision,
+                   "fp32, bf16 or split for the reference (default: as --precision); a model against itself "
+                   "then shows what a precision adds")
+      ->check(CLI::IsMember({"fp32", "bf16", "split"}));
   verb->add_option("--text", flags->text, "UTF-8 text file, tokenized as one string")->required();
   verb->add_option("--context", flags->context, "Tokens a window")
       ->check(CLI::Range(2, 1 << 24))
@@ -132,12 +142,14 @@ void AddEvalVerb(CLI::App& app) {
   AddRuntimeOptions(*verb, flags->runtime);
   AddPrecisionOptions(*verb, flags->runtime);
   AddAdapterOption(*verb, flags->adapters);
+  AddPrecisionOption(*verb, flags->run);
   AddRunOptions(*verb, flags->run);
   verb->footer(
       "Examples:\n"
       "  planish eval demo --text book.txt\n"
       "  planish eval small/ --reference original/ --text wikitext2-raw-test.txt --json\n"
       "  planish eval q4/ q3/ q2/ --reference original/ --text wikitext2-raw-test.txt --set screen\n"
+      "  planish eval m/ --precision bf16 --reference m/ --reference-precision fp32 --text book.txt\n"
       "  planish eval q4/ --runtime packed --reference original/ --text book.txt   with what decoding adds");
   AddVerb(*verb, [flags] { return Eval(*flags); });
 }

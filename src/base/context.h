@@ -3,6 +3,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
+#include <string_view>
 
 #include "base/cpu.h"
 #include "base/progress.h"
@@ -16,10 +18,22 @@ namespace planish {
 enum class Profile { kFast, kStrict };
 inline const char* ProfileName(Profile p) { return p == Profile::kStrict ? "strict" : "fast"; }
 
+// How the elements of the two factors of a matrix product are taken; sums are fp32 always.
+//   kF32    as they are
+//   kBF16   rounded to bf16: 8 significant bits
+//   kSplit  as two bf16, their value and the rest: 16 bits. The product of the two rests may be left out.
+// Only for profile `fast`. Processors without products of bf16 round and multiply in fp32.
+enum class Precision { kF32, kBF16, kSplit };
+std::string_view PrecisionName(Precision precision);  // "fp32", "bf16", "split"
+std::optional<Precision> ParsePrecision(std::string_view name);
+
 struct Context {
   ThreadPool* pool = nullptr;  // never null inside an engine
   Isa isa = Isa::kScalar;
   Profile profile = Profile::kFast;
+  // Of the linears of forward passes and of the sums of squares of their inputs; what solves for weights
+  // computes in fp32 or better whatever is said here.
+  Precision precision = Precision::kF32;
   uint64_t seed = 0;
   const std::atomic<bool>* cancel = nullptr;  // set by Ctrl-C; engines poll it between units of work
   ProgressSink* progress = nullptr;           // null: silent

@@ -110,6 +110,17 @@ bool CpuHas(CpuFeature feature) {
 #endif
 }
 
+bool AllowTiles() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr int kRequestState = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+  static const bool granted =
+      CpuHas(CpuFeature::kAmxBf16) && syscall(SYS_arch_prctl, kRequestState, kTileData) == 0;
+  return granted;
+#else
+  return false;
+#endif
+}
+
 bool IsaSupported(Isa isa) {
 #if defined(__x86_64__)
   // __builtin_cpu_supports also checks XCR0, that is, what the operating system enabled.

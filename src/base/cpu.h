@@ -23,7 +23,7 @@ std::optional<Isa> ParseIsa(std::string_view name);
 //   kAvx512Vnni  8-bit dot products into 32 bits, 512-bit registers; kAvxVnni: the VEX form, 256-bit
 //   kAvx512Bf16  dot products of bf16 pairs
 //   kAmxInt8, kAmxBf16  matrix tiles. True says that the kernel would grant them: a process still has to ask
-//                (arch_prctl ARCH_REQ_XCOMP_PERM) before its first tile instruction.
+//                (AllowTiles) before its first tile instruction.
 //   kBmi2        bit deposit and extract
 //   kArmDotprod  8-bit dot products of Armv8.2
 enum class CpuFeature { kAvx512Vnni, kAvxVnni, kAvx512Bf16, kAmxInt8, kAmxBf16, kBmi2, kArmDotprod };
@@ -33,6 +33,10 @@ inline constexpr CpuFeature kAllCpuFeatures[] = {
 std::string_view CpuFeatureName(CpuFeature feature);
 // True when the CPU has the instructions and the operating system saves their registers.
 bool CpuHas(CpuFeature feature);
+
+// Asks the operating system for tile data, once in a process. False: no matrix tiles of bf16 here, or not
+// granted.
+bool AllowTiles();
 
 // True when the CPU has the instructions and the operating system saves their registers.
 bool IsaSupported(Isa isa);

@@ -108,7 +108,7 @@ Status Moments::Add(const Context& context, MatView<const float> x) {
                                     count_ + bad / x.cols, bad % x.cols));
   }
   chunk_.Resize(width(), width());
-  Gram(context, x, chunk_);
+  Gram(context, x, chunk_, Accumulate::kSet, context.precision);
   constexpr int64_t kRows = 64, kCols = 256;
   context.pool->ParallelFor((width() + kRows - 1) / kRows, [&](int64_t panel) {
     const int64_t end = std::min(width(), (panel + 1) * kRows);

@@ -191,6 +191,7 @@ DamageReport Run::Report(Totals& totals, const std::optional<Totals>& reference)
   }
   report.seconds = totals.seconds;
   report.profile = ProfileName(context_.profile);
+  report.precision = PrecisionName(context_.precision);
   report.isa = IsaName(context_.isa);
   return report;
 }

@@ -57,7 +57,7 @@ struct DamageReport {
   std::optional<int64_t> bytes;
   std::optional<double> bits_per_weight, linear_bits_per_weight;
   double seconds = 0;  // wall clock, of this model's logits and their comparison
-  std::string profile, isa;
+  std::string profile, isa, precision;
 };
 
 // Judges all models on the same windows; the reference (may be null) runs once for all of them.

@@ -367,12 +367,13 @@ TEST(DamageReport, JsonAndTable) {
   DamageReport r{.tokens = 7, .perplexity = 5.5, .perplexity_ci95 = Interval{5, 6}, .seconds = 1.5};
   r.profile = "fast";
   r.isa = "avx2";
+  r.precision = "fp32";
   EXPECT_EQ(
       DumpJson(ReportJson(r)),
       R"({"tokens":7,"perplexity":5.5,"perplexity_ci95":[5.0,6.0],"reference_perplexity":null,"kl":null,)"
       R"("kl_ci95":null,"kl_median":null,"kl_p99":null,"kl_max":null,"top1":null,"dp_mean":null,"dp_rms":null,)"
       R"("bytes":null,"bits_per_weight":null,"linear_bits_per_weight":null,"seconds":1.5,"profile":"fast",)"
-      R"("isa":"avx2"})");
+      R"("isa":"avx2","precision":"fp32"})");
   r.perplexity = std::numeric_limits<double>::infinity();
   EXPECT_TRUE(ReportJson(r)["perplexity"].is_null());
   r.perplexity = 5.5;

@@ -1,6 +1,8 @@
 // A model as a source of logits for the evaluator.
 #pragma once
 
+#include <optional>
+
 #include "evaluate/damage.h"
 #include "model/forward.h"
 
@@ -8,8 +10,12 @@ namespace planish {
 
 class ModelSource : public LogitSource {
  public:
-  ModelSource(const Model& model, int64_t max_window)
-      : model_(model), executor_(model), cache_(model.program.cache_layers, 1, max_window) {}
+  // `precision`: instead of the context's.
+  ModelSource(const Model& model, int64_t max_window, std::optional<Precision> precision = {})
+      : model_(model),
+        executor_(model),
+        cache_(model.program.cache_layers, 1, max_window),
+        precision_(precision) {}
   int64_t vocab_size() const override { return model_.program.vocab; }
   Status Logits(const Context& context, std::span<const int32_t> ids, MatView<float> logits) override;
 
@@ -17,6 +23,7 @@ class ModelSource : public LogitSource {
   const Model& model_;
   Executor executor_;
   DenseCache cache_;
+  std::optional<Precision> precision_;
 };
 
 }  // namespace planish

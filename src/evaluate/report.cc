@@ -58,6 +58,7 @@ OrderedJson ReportJson(const DamageReport& report) {
   json["seconds"] = Number(report.seconds);
   json["profile"] = report.profile;
   json["isa"] = report.isa;
+  json["precision"] = report.precision;
   return json;
 }
 
@@ -89,7 +90,8 @@ std::string ReportTable(std::span<const DamageReport> reports, std::span<const s
     const DamageReport& r = reports[0];
     out += fmt::format("{} scored tokens", r.tokens);
     if (r.reference_perplexity) out += fmt::format(", reference perplexity {:.4f}", *r.reference_perplexity);
-    out += fmt::format("; profile {}, {}; +- is half a 95 % interval over windows\n", r.profile, r.isa);
+    out += fmt::format("; profile {}, {}, {}; +- is half a 95 % interval over windows\n", r.profile, r.isa,
+                       r.precision);
   }
   return out;
 }

@@ -437,20 +437,20 @@ Mat<float> Reconstruct(const Matrix& matrix) {
 
 void Apply(const Context& context, const Matrix& m, MatView<const float> x, MatView<float> y, Accumulate op) {
   std::visit(
-      Overloaded{
-          [&](const Dense& d) {
-            MatMulNT(context, x, WeightView{d.data.bytes.data(), d.type, m.rows, m.cols, m.cols}, y, op);
-          },
-          [&](const Coded&) { MatMulNT(context, x, MatrixRows(m), y, op); },
-          [&](const Blocks&) { MatMulNT(context, x, MatrixRows(m), y, op); },
-          [&](const ProductPart& p) { ApplyProduct(context, p, x, y, op); },
-          [&](const Sparse& s) { ApplySparse(context, m, s, x, y, op); },
-          [&](const SumPart& s) {
-            Apply(context, s.terms.front(), x, y, op);
-            for (size_t k = 1; k < s.terms.size(); ++k) {
-              Apply(context, s.terms[k], x, y, op == Accumulate::kSubtract ? op : Accumulate::kAdd);
-            }
-          }},
+      Overloaded{[&](const Dense& d) {
+                   MatMulNT(context, x, WeightView{d.data.bytes.data(), d.type, m.rows, m.cols, m.cols}, y,
+                            op, context.precision);
+                 },
+                 [&](const Coded&) { MatMulNT(context, x, MatrixRows(m), y, op, context.precision); },
+                 [&](const Blocks&) { MatMulNT(context, x, MatrixRows(m), y, op, context.precision); },
+                 [&](const ProductPart& p) { ApplyProduct(context, p, x, y, op); },
+                 [&](const Sparse& s) { ApplySparse(context, m, s, x, y, op); },
+                 [&](const SumPart& s) {
+                   Apply(context, s.terms.front(), x, y, op);
+                   for (size_t k = 1; k < s.terms.size(); ++k) {
+                     Apply(context, s.terms[k], x, y, op == Accumulate::kSubtract ? op : Accumulate::kAdd);
+                   }
+                 }},
       m.body);
 }
 

@@ -1,8 +1,10 @@
 // Bodies of the kernels over a vector type V, included by each instruction set's file inside its
 // anonymous namespace, so that every copy has internal linkage (see gemm_kernels.h). V has
 //   kLanes, kTileRows, kTileRegs (registers across a row of the tile), kDotRegs, kDotRows, Reg
-//   Zero, Load, Store, LoadFirst, StoreFirst (n lanes; the others zero or not written)
-//   Broadcast, MulAdd, Add, Negate, HalvingSum, LoadElements<Element>, Transpose.
+//   kStepElements (elements of k in a step), Zero, Load, Store, LoadFirst, StoreFirst (n lanes; the others
+//   zero or not written), Broadcast, MulAdd, Add, Negate, HalvingSum, Transpose,
+//   LoadElements<Element>; where a step is two elements also LoadPairs<Element>, of a row, and JoinRows, of
+//   two; kPadSteps: panels are filled up to kLanes steps.
 
 // Registers of one tile: kTileRows * kTileRegs sums, kTileRegs of B and one broadcast of A. Per k step
 // that is kTileRows + kTileRegs loads for kTileRows * kTileRegs multiply-adds, so at two loads and two
@@ -75,73 +77,111 @@ void Tile(int64_t kc, const float* a, const float* b, float* c, int64_t c_stride
 
 constexpr int64_t ElementBytes(Element type) { return type == Element::kF32 ? 4 : 2; }
 
-// The first n elements widened, zeros after them.
+// kLanes steps of one row.
 template <class V, Element kType>
-typename V::Reg LoadFirstElements(const unsigned char* source, int64_t n) {
-  alignas(64) unsigned char padded[V::kLanes * 4] = {};
+typename V::Reg LoadSteps(const unsigned char* source, int part) {
+  if constexpr (V::kStepElements == 1) {
+    return V::template LoadElements<kType>(source);
+  } else {
+    return V::template LoadPairs<kType>(source, part);
+  }
+}
+
+// kLanes steps of the first n elements, zeros after them.
+template <class V, Element kType>
+typename V::Reg LoadFirstSteps(const unsigned char* source, int64_t n, int part) {
+  alignas(64) unsigned char padded[V::kLanes * V::kStepElements * 4] = {};
   memcpy(padded, source, static_cast<size_t>(n * ElementBytes(kType)));
-  return V::template LoadElements<kType>(padded);
+  return LoadSteps<V, kType>(padded, part);
 }
 
 // Square blocks of kLanes rows by kLanes steps of k, transposed in registers: about a quarter of a
-// shuffle per element, which hides behind reading the source once from memory.
-template <class V, Element kType>
-void PackRowsOf(const unsigned char* source, int64_t stride, int rows, int64_t kc, int width, bool negate,
-                float* panel) {
-  constexpr int kLanes = V::kLanes;
+// shuffle per element, which hides behind reading the source once from memory. kRowMajor leaves them as they
+// are, as matrix tiles want A: blocks of kLanes steps, each `width` rows of kLanes.
+template <class V, Element kType, bool kRowMajor>
+void PackRowsOf(const unsigned char* source, int64_t stride, int rows, int64_t elements, int width,
+                bool negate, int part, float* panel) {
+  constexpr int kLanes = V::kLanes, kPer = V::kStepElements;
+  const int64_t kc = (elements + kPer - 1) / kPer;
   for (int row = 0; row < width; row += kLanes) {
     const int count = rows - row < kLanes ? rows - row : kLanes;
     for (int64_t k = 0; k < kc; k += kLanes) {
       const int64_t steps = kc - k < kLanes ? kc - k : kLanes;
+      const int64_t left = elements - k * kPer;
       typename V::Reg block[kLanes];
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) {
-        const unsigned char* at = source + ((row + i) * stride + k) * ElementBytes(kType);
+        const unsigned char* at = source + ((row + i) * stride + k * kPer) * ElementBytes(kType);
         if (i >= count) {
           block[i] = V::Zero();
-        } else if (steps == kLanes) {
-          block[i] = V::template LoadElements<kType>(at);
+        } else if (left >= kLanes * kPer) {
+          block[i] = LoadSteps<V, kType>(at, part);
         } else {
-          block[i] = LoadFirstElements<V, kType>(at, steps);
+          block[i] = LoadFirstSteps<V, kType>(at, left, part);
         }
         if (negate) block[i] = V::Negate(block[i]);
       }
-      V::Transpose(block);
-      float* out = panel + k * width + row;
+      if constexpr (kRowMajor) {
+        float* out = panel + k * width + row * kLanes;
 #pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {
-        if (i < steps) V::Store(out + i * width, block[i]);
+        for (int i = 0; i < kLanes; ++i) V::Store(out + i * kLanes, block[i]);
+      } else {
+        V::Transpose(block);
+        float* out = panel + k * width + row;
+        const int64_t stored = V::kPadSteps ? kLanes : steps;
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) {
+          if (i < stored) V::Store(out + i * width, block[i]);
+        }
       }
     }
   }
 }
 
-template <class V>
-void PackRows(const unsigned char* source, Element type, int64_t stride, int rows, int64_t kc, int width,
-              bool negate, float* panel) {
+template <class V, bool kRowMajor = false>
+void PackRows(const unsigned char* source, Element type, int64_t stride, int rows, int64_t elements,
+              int width, bool negate, int part, float* panel) {
+  const auto pack = [=](auto of) { of(source, stride, rows, elements, width, negate, part, panel); };
   switch (type) {
     case Element::kF32:
-      return PackRowsOf<V, Element::kF32>(source, stride, rows, kc, width, negate, panel);
+      return pack(&PackRowsOf<V, Element::kF32, kRowMajor>);
     case Element::kF16:
-      return PackRowsOf<V, Element::kF16>(source, stride, rows, kc, width, negate, panel);
+      return pack(&PackRowsOf<V, Element::kF16, kRowMajor>);
     case Element::kBF16:
-      return PackRowsOf<V, Element::kBF16>(source, stride, rows, kc, width, negate, panel);
+      return pack(&PackRowsOf<V, Element::kBF16, kRowMajor>);
+  }
+}
+
+// One step of kLanes columns from `from` on, of which `left` exist; `elements` rows are left.
+template <class V>
+typename V::Reg LoadColumns(const float* from, int64_t stride, int64_t left, int64_t elements, int part) {
+  const auto row = [=](int64_t i) {
+    if (i >= elements) return V::Zero();
+    return left >= V::kLanes ? V::Load(from + i * stride)
+                             : V::LoadFirst(from + i * stride, static_cast<int>(left));
+  };
+  if constexpr (V::kStepElements == 1) {
+    return row(0);
+  } else {
+    return V::JoinRows(row(0), row(1), part);
   }
 }
 
 // One pass over the rows of the source, which are contiguous, into all panels.
 template <class V>
-void PackCols(const float* source, int64_t stride, int64_t cols, int64_t kc, int valid, int width,
-              bool negate, float* panels, int64_t panel_stride) {
+void PackCols(const float* source, int64_t stride, int64_t cols, int64_t elements, int valid, int width,
+              bool negate, int part, float* panels, int64_t panel_stride) {
+  constexpr int kPer = V::kStepElements;
+  int64_t kc = (elements + kPer - 1) / kPer;
+  if constexpr (V::kPadSteps) kc = (kc + V::kLanes - 1) / V::kLanes * V::kLanes;
   for (int64_t k = 0; k < kc; ++k) {
-    const float* from = source + k * stride;
+    const float* from = source + k * kPer * stride;
     float* to = panels + k * width;
     for (int64_t col = 0; col < cols; col += valid, to += panel_stride) {
       const int64_t count = cols - col < valid ? cols - col : valid;
       for (int lane = 0; lane < width; lane += V::kLanes) {
-        const int64_t left = count - lane;
-        typename V::Reg value = left >= V::kLanes ? V::Load(from + col + lane)
-                                                  : V::LoadFirst(from + col + lane, static_cast<int>(left));
+        typename V::Reg value =
+            LoadColumns<V>(from + col + lane, stride, count - lane, elements - k * kPer, part);
         if (negate) value = V::Negate(value);
         V::Store(to + lane, value);
       }
@@ -280,8 +320,22 @@ float FmaChains(int64_t iterations, float scale, float offset) {
 }
 
 template <class V>
+constexpr Packers MakePackers() {
+  return {&PackRows<V>, &PackCols<V>};
+}
+
+template <class V>
 constexpr KernelSet MakeKernels(const char* name) {
-  return {
-      name,    V::kTileRows,  V::kTileRegs * V::kLanes, V::kPanelWidth, &Tile<V>, &PackRows<V>, &PackCols<V>,
-      &Dot<V>, &FmaChains<V>, kChains * V::kLanes};
+  return {name,
+          V::kTileRows,
+          V::kTileRegs * V::kLanes,
+          V::kPanelWidth,
+          1,
+          1,
+          &Tile<V>,
+          MakePackers<V>(),
+          MakePackers<V>(),
+          &Dot<V>,
+          &FmaChains<V>,
+          kChains * V::kLanes};
 }

@@ -9,6 +9,7 @@
 #include "math/gemm.h"
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <vector>
 
@@ -45,7 +46,7 @@ int64_t EvenPart(int64_t n, int64_t limit, int64_t unit) {
   return CeilDiv(CeilDiv(n, parts), unit) * unit;
 }
 
-const KernelSet& Kernels(const Context& context) {
+const KernelSet& FloatKernels(const Context& context) {
   PLANISH_CHECK(context.pool != nullptr);
   PLANISH_CHECK(IsaSupported(context.isa)) << IsaName(context.isa) << " is not supported by this processor";
   switch (context.isa) {
@@ -62,6 +63,38 @@ const KernelSet& Kernels(const Context& context) {
   return gemm::kScalarKernels;
 }
 
+// Those of bf16 where the precision wants them and the processor has them. Asking the processor takes long in
+// a virtual machine, so that it is asked once.
+const KernelSet& Kernels(const Context& context, Precision precision) {
+  PLANISH_CHECK(precision == Precision::kF32 || context.profile == Profile::kFast)
+      << PrecisionName(precision) << " in the strict profile";
+#if defined(__x86_64__)
+  if (precision != Precision::kF32 && context.isa == Isa::kAvx512) {
+    static const KernelSet* const kPairs = AllowTiles()                      ? &gemm::kAmxKernels
+                                           : CpuHas(CpuFeature::kAvx512Bf16) ? &gemm::kAvx512Bf16Kernels
+                                                                             : nullptr;
+    if (kPairs != nullptr) return *kPairs;
+  }
+#endif
+  return FloatKernels(context);
+}
+
+// What the panels of fp32 kernels hold of their values under a precision.
+void RoundTo(Precision precision, float* values, int64_t n) {
+  const auto round = [](uint32_t bits) {
+    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1)) & 0xffff0000u;
+    return (bits & 0x7fffffffu) > 0x7f800000u ? bits : rounded;
+  };
+  for (int64_t i = 0; i < n; ++i) {
+    const float value = values[i], first = std::bit_cast<float>(round(std::bit_cast<uint32_t>(value)));
+    if (precision == Precision::kBF16) {
+      values[i] = first;
+    } else {
+      values[i] = first + std::bit_cast<float>(round(std::bit_cast<uint32_t>(value - first)));
+    }
+  }
+}
+
 Element ElementOf(DType type) {
   PLANISH_CHECK(IsComputable(type)) << DTypeName(type);
   return type == DType::kF32 ? Element::kF32 : type == DType::kF16 ? Element::kF16 : Element::kBF16;
@@ -75,6 +108,7 @@ struct Factor {
   int64_t extent = 0, k = 0, stride = 0;
   const RowSource* source = nullptr;
   bool negate = false;
+  int parts = 1;  // 2: its values and their rests are packed, as bf16 (Precision::kSplit)
 };
 
 const std::byte* Bytes(const float* p) { return reinterpret_cast<const std::byte*>(p); }
@@ -86,61 +120,93 @@ Factor ColsOf(MatView<const float> m) {
   return {Factor::Form::kCols, Bytes(m.data), Element::kF32, m.cols, m.rows, m.stride};
 }
 
-// The part of k that is packed at a time, cut into blocks.
+// The part of k that is packed at a time, cut into blocks; all in steps, a step being one element or two.
 struct KRange {
   int64_t begin = 0, count = 0, block = 0;
   int64_t Blocks() const { return CeilDiv(count, block); }
   int64_t Steps(int64_t q) const { return std::min(block, count - q * block); }
 };
 
-// A chunk of a factor and its packed panels: block q of k holds all panels, each steps * width floats.
+// A chunk of a factor and its packed panels: block q of k holds all panels, each steps * width floats; behind
+// them the same of the second part.
 struct Chunk {
   const Factor* factor = nullptr;
+  const gemm::Packers* packers = nullptr;
   int64_t begin = 0, count = 0;  // rows of the factor
   int valid = 0, width = 0;      // rows in a panel; its padded width
   float* packed = nullptr;
 
   int64_t Panels() const { return CeilDiv(count, valid); }
   int64_t PanelRows(int64_t p) const { return std::min<int64_t>(valid, count - p * valid); }
-  int64_t Floats(const KRange& range) const { return Panels() * width * range.count; }
-  float* Panel(const KRange& range, int64_t q, int64_t p) const {
-    return packed + (q * range.block * Panels() + p * range.Steps(q)) * width;
+  int64_t PartFloats(const KRange& range) const { return Panels() * width * range.count; }
+  int64_t Floats(const KRange& range) const { return PartFloats(range) * factor->parts; }
+  float* Panel(const KRange& range, int64_t q, int64_t p, int part = 0) const {
+    return packed + part * PartFloats(range) + (q * range.block * Panels() + p * range.Steps(q)) * width;
   }
   // Panels that are packed in one go: columns share the cache lines of a row of the source.
   int64_t Group() const { return factor->form == Factor::Form::kCols ? 8 : 2; }
   int64_t Groups() const { return CeilDiv(Panels(), Group()); }
 };
 
-void PackRowPanel(const KernelSet& set, const Chunk& chunk, const KRange& range, int64_t p) {
+// How a product takes its factors.
+struct Packing {
+  const KernelSet& set;
+  Precision precision;
+
+  // Elements of block q.
+  int64_t Elements(const Factor& factor, const KRange& range, int64_t q) const {
+    const int64_t first = (range.begin + q * range.block) * set.step_elements;
+    return std::min(range.Steps(q) * set.step_elements, factor.k - first);
+  }
+  // Panels of floats hold what the precision leaves of them; those of pairs are packed so.
+  void Round(float* panel, int64_t floats) const {
+    if (precision != Precision::kF32 && set.step_elements == 1) RoundTo(precision, panel, floats);
+  }
+  void RowPanel(const Chunk& chunk, const KRange& range, int64_t p) const;
+  void Group(const Chunk& chunk, const KRange& range, int64_t group) const;
+};
+
+void Packing::RowPanel(const Chunk& chunk, const KRange& range, int64_t p) const {
   const Factor& factor = *chunk.factor;
-  const int64_t first = chunk.begin + p * chunk.valid;
+  const int64_t first = chunk.begin + p * chunk.valid, at = range.begin * set.step_elements;
   const int rows = static_cast<int>(chunk.PanelRows(p));
   const bool made = factor.form == Factor::Form::kSource;
+  const int64_t elements = std::min(range.count * set.step_elements, factor.k - at);
   // Made rows lie 16 floats further apart than they are long, lest all start in one set of the cache.
-  const int64_t stride = made ? range.count + 16 : factor.stride;
+  const int64_t stride = made ? elements + 16 : factor.stride;
   Scratch scratch(made ? rows * stride : 0);
   const int64_t size = gemm::Element::kF32 == factor.type ? 4 : 2;
-  const std::byte* data = made ? Bytes(scratch.data()) : factor.data + (first * stride + range.begin) * size;
-  if (made) factor.source->Read(first, rows, range.begin, range.count, scratch.data(), stride);
+  const std::byte* data = made ? Bytes(scratch.data()) : factor.data + (first * stride + at) * size;
+  if (made) factor.source->Read(first, rows, at, elements, scratch.data(), stride);
   for (int64_t q = 0; q < range.Blocks(); ++q) {
-    set.pack_rows(Chars(data + q * range.block * size), factor.type, stride, rows, range.Steps(q),
-                  chunk.width, factor.negate, chunk.Panel(range, q, p));
+    const std::byte* from = data + q * range.block * set.step_elements * size;
+    for (int part = 0; part < factor.parts; ++part) {
+      float* panel = chunk.Panel(range, q, p, part);
+      chunk.packers->rows(Chars(from), factor.type, stride, rows, Elements(factor, range, q), chunk.width,
+                          factor.negate, part, panel);
+      Round(panel, range.Steps(q) * chunk.width);
+    }
   }
 }
 
-void PackGroup(const KernelSet& set, const Chunk& chunk, const KRange& range, int64_t group) {
+void Packing::Group(const Chunk& chunk, const KRange& range, int64_t group) const {
   const int64_t p0 = group * chunk.Group(), p1 = std::min(chunk.Panels(), p0 + chunk.Group());
   const Factor& factor = *chunk.factor;
   if (factor.form != Factor::Form::kCols) {
-    for (int64_t p = p0; p < p1; ++p) PackRowPanel(set, chunk, range, p);
+    for (int64_t p = p0; p < p1; ++p) RowPanel(chunk, range, p);
     return;
   }
   const auto* data = reinterpret_cast<const float*>(factor.data);
   const int64_t col = p0 * chunk.valid, cols = std::min(chunk.count, p1 * chunk.valid) - col;
   for (int64_t q = 0; q < range.Blocks(); ++q) {
-    const int64_t k = range.begin + q * range.block, steps = range.Steps(q);
-    set.pack_cols(data + k * factor.stride + chunk.begin + col, factor.stride, cols, steps, chunk.valid,
-                  chunk.width, factor.negate, chunk.Panel(range, q, p0), steps * chunk.width);
+    const int64_t k = (range.begin + q * range.block) * set.step_elements, steps = range.Steps(q);
+    for (int part = 0; part < factor.parts; ++part) {
+      float* panels = chunk.Panel(range, q, p0, part);
+      chunk.packers->cols(data + k * factor.stride + chunk.begin + col, factor.stride, cols,
+                          Elements(factor, range, q), chunk.valid, chunk.width, factor.negate, part, panels,
+                          steps * chunk.width);
+      Round(panels, (p1 - p0) * steps * chunk.width);
+    }
   }
 }
 
@@ -152,11 +218,15 @@ struct Product {
   MatView<float> c;
   bool keep_old;    // the chains start from C
   bool upper_only;  // skip tiles strictly below the diagonal
+  Precision precision = Precision::kF32;
   // The chunk at hand.
   KRange range = {};
   Chunk rows = {}, cols = {};
   int64_t tile_rows = 0, tile_cols = 0;  // in panels
 
+  // Steps of k, padding included.
+  int64_t AllSteps() const { return CeilDiv(CeilDiv(a.k, set.step_elements), set.k_unit) * set.k_unit; }
+  Packing packing() const { return {set, precision}; }
   void Run();
   void RunShared();
   void RunNarrow();
@@ -174,6 +244,8 @@ void Product::Run() {
   }
   a.negate = a.negate && keep_old;
   rows.factor = &a;
+  rows.packers = &set.a;
+  cols.packers = &set.b;
   rows.valid = set.mr;
   rows.width = set.a_width;
   cols.factor = &b;
@@ -188,16 +260,18 @@ void Product::Run() {
 void Product::RunShared() {
   const int64_t chunk_m = EvenPart(c.rows, kChunkRows, set.mr),
                 chunk_n = EvenPart(c.cols, kChunkRows, set.nr);
-  const int64_t chunk_k = EvenPart(a.k, std::max(kMinChunkK, kChunkFloats / (chunk_m + chunk_n)), 16);
-  range.block = EvenPart(std::min(chunk_k, a.k), kBlockK, 16);
-  const int64_t a_floats = CeilDiv(chunk_m, set.mr) * set.a_width * chunk_k;
-  Scratch scratch(a_floats + chunk_n * chunk_k);  // in one piece, so that it gets huge pages sooner
+  const int64_t all = AllSteps();
+  const int64_t chunk_k =
+      EvenPart(all, std::max(kMinChunkK, kChunkFloats / (chunk_m * a.parts + chunk_n * b.parts)), 16);
+  range.block = EvenPart(std::min(chunk_k, all), kBlockK, 16);
+  const int64_t a_floats = CeilDiv(chunk_m, set.mr) * set.a_width * chunk_k * a.parts;
+  Scratch scratch(a_floats + chunk_n * chunk_k * b.parts);  // in one piece, so that it gets huge pages sooner
   rows.packed = scratch.data();
   cols.packed = scratch.data() + a_floats;
   tile_rows = EvenPart(CeilDiv(chunk_m, set.mr), kTileRows / set.mr, 1);
   tile_cols = EvenPart(CeilDiv(chunk_n, set.nr), kTileCols / set.nr, 1);
-  for (range.begin = 0; range.begin < a.k; range.begin += chunk_k) {
-    range.count = std::min(chunk_k, a.k - range.begin);
+  for (range.begin = 0; range.begin < all; range.begin += chunk_k) {
+    range.count = std::min(chunk_k, all - range.begin);
     for (rows.begin = 0; rows.begin < c.rows; rows.begin += chunk_m) {
       rows.count = std::min(chunk_m, c.rows - rows.begin);
       bool rows_packed = false;
@@ -216,14 +290,15 @@ void Product::RunShared() {
 void Product::RunNarrow() {
   constexpr int64_t kPanelFloats = int64_t{1} << 16;  // 256 KiB of packed B stay in the second-level cache
   const int64_t group = b.form == Factor::Form::kCols ? 2 : 1;
-  const int64_t chunk_k = EvenPart(a.k, kPanelFloats / (group * set.nr), 16);
-  range.block = EvenPart(std::min(chunk_k, a.k), kBlockK, 16);
+  const int64_t all = AllSteps();
+  const int64_t chunk_k = EvenPart(all, kPanelFloats / (group * set.nr * b.parts), 16);
+  range.block = EvenPart(std::min(chunk_k, all), kBlockK, 16);
   rows.count = c.rows;
-  Scratch scratch(rows.Panels() * set.a_width * chunk_k);
+  Scratch scratch(rows.Panels() * set.a_width * chunk_k * a.parts);
   rows.packed = scratch.data();
   cols.count = c.cols;
-  for (range.begin = 0; range.begin < a.k; range.begin += chunk_k) {
-    range.count = std::min(chunk_k, a.k - range.begin);
+  for (range.begin = 0; range.begin < all; range.begin += chunk_k) {
+    range.count = std::min(chunk_k, all - range.begin);
     Pack(true, false);
     const auto task = [this, group](int64_t t) {
       Chunk part = cols;
@@ -231,7 +306,7 @@ void Product::RunNarrow() {
       part.count = std::min(group * part.valid, c.cols - part.begin);
       Scratch panel(part.Floats(range));
       part.packed = panel.data();
-      for (int64_t g = 0; g < part.Groups(); ++g) PackGroup(set, part, range, g);
+      for (int64_t g = 0; g < part.Groups(); ++g) packing().Group(part, range, g);
       ComputeTile(0, rows.Panels(), part, 0, part.Panels());
     };
     pool.ParallelFor(CeilDiv(cols.Panels(), group), task);
@@ -241,7 +316,7 @@ void Product::RunNarrow() {
 void Product::Pack(bool with_rows, bool with_cols) {
   const int64_t row_groups = with_rows ? rows.Groups() : 0, col_groups = with_cols ? cols.Groups() : 0;
   const auto task = [this, row_groups](int64_t t) {
-    PackGroup(set, t < row_groups ? rows : cols, range, t < row_groups ? t : t - row_groups);
+    packing().Group(t < row_groups ? rows : cols, range, t < row_groups ? t : t - row_groups);
   };
   if (!with_cols && rows.Floats(range) <= kInlinePack) {
     for (int64_t t = 0; t < row_groups; ++t) task(t);
@@ -258,6 +333,12 @@ void Product::ComputeTiles() {
     ComputeTile(p0, p1, cols, r0, r1);
   });
 }
+
+// The products of parts that count: values by values, then values by rests and rests by values.
+struct Term {
+  int a, b;
+};
+constexpr Term kTerms[] = {{0, 0}, {0, 1}, {1, 0}};
 
 void Product::ComputeTile(int64_t p0, int64_t p1, const Chunk& columns, int64_t r0, int64_t r1) const {
   for (int64_t q = 0; q < range.Blocks(); ++q) {
@@ -276,20 +357,29 @@ void Product::ComputeTile(int64_t p0, int64_t p1, const Chunk& columns, int64_t 
         const float* left = rows.Panel(range, q, p);
         const float* ahead = next < next_end ? next : left + steps * rows.width;
         next += next < next_end ? steps * 16 : 0;
-        set.tile(steps, left, right, c.row(i) + j, c.stride, static_cast<int>(rows.PanelRows(p)), width, load,
-                 ahead);
+        for (const Term& term : kTerms) {
+          if (term.a >= a.parts || term.b >= b.parts) continue;
+          set.tile(steps, left + term.a * rows.PartFloats(range), right + term.b * columns.PartFloats(range),
+                   c.row(i) + j, c.stride, static_cast<int>(rows.PanelRows(p)), width,
+                   load || term.a + term.b > 0, ahead);
+        }
       }
     }
   }
 }
 
 void RunProduct(const Context& context, const Factor& a, const Factor& b, MatView<float> c, Accumulate op,
-                bool upper_only = false) {
+                Precision precision, bool upper_only = false) {
   PLANISH_CHECK(a.k == b.k && a.extent == c.rows && b.extent == c.cols)
       << "[" << a.extent << "," << a.k << "] x [" << b.extent << "," << b.k << "] -> [" << c.rows << ","
       << c.cols << "]";
-  Product product{Kernels(context), *context.pool, a, b, c, op != Accumulate::kSet, upper_only};
+  Product product{Kernels(context, precision), *context.pool, a,        b, c,
+                  op != Accumulate::kSet,      upper_only,    precision};
   product.a.negate = op == Accumulate::kSubtract;
+  if (precision == Precision::kSplit && product.set.step_elements == 2) {
+    // What is bf16 already has no rest.
+    for (Factor* factor : {&product.a, &product.b}) factor->parts = factor->type == Element::kBF16 ? 1 : 2;
+  }
   product.Run();
 }
 
@@ -326,15 +416,15 @@ void SmallProduct::RunBlock(int64_t t) const {
 }
 
 void MatMulRows(const Context& context, MatView<const float> a, const Factor& b, MatView<float> c,
-                Accumulate op) {
+                Accumulate op, Precision precision) {
   static_assert(kSmallM == gemm::kDotMaxRows);
-  if (a.rows > kSmallM || a.rows == 0) return RunProduct(context, RowsOf(a), b, c, op);
+  if (a.rows > kSmallM || a.rows == 0) return RunProduct(context, RowsOf(a), b, c, op, precision);
   PLANISH_CHECK(a.cols == b.k && a.rows == c.rows && b.extent == c.cols)
       << "[" << a.rows << "," << a.cols << "] x [" << b.extent << "," << b.k << "] -> [" << c.rows << ","
       << c.cols << "]";
   // Tasks of about 128 KiB of floats: long enough to be worth a start, short enough to balance.
   const int64_t block = std::clamp<int64_t>(32768 / std::max<int64_t>(1, b.k) / 4 * 4, 4, 64);
-  const SmallProduct product{Kernels(context), a, b, c, op, block};
+  const SmallProduct product{FloatKernels(context), a, b, c, op, block};
   context.pool->ParallelFor(CeilDiv(b.extent, block), [&product](int64_t t) { product.RunBlock(t); });
 }
 
@@ -358,32 +448,49 @@ double Seconds(std::chrono::steady_clock::time_point since) {
 }  // namespace
 
 void MatMulNT(const Context& context, MatView<const float> a, const WeightView& b, MatView<float> c,
-              Accumulate op) {
-  MatMulRows(context, a, {Factor::Form::kRows, b.data, ElementOf(b.type), b.rows, b.cols, b.stride}, c, op);
+              Accumulate op, Precision precision) {
+  MatMulRows(context, a, {Factor::Form::kRows, b.data, ElementOf(b.type), b.rows, b.cols, b.stride}, c, op,
+             precision);
 }
 
 void MatMulNT(const Context& context, MatView<const float> a, const RowSource& b, MatView<float> c,
-              Accumulate op) {
-  MatMulRows(context, a, {Factor::Form::kSource, nullptr, Element::kF32, b.rows(), b.cols(), 0, &b}, c, op);
+              Accumulate op, Precision precision) {
+  MatMulRows(context, a, {Factor::Form::kSource, nullptr, Element::kF32, b.rows(), b.cols(), 0, &b}, c, op,
+             precision);
 }
 
 void MatMulNN(const Context& context, MatView<const float> a, MatView<const float> b, MatView<float> c,
               Accumulate op) {
-  RunProduct(context, RowsOf(a), ColsOf(b), c, op);
+  RunProduct(context, RowsOf(a), ColsOf(b), c, op, Precision::kF32);
 }
 
 void MatMulTN(const Context& context, MatView<const float> a, MatView<const float> b, MatView<float> c,
               Accumulate op) {
-  RunProduct(context, ColsOf(a), ColsOf(b), c, op);
+  RunProduct(context, ColsOf(a), ColsOf(b), c, op, Precision::kF32);
 }
 
-void Gram(const Context& context, MatView<const float> x, MatView<float> h, Accumulate op) {
-  RunProduct(context, ColsOf(x), ColsOf(x), h, op, true);
+void Gram(const Context& context, MatView<const float> x, MatView<float> h, Accumulate op,
+          Precision precision) {
+  RunProduct(context, ColsOf(x), ColsOf(x), h, op, precision, true);
   MirrorUpper(context, h);
 }
 
-double MeasureFmaPeak(const Context& context) {
-  const KernelSet& set = Kernels(context);
+std::string GemmKernelsText(const Context& context, Precision precision) {
+  const KernelSet& set = Kernels(context, precision);
+  const bool rounded = precision != Precision::kF32 && set.step_elements == 1;
+  return rounded ? std::string(set.name) + ", rounded to " + std::string(PrecisionName(precision)) : set.name;
+}
+
+bool HasFastBf16(const Context& context) {
+  return context.profile == Profile::kFast && Kernels(context, Precision::kBF16).step_elements == 2;
+}
+
+bool HasMatrixTiles(const Context& context) {
+  return context.profile == Profile::kFast && Kernels(context, Precision::kBF16).k_unit > 1;
+}
+
+double MeasureFmaPeak(const Context& context, Precision precision) {
+  const KernelSet& set = Kernels(context, precision);
   const int threads = context.pool->NumThreads();
   std::vector<float> sums(static_cast<size_t>(threads));
   double best = 0;

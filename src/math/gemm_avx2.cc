@@ -10,7 +10,9 @@ namespace planish::gemm {
 namespace {
 
 struct Vec256 {
-  static constexpr int kLanes = 8, kTileRows = 6, kTileRegs = 2, kPanelWidth = 8, kDotRegs = 8, kDotRows = 1;
+  static constexpr int kLanes = 8, kTileRows = 6, kTileRegs = 2, kPanelWidth = 8, kDotRegs = 8, kDotRows = 1,
+                       kStepElements = 1;
+  static constexpr bool kPadSteps = false;
   using Reg = __m256;
 
   static __m256i First(int n) {

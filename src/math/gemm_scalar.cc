@@ -31,7 +31,7 @@ float Widen(const unsigned char* data, Element type, int64_t index) {
 }
 
 void PackRows(const unsigned char* source, Element type, int64_t stride, int rows, int64_t kc, int width,
-              bool negate, float* panel) {
+              bool negate, int, float* panel) {
   for (int64_t k = 0; k < kc; ++k) {
     for (int i = 0; i < width; ++i) {
       const float value = i < rows ? Widen(source, type, i * stride + k) : 0.0f;
@@ -41,7 +41,7 @@ void PackRows(const unsigned char* source, Element type, int64_t stride, int row
 }
 
 void PackCols(const float* source, int64_t stride, int64_t cols, int64_t kc, int valid, int width,
-              bool negate, float* panels, int64_t panel_stride) {
+              bool negate, int, float* panels, int64_t panel_stride) {
   for (int64_t col = 0; col < cols; col += valid, panels += panel_stride) {
     const int64_t count = std::min<int64_t>(valid, cols - col);
     for (int64_t k = 0; k < kc; ++k) {
@@ -86,7 +86,8 @@ float FmaChains(int64_t iterations, float scale, float offset) {
 
 }  // namespace
 
-extern constinit const KernelSet kScalarKernels = {"scalar",  kRows,     kCols, kRows,      &Tile,
-                                                   &PackRows, &PackCols, &Dot,  &FmaChains, kChains};
+extern constinit const KernelSet kScalarKernels = {
+    "scalar", kRows,      kCols,  kRows, 1, 1, &Tile, {&PackRows, &PackCols}, {&PackRows, &PackCols},
+    &Dot,     &FmaChains, kChains};
 
 }  // namespace planish::gemm

@@ -10,7 +10,9 @@ namespace planish::gemm {
 namespace {
 
 struct Vec128 {
-  static constexpr int kLanes = 4, kTileRows = 6, kTileRegs = 2, kPanelWidth = 8, kDotRegs = 8, kDotRows = 1;
+  static constexpr int kLanes = 4, kTileRows = 6, kTileRegs = 2, kPanelWidth = 8, kDotRegs = 8, kDotRows = 1,
+                       kStepElements = 1;
+  static constexpr bool kPadSteps = false;
   using Reg = __m128;
 
   static Reg Zero() { return _mm_setzero_ps(); }

@@ -1,9 +1,12 @@
 #include "pipeline/fingerprint.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "base/hash.h"
 #include "layer/artifact.h"
+#include "math/gemm.h"
 
 namespace planish {
 
@@ -48,7 +51,12 @@ std::string WindowsFingerprint(const std::vector<std::vector<int32_t>>& windows)
 
 std::string ProfileFingerprint(const Context& context) {
   if (context.profile == Profile::kStrict) return "strict";
-  return std::string("fast/") + std::string(IsaName(context.isa));
+  std::string text = "fast/" + std::string(IsaName(context.isa));
+  if (context.precision != Precision::kF32) {
+    text += fmt::format(", {} by {}", PrecisionName(context.precision),
+                        GemmKernelsText(context, context.precision));
+  }
+  return text;
 }
 
 std::string Differences(const Fingerprint& a, const Fingerprint& b) {

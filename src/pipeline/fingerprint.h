@@ -18,7 +18,8 @@ using Fingerprint = std::map<std::string, std::string>;
 // 64 blocks between): a model changed by accident is seen, without reading it whole.
 std::string ModelFingerprint(const Model& model);
 std::string WindowsFingerprint(const std::vector<std::vector<int32_t>>& windows);
-// "strict" alone, or "fast/avx512": fast results are promised for one kind of machine only.
+// "strict" alone, or "fast/avx512", with the precision below fp32: fast results are promised for one kind of
+// machine only.
 std::string ProfileFingerprint(const Context& context);
 
 // "recipe and calibration": the parts in which they differ; empty when equal.

@@ -6,11 +6,13 @@
 #define IsaSupported NativeIsaSupported
 #define BestIsa NativeBestIsa
 #define SupportedIsas NativeSupportedIsas
+#define AllowTiles NativeAllowTiles
 #include "../../src/base/cpu.cc"
 #undef CpuHas
 #undef IsaSupported
 #undef BestIsa
 #undef SupportedIsas
+#undef AllowTiles
 
 #include <cstdlib>
 
@@ -27,11 +29,14 @@ bool CpuHas(CpuFeature feature) {
     case CpuFeature::kAvxVnni:
     case CpuFeature::kAvx512Bf16:
     case CpuFeature::kBmi2:
+    case CpuFeature::kAmxBf16:
       return NativeIsaSupported(Isa::kAvx2);
     default:
-      return false;  // machine code of tiles is not emulated
+      return false;
   }
 }
+
+bool AllowTiles() { return CpuHas(CpuFeature::kAmxBf16); }
 
 bool IsaSupported(Isa isa) { return NativeIsaSupported(isa == Isa::kAvx512 ? Isa::kAvx2 : isa); }
 

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -278,6 +279,46 @@ TEST(Emulated, RoundsToBf16) {
   EXPECT_EQ(out[4] & 0x7fc0, 0x7fc0);
   EXPECT_EQ(out[5], 0);
   EXPECT_EQ(out[6], 0x7f80);
+}
+
+TEST(Emulated, NarrowsAndJoinsWords) {
+  const __m256i low = _mm512_cvtepi32_epi16(Integers<int32_t>([](int i) { return 0x10000 * i + 7 * i; }));
+  const __m256i high = _mm512_cvtepi32_epi16(Integers<int32_t>([](int i) { return -i; }));
+  const auto out = LanesOf<int16_t>(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
+  EXPECT_EQ(out[15], 7 * 15);
+  EXPECT_EQ(out[16], 0);
+  EXPECT_EQ(out[31], -15);
+}
+
+// TDPBF16PS: even and odd products in sums of their own, joined before they are added to C.
+TEST(Emulated, MultipliesTilesOfBf16) {
+  const auto pair = [](uint16_t even, uint16_t odd) {
+    return std::bit_cast<float>(static_cast<uint32_t>(even) | (static_cast<uint32_t>(odd) << 16));
+  };
+  constexpr uint16_t kOne = 0x3f80, kTwo = 0x4000, kThree = 0x4040, kHuge = 0x7f00, kTiny = 0x0040;
+  float a[256] = {}, b[256] = {}, c[256] = {};
+  a[0] = pair(kOne, kTwo);  // row 0: 1, 2 in the first pair, 3 in the last
+  a[15] = pair(kThree, 0);
+  b[0] = pair(kTwo, kThree);            // column 0: 2, 3; then 1
+  b[15 * 16] = pair(kOne, kHuge);       // its odd element meets a zero
+  b[5] = pair(kTiny, kOne);             // column 5: a subnormal number counts as zero
+  a[16 * 16 - 1 - 15] = pair(kTwo, 0);  // row 15
+  c[0] = 100;
+  c[15 * 16 + 5] = 0x1p-130f;
+  EmulatedTileProduct(a, b, c);
+  EXPECT_EQ(c[0], 100 + 1 * 2 + 2 * 3 + 3 * 1);
+  EXPECT_EQ(c[5], 2);
+  EXPECT_EQ(c[15 * 16], 4);
+  EXPECT_EQ(c[15 * 16 + 5], 0);
+  EXPECT_EQ(c[16], 0);
+  // 2^127 + 2^127 is infinite among the even ones, and one odd product of -2^127 does not bring it back.
+  float d[256] = {}, e[256] = {}, f[256] = {};
+  d[0] = pair(kHuge, 0xff00);
+  d[1] = pair(kHuge, 0);
+  e[0] = pair(kOne, kOne);
+  e[16] = pair(kOne, 0);
+  EmulatedTileProduct(d, e, f);
+  EXPECT_EQ(f[0], kInf);
 }
 
 TEST(Emulated, TakesParts) {

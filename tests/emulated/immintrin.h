@@ -124,6 +124,9 @@ __m512i _mm512_cvtepu8_epi32(__m128i a);
 __m512i _mm512_cvtepu16_epi32(__m256i a);
 __m512i _mm512_cvtepi16_epi32(__m256i a);
 __m128i _mm512_cvtepi32_epi8(__m512i a);
+__m256i _mm512_cvtepi32_epi16(__m512i a);
+__m512i _mm512_castsi256_si512(__m256i a);
+__m512i _mm512_inserti64x4(__m512i a, __m256i b, int half);
 
 // ---- BW ----
 __m512i _mm512_add_epi16(__m512i a, __m512i b);
@@ -150,6 +153,10 @@ __m256 _mm256_maskz_loadu_ps(__mmask8 mask, const void* p);
 // ---- BF16 ----
 __m512 _mm512_dpbf16_ps(__m512 sum, __m512bh a, __m512bh b);
 __m256i _mm512_cvtneps_pbh(__m512 a);  // the compiler's own type for it converts to this one
+
+// ---- AMX ----
+// TDPBF16PS of whole tiles: c [16, 16] += a [16, 32 of bf16] b [16 pairs, 16].
+void EmulatedTileProduct(const float* a, const float* b, float* c);
 
 // ---- VNNI ----
 __m512i _mm512_dpbusd_epi32(__m512i sum, __m512i a, __m512i b);

@@ -349,6 +349,21 @@ __m128i _mm512_cvtepi32_epi8(__m512i a) {
   return Bits<__m128i>(low);
 }
 
+__m256i _mm512_cvtepi32_epi16(__m512i a) {
+  uint16_t low[16];
+  for (int i = 0; i < 16; ++i) std::memcpy(&low[i], a.byte + 4 * i, 2);
+  return Bits<__m256i>(low);
+}
+__m512i _mm512_castsi256_si512(__m256i a) {
+  __m512i out = {};
+  std::memcpy(out.byte, &a, sizeof(a));
+  return out;
+}
+__m512i _mm512_inserti64x4(__m512i a, __m256i b, int half) {
+  std::memcpy(a.byte + 32 * half, &b, sizeof(b));
+  return a;
+}
+
 __m512i _mm512_add_epi16(__m512i a, __m512i b) {
   return Map<uint16_t>(a, b, [](uint16_t x, uint16_t y) { return static_cast<uint16_t>(x + y); });
 }
@@ -430,6 +445,26 @@ __m256i _mm512_cvtneps_pbh(__m512 a) {
     out[i] = static_cast<uint16_t>(nan ? (x >> 16) | 0x40 : (x + 0x7fffu + ((x >> 16) & 1)) >> 16);
   }
   return Bits<__m256i>(out);
+}
+
+// Products of the even and of the odd elements are summed apart, then both are added to c; subnormal numbers
+// are zeros.
+void EmulatedTileProduct(const float* a, const float* b, float* c) {
+  const auto element = [](const float* at, int odd) {
+    return FromPair(static_cast<uint16_t>(BitsOf(*at) >> (16 * odd)));
+  };
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 16; ++j) {
+      float sums[2] = {};
+      for (int k = 0; k < 16; ++k) {
+        for (const int odd : {0, 1}) {
+          sums[odd] =
+              Flushed(std::fma(element(a + i * 16 + k, odd), element(b + k * 16 + j, odd), sums[odd]));
+        }
+      }
+      c[i * 16 + j] = Flushed(Flushed(c[i * 16 + j]) + Flushed(sums[0] + sums[1]));
+    }
+  }
 }
 
 // a without sign, b with it; the sum wraps.
