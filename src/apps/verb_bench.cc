@@ -134,7 +134,7 @@ void AddBenchVerb(CLI::App& app) {
       ->check(CLI::Range(0, 1 << 22))
       ->capture_default_str();
   verb->add_option("--sequences", flags->speed.sequences, "Decoded together")
-      ->check(CLI::Range(1, static_cast<int>(Engine::kMaxRows)))
+      ->check(CLI::Range(1, 256))
       ->capture_default_str();
   verb->add_option("--rounds", flags->speed.rounds, "The median of so many counts")
       ->check(CLI::Range(1, 1000))

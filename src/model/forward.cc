@@ -78,8 +78,8 @@ class OpRunner {
     return {};
   }
   Status operator()(const LinearOp& op) {
-    Apply(context_, model_.linears[static_cast<size_t>(op.linear)], In(0), Fresh());
-    return {};
+    Mat<float>& y = Fresh();
+    return executor_.MultiplyLinear(context_, op.linear, View(0), y.view());
   }
   Status operator()(const RmsNormOp& op) {
     const auto weight = Vector(op.weight);
@@ -283,6 +283,13 @@ Mat<float> Executor::Take(int64_t rows, int64_t cols) {
 
 void Executor::Give(Mat<float> matrix) {
   if (matrix.capacity() > 0) free_.push_back(std::move(matrix));
+}
+
+Status Executor::MultiplyLinear(const Context& context, LinearId linear, MatView<const float> x,
+                                MatView<float> y) const {
+  if (multiply_) return multiply_(context, linear, x, y);
+  Apply(context, model_.linears[static_cast<size_t>(linear)], x, y);
+  return {};
 }
 
 Status Executor::RunOps(const Context& context, const Block& block, int first, int last, const Batch& batch,

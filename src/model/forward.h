@@ -27,12 +27,19 @@ class Executor {
   // The whole block: hidden [rows, hidden] in and out (ids in for the embedding block).
   Status RunBlock(const Context& context, const Block& block, const Batch& batch, Cache& cache,
                   Mat<float>& hidden);
+  // Linears are multiplied by `multiply` instead of Apply of layer/matrix.h. y [x.rows, out] is set.
+  using Multiply = std::function<Status(const Context& context, LinearId linear, MatView<const float> x,
+                                        MatView<float> y)>;
+  void UseMultiply(Multiply multiply) { multiply_ = std::move(multiply); }
+  Status MultiplyLinear(const Context& context, LinearId linear, MatView<const float> x,
+                        MatView<float> y) const;
   // A matrix from the pool of dead ones.
   Mat<float> Take(int64_t rows, int64_t cols);
   void Give(Mat<float> matrix);
 
  private:
   const Model& model_;
+  Multiply multiply_;
   std::vector<Mat<float>> free_;
 };
 

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "math/gemm.h"
+
 namespace planish {
 namespace {
 
@@ -55,6 +57,8 @@ Engine::Engine(const Context& context, const Model& model, std::shared_ptr<const
       cache_(model.program, {options.slots, options.capacity, options.cache}),
       executor_(model) {
   for (int i = 0; i < team_.size(); ++i) members_.push_back(std::make_unique<Member>(model));
+  executor_.UseMultiply([this](const Context& call, LinearId linear, MatView<const float> x,
+                               MatView<float> y) { return MultiplyMany(call, linear, x, y); });
 }
 
 const PackedLinear& Engine::LinearOf(const Block& block, int op) const {
@@ -175,6 +179,20 @@ Status Engine::Forward(const Context& context, const Batch& batch, std::span<con
     logits = std::move(members_[0]->hidden);
   }
   return {};
+}
+
+Status Engine::MultiplyMany(const Context& context, LinearId linear, MatView<const float> x,
+                            MatView<float> y) {
+  const auto id = static_cast<size_t>(linear);
+  const PackedLinear& packed = *packed_->linears[id];
+  if (options_.multiply.exact_inputs || !IsCoded(packed.shape().kind) || HasMatrixTiles(context)) {
+    Context own = context;
+    if (!options_.multiply.exact_inputs && HasFastBf16(context)) own.precision = Precision::kBF16;
+    Apply(own, model_.linears[id], x, y);
+    return {};
+  }
+  return prefill_.Multiply(context, kernels_, packed, x, y, options_.multiply,
+                           fmt::format("{}: {}", model_.path, model_.linears[id].name));
 }
 
 void Engine::RunMember(const Call& call, int member) {

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "runtime/packed_model.h"
+#include "runtime/packed_prefill.h"
 #include "runtime/paged_cache.h"
 #include "runtime/runner.h"
 #include "runtime/team.h"
@@ -34,8 +35,10 @@ struct EngineOptions {
 
 class Engine : public Runner {
  public:
-  // Rows of a batch that go through the packed kernels; larger ones run as the plain forward pass, in fp32
-  // over the model's weights, with this engine's cache.
+  // Rows of a batch that the team takes; larger ones run operation by operation on the context's pool, with
+  // this engine's cache. Their linears are products of packed codes with 8-bit inputs; with matrix tiles of
+  // bf16, and for layers that are floats, products of matrices (math/gemm.h), in bf16 where the inputs may
+  // be; with exact inputs fp32.
   static constexpr int64_t kMaxRows = packed::kMaxTokens;
 
   // An input error that names what the program needs and this engine does not have: experts, state-space
@@ -100,6 +103,8 @@ class Engine : public Runner {
                 const std::function<MatView<float>(int)>& output);
   bool RunAttention(const Call& call, int block, const Phase& phase, int member);
   void RunPaths(const Block& block, const Phase& phase, int member, int64_t rows);
+  // y = W x for a large batch.
+  Status MultiplyMany(const Context& context, LinearId linear, MatView<const float> x, MatView<float> y);
   static const QuantizedInput& InputOf(const Member& m, const Phase& phase, int linear);
   int64_t SpanCount(int layer, int64_t position) const;
   void SelectRows(const Call& call, Member& m) const;
@@ -115,7 +120,8 @@ class Engine : public Runner {
   Team team_;
   ThreadPool solo_;  // of one thread: loops of a member run on itself
   PagedCache cache_;
-  Executor executor_;                       // for large batches
+  Executor executor_;  // for large batches
+  PackedPrefill prefill_;
   std::vector<std::vector<Phase>> phases_;  // by block
   std::vector<std::unique_ptr<Member>> members_;
   // What members hand to each other. Outputs alternate between two sets: while a slow member still reads

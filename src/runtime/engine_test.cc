@@ -263,6 +263,59 @@ TEST_F(EngineTest, LongPromptThenDecoding) {
   }
 }
 
+// With 8-bit inputs a long prompt goes through the packed codes too, and decoding goes on from its keys.
+TEST_F(EngineTest, LongPromptOnCodes) {
+  for (const Kind& kind : kKinds) {
+    const Model model = LoadRounded(kind);
+    const std::vector<int32_t> ids = Ids(140, model.program.vocab);
+    const Mat<float> expected = Plain(context_, model, ids, CacheType::kBF16);
+    Mat<float> first;
+    for (const int threads : {1, 3}) {
+      ThreadPool pool(threads);
+      const Context context{&pool, BestIsa()};
+      const auto engine = Make(model, {.capacity = 140}, pool);
+      Mat<float> got = RunAll(context, *engine, ids, {130, 1, 1, 8}, model.program.vocab);
+      EXPECT_LT(RelativeError(got, expected), kInt8Error) << kind.name;
+      EXPECT_FALSE(SameBits(got.view().Rows(0, 130), expected.view().Rows(0, 130))) << kind.name;
+      if (threads == 1) {
+        first = std::move(got);
+      } else {
+        EXPECT_TRUE(SameBits(got, first)) << kind.name;
+      }
+    }
+  }
+}
+
+// One ragged call: two prompts and a sequence that decodes get the bits of calls of their own.
+TEST_F(EngineTest, PromptsBesideDecodingShareACall) {
+  const Model model = LoadRounded(kKinds[0]);
+  const int64_t vocab = model.program.vocab;
+  ThreadPool pool(2);
+  const Context context{&pool, BestIsa()};
+  const auto together = Make(model, {.slots = 3}, pool), alone = Make(model, {.slots = 3}, pool);
+  const std::vector<int32_t> a = Ids(20, vocab, 1), b = Ids(33, vocab, 2), c = Ids(13, vocab, 3);
+  for (Engine* engine : {together.get(), alone.get()}) {
+    RunAll(context, *engine, std::span(c).first(12), {12}, vocab, 2);
+  }
+  Batch batch = Batch::Of(a, 0, 0);
+  batch.Add(b, 1, 0);
+  batch.Add(std::span(c).last(1), 2, 12);
+  const std::vector<int64_t> rows = {19, 52, 53};
+  Mat<float> logits, one;
+  ASSERT_TRUE(together->Forward(context, batch, rows, logits).ok());
+  const std::vector<int64_t> last_a = {19}, last_b = {32};
+  ASSERT_TRUE(alone->Forward(context, Batch::Of(a, 0, 0), last_a, one).ok());
+  EXPECT_TRUE(SameBits(logits.view().Rows(0, 1), one.view()));
+  ASSERT_TRUE(alone->Forward(context, Batch::Of(b, 1, 0), last_b, one).ok());
+  EXPECT_TRUE(SameBits(logits.view().Rows(1, 1), one.view()));
+  // A single row is the team's, whose attention sums in another order.
+  const std::vector<int64_t> last_c = {0};
+  ASSERT_TRUE(alone->Forward(context, Batch::Of(std::span(c).last(1), 2, 12), last_c, one).ok());
+  Mat<float> shared(1, vocab);
+  std::copy_n(logits.row(2), vocab, shared.data());
+  EXPECT_LT(RelativeError(shared, one), kExactError);
+}
+
 // Paths beside some linears of a phase and not others, with int8 and with exact inputs.
 TEST_F(EngineTest, LowRankPaths) {
   Model model = LoadRounded(kKinds[0]);
