@@ -11,6 +11,7 @@
 #include "formats/gguf.h"
 #include "formats/tokenizer.h"
 #include "grids/gguf_fit.h"
+#include "model/family_models.h"
 #include "model/model_test_util.h"
 
 namespace planish {
@@ -89,16 +90,10 @@ TEST_F(GgufExportTest, ASecondExportLosesNothing) {
 }
 
 // A family's own names, order of rows, experts, norms and keys: what is read back computes the same.
-struct FamilyCase {
-  const char* folder;             // of the shared models
-  Json changes = Json::object();  // to its config, where GGUF holds less
-};
-void PrintTo(const FamilyCase& c, std::ostream* out) { *out << c.folder; }
-
-class GgufFamilies : public GgufExportTest, public testing::WithParamInterface<FamilyCase> {
+class GgufFamilies : public GgufExportTest, public testing::WithParamInterface<test::FamilyModel> {
  protected:
   // The model with the changes, beside a tokenizer of single bytes.
-  Model Prepared(const FamilyCase& c) {
+  Model Prepared(const test::FamilyModel& c) {
     const std::filesystem::path from = test::ModelFolder(c.folder), to = folder_ / "model";
     std::filesystem::create_directories(to);
     for (const auto& entry : std::filesystem::directory_iterator(from)) {
@@ -108,7 +103,7 @@ class GgufFamilies : public GgufExportTest, public testing::WithParamInterface<F
       }
     }
     Json config = test::ReadJson((from / "config.json").string());
-    config.update(c.changes);
+    config.update(c.gguf);
     EXPECT_TRUE(WriteFileAtomically((to / "config.json").string(), DumpJson(config)).ok());
     Json tokenizer = test::ReadJson(kDemo + "/tokenizer.json");
     Json vocab = Json::object();
@@ -143,35 +138,19 @@ TEST_P(GgufFamilies, ReadBackComputesTheSame) {
   EXPECT_EQ(Difference(back, twice), 0);
 }
 
-// Yarn whose mscale acts once, as in published models and as GGUF holds it.
-Json OneMscale() {
-  return {{"rope_theta", 10000.0}, {"rope_type", "yarn"},
-          {"factor", 4.0},         {"original_max_position_embeddings", 64},
-          {"mscale", 0.707},       {"mscale_all_dim", 0.707}};
-}
-
 // Gemma 3 from 4 B on: global layers stretched, and another base in the sliding ones.
 Json ScaledGlobal() {
   return {{"full_attention", {{"rope_theta", 1e6}, {"rope_type", "linear"}, {"factor", 8.0}}},
           {"sliding_attention", {{"rope_theta", 5000.0}, {"rope_type", "default"}}}};
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Tiny, GgufFamilies,
-    testing::Values(FamilyCase{"mistral"}, FamilyCase{"qwen2"}, FamilyCase{"qwen3"}, FamilyCase{"gemma3"},
-                    FamilyCase{"gemma3", {{"rope_parameters", ScaledGlobal()}}}, FamilyCase{"gpt2"},
-                    FamilyCase{"moe", {{"norm_topk_prob", true}}}, FamilyCase{"tiny/cohere"},
-                    FamilyCase{"tiny/deepseek_v2"},
-                    FamilyCase{"tiny/deepseek_v2_lite", {{"rope_parameters", OneMscale()}}},
-                    FamilyCase{"tiny/falcon"}, FamilyCase{"tiny/falcon7"},
-                    FamilyCase{"tiny/gemma2", {{"query_pre_attn_scalar", 16}}}, FamilyCase{"tiny/gpt_neox"},
-                    FamilyCase{"tiny/granite"}, FamilyCase{"tiny/llama_bias"},
-                    FamilyCase{"tiny/llama_linear"}, FamilyCase{"tiny/llama_llama3"},
-                    FamilyCase{"tiny/llama_yarn"}, FamilyCase{"tiny/mamba2"}, FamilyCase{"tiny/mixtral"},
-                    FamilyCase{"tiny/olmo2"}, FamilyCase{"tiny/phi3"}, FamilyCase{"tiny/phi3_longrope"},
-                    FamilyCase{"tiny/qwen2_moe"}, FamilyCase{"tiny/qwen3_moe"},
-                    FamilyCase{"tiny/smollm3", {{"no_rope_layers", {1, 1, 1}}}}, FamilyCase{"tiny/stablelm"},
-                    FamilyCase{"tiny/starcoder2"}));
+INSTANTIATE_TEST_SUITE_P(All, GgufFamilies,
+                         testing::ValuesIn(test::FamilyModels([](const test::FamilyModel& model) {
+                           return !model.gguf.is_null();
+                         })),
+                         [](const auto& tested) { return test::NameOf(tested.param); });
+INSTANTIATE_TEST_SUITE_P(TwoRotations, GgufFamilies,
+                         testing::Values(test::FamilyModel{"gemma3", {{"rope_parameters", ScaledGlobal()}}}));
 
 // Files from before keys and values were two tensors: one, and lengths of the heads under the plain keys.
 TEST_F(GgufFamilies, OlderFilesOfLatentAttentionAreRead) {

@@ -324,21 +324,53 @@ inline double Log(double x) {
 
 // ---- state-space layers ----
 
-// Bound: the state is read and written once a token, from the first or second cache: 8 bytes an element for
-// 2 fused multiply-adds and a product.
-void ScanToken(float* state, const float* x0, float dt, const float* b, const float* c, float decay, float d,
-               int64_t state_size, float* y, int64_t n) {
-  const F16x keep = Set(decay), step = Set(dt), skip = Set(d);
-  ForVectors(n, [=](int64_t i, int64_t tail) {
-    const F16x x = LoadPart(x0 + i, tail), scaled = Mul(step, x);
-    F16x sum = Set(0.0f);
-    for (int64_t s = 0; s < state_size; ++s) {
-      float* at = state + s * n + i;
-      const F16x next = Fma(Set(b[s]), scaled, Mul(keep, LoadPart(at, tail)));
-      StorePart(next, at, tail);
-      sum = Fma(Set(c[s]), next, sum);
+// R tokens of the 16 columns from `i` on, of which `tail` as in ForVectors; their state is `block`
+// [state_size, 16].
+template <int R>
+PLANISH_INLINE void ScanColumns(const ScanJob& job, int64_t token, int64_t i, int64_t tail, float* block) {
+  F16x x[R], scaled[R], sum[R], keep[R];
+  const float *b[R], *c[R];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+    x[r] = LoadPart(job.x + (token + r) * job.x_stride + i, tail);
+    scaled[r] = Mul(Set(job.step[(token + r) * job.step_stride]), x[r]);
+    keep[r] = Set(job.decay[(token + r) * job.step_stride]);
+    sum[r] = Set(0.0f);
+    b[r] = job.b + (token + r) * job.b_stride;
+    c[r] = job.c + (token + r) * job.c_stride;
+  }
+  for (int64_t s = 0; s < job.state_size; ++s) {
+    F16x state = Load(block + s * kLanes);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      state = Fma(Set(b[r][s]), scaled[r], Mul(keep[r], state));
+      sum[r] = Fma(Set(c[r][s]), state, sum[r]);
     }
-    StorePart(Fma(skip, x, sum), y + i, tail);
+    Store(state, block + s * kLanes);
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+    StorePart(Fma(Set(job.skip), x[r], sum[r]), job.y + (token + r) * job.y_stride + i, tail);
+  }
+}
+
+// Bound: compute. Two fused multiply-adds and a product for every element of the state and token. The sums
+// are chains as long as the state, so kScanTokens tokens go through it together, which hides their latency
+// and loads and stores the state (8 bytes an element) once for all of them. 16 columns at a time are copied
+// for all tokens: in the state they are n apart, at powers of two, where few sets of the cache hold them.
+void ScanTokens(const ScanJob& job) {
+  ForVectors(job.n, [&](int64_t i, int64_t tail) {
+    for (int64_t s = 0; s < job.state_size; ++s) {
+      Store(LoadPart(job.state + s * job.n + i, tail), job.block + s * kLanes);
+    }
+    int64_t token = 0;
+    for (; token + kScanTokens <= job.tokens; token += kScanTokens) {
+      ScanColumns<kScanTokens>(job, token, i, tail, job.block);
+    }
+    for (; token < job.tokens; ++token) ScanColumns<1>(job, token, i, tail, job.block);
+    for (int64_t s = 0; s < job.state_size; ++s) {
+      StorePart(Load(job.block + s * kLanes), job.state + s * job.n + i, tail);
+    }
   });
 }
 void ConvRow(const float* const* rows, const float* taps, const float* bias, int64_t kernel, float* y,
@@ -416,7 +448,7 @@ constexpr NnKernels kKernels = {
     LogSoftmaxRow,
     PackKeys,
     PackValues,
-    ScanToken,
+    ScanTokens,
     ConvRow,
     SoftplusRow,
     Attend,

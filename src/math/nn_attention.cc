@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "math/gemm_scratch.h"
 #include "math/nn.h"
 #include "math/nn_dispatch.h"
 
@@ -27,6 +28,55 @@ void CheckShapes(const AttentionShape& shape, MatView<const float> q, MatView<co
       << k.cols << ", " << v.cols;
 }
 
+// All queries of the heads in `all`, divided over threads.
+void AttendHeads(const Context& context, const AttentionJob& job, const AttentionTile& all,
+                 int64_t heads_per_tile) {
+  const NnKernels& kernels = KernelsFor(context);
+  const int64_t queries_per_tile = kRowTile / heads_per_tile;
+  const int64_t query_tiles = (all.queries + queries_per_tile - 1) / queries_per_tile;
+  const int64_t scratch_size = AttentionScratchFloats(job.head_dim, job.value_dim);
+  context.pool->ParallelFor(all.heads / heads_per_tile * query_tiles, [&](int64_t i) {
+    gemm::Scratch memory(scratch_size);
+    // Head by head, so that a head's packed tiles stay in cache; its longest rows first.
+    AttentionTile tile;
+    tile.head = all.head + i / query_tiles * heads_per_tile;
+    tile.heads = heads_per_tile;
+    tile.query = (query_tiles - 1 - i % query_tiles) * queries_per_tile;
+    tile.queries = std::min(queries_per_tile, all.queries - tile.query);
+    kernels.attend(job, tile, memory.data());
+  });
+}
+
+// Keys transposed and values padded once for all queries, of as many kv heads at a time as fit in memory that
+// stays in the caches and is kept from call to call: fresh pages cost as much as a fifth of a window's work.
+void AttendPacked(const Context& context, const AttentionShape& shape, AttentionJob job, int64_t queries) {
+  constexpr int64_t kPackedFloats = int64_t{1} << 18;  // a thread
+  const NnKernels& kernels = KernelsFor(context);
+  const int64_t key_tiles = (job.keys + kKeyTile - 1) / kKeyTile;
+  // Keys before the first query's window are read by nobody.
+  const int64_t first_tile =
+      shape.window > 0 ? std::max<int64_t>(0, job.first_position - shape.window + 1) / kKeyTile : 0;
+  const int64_t k_size = kKeyTile * shape.head_dim, v_size = kKeyTile * PaddedHeadDim(job.value_dim);
+  const int64_t used = key_tiles - first_tile, head_size = used * (k_size + v_size);
+  const int64_t at_once =
+      std::clamp<int64_t>(kPackedFloats * context.pool->NumThreads() / head_size, 1, shape.kv_heads);
+  gemm::Scratch packed(at_once * head_size);
+  for (int64_t first = 0; first < shape.kv_heads; first += at_once) {
+    const int64_t count = std::min(at_once, shape.kv_heads - first);
+    float *packed_k = packed.data(), *packed_v = packed_k + count * used * k_size;
+    context.pool->ParallelFor(count * used, [&](int64_t i) {
+      const int64_t kv_head = first + i / used, tile = first_tile + i % used;
+      kernels.pack_keys(job, kv_head, tile, packed_k + i * k_size);
+      kernels.pack_values(job, kv_head, tile, packed_v + i * v_size);
+    });
+    job.packed_k = packed_k;
+    job.packed_v = packed_v;
+    job.packed_head = first;
+    job.packed_tile = first_tile;
+    AttendHeads(context, job, {first * job.group, count * job.group, 0, queries}, 1);
+  }
+}
+
 }  // namespace
 
 void CausalAttention(const Context& context, const AttentionShape& shape, MatView<const float> q,
@@ -34,7 +84,6 @@ void CausalAttention(const Context& context, const AttentionShape& shape, MatVie
                      MatView<float> out) {
   CheckShapes(shape, q, k, v, first_position, out);
   if (q.rows == 0) return;
-  const NnKernels& kernels = KernelsFor(context);
   AttentionJob job{q.data, k.data, v.data, out.data, q.stride, k.stride, v.stride, out.stride};
   job.keys = k.rows;
   job.first_position = first_position;
@@ -45,45 +94,14 @@ void CausalAttention(const Context& context, const AttentionShape& shape, MatVie
   job.scale = shape.scale;
   job.softcap = shape.softcap;
 
-  const int64_t key_tiles = (k.rows + kKeyTile - 1) / kKeyTile;
-  Array<float> packed_k, packed_v;
+  if (q.rows >= kPackOnceQueries) return AttendPacked(context, shape, job, q.rows);
+  // Query heads of one kv head share its tiles, unless that would leave too little to split.
   int64_t heads_per_tile = 1;
-  if (q.rows >= kPackOnceQueries) {
-    const int64_t k_size = kKeyTile * shape.head_dim, v_size = kKeyTile * PaddedHeadDim(job.value_dim);
-    packed_k.Resize(shape.kv_heads * key_tiles * k_size);
-    packed_v.Resize(shape.kv_heads * key_tiles * v_size);
-    // Keys before the first query's window are read by nobody.
-    const int64_t first_tile =
-        shape.window > 0 ? std::max<int64_t>(0, first_position - shape.window + 1) / kKeyTile : 0;
-    const int64_t used = key_tiles - first_tile;
-    context.pool->ParallelFor(shape.kv_heads * used, [&](int64_t i) {
-      const int64_t kv_head = i / used, tile = first_tile + i % used, at = kv_head * key_tiles + tile;
-      kernels.pack_keys(job, kv_head, tile, packed_k.data() + at * k_size);
-      kernels.pack_values(job, kv_head, tile, packed_v.data() + at * v_size);
-    });
-    job.packed_k = packed_k.data();
-    job.packed_v = packed_v.data();
-  } else if (shape.kv_heads >= 4) {
-    // Query heads of one kv head share its tiles, unless that would leave too little to split.
+  if (shape.kv_heads >= 4) {
     heads_per_tile = std::min<int64_t>(job.group, 16);
     while (job.group % heads_per_tile != 0) --heads_per_tile;
   }
-
-  const int64_t queries_per_tile = kRowTile / heads_per_tile;
-  const int64_t query_tiles = (q.rows + queries_per_tile - 1) / queries_per_tile;
-  const int64_t scratch_size = AttentionScratchFloats(shape.head_dim, job.value_dim);
-  std::vector<Array<float>> scratch(static_cast<size_t>(context.pool->NumThreads()));
-  context.pool->ParallelFor(shape.heads / heads_per_tile * query_tiles, [&](int64_t i, int worker) {
-    Array<float>& memory = scratch[static_cast<size_t>(worker)];
-    if (memory.empty()) memory.Resize(scratch_size);
-    // Head by head, so that a head's packed tiles stay in cache; its longest rows first.
-    AttentionTile tile;
-    tile.head = i / query_tiles * heads_per_tile;
-    tile.heads = heads_per_tile;
-    tile.query = (query_tiles - 1 - i % query_tiles) * queries_per_tile;
-    tile.queries = std::min(queries_per_tile, q.rows - tile.query);
-    kernels.attend(job, tile, memory.data());
-  });
+  AttendHeads(context, job, {0, shape.heads, 0, q.rows}, heads_per_tile);
 }
 
 namespace {

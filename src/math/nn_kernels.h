@@ -23,9 +23,11 @@ struct AttentionJob {
   int64_t q_stride, k_stride, v_stride, out_stride;
   int64_t keys, first_position, head_dim, value_dim, group, window;  // group: query heads per kv head
   float scale, softcap;
-  // Packed tiles [kv_heads][tiles], or null: then `attend` packs tile by tile into its scratch.
+  // Packed tiles [kv heads from packed_head on][tiles from packed_tile on], or null: then `attend` packs tile
+  // by tile into its scratch.
   //   k: [head_dim][kKeyTile], transposed; v: [kKeyTile][padded value_dim]; missing keys and dims are zero.
   const float *packed_k, *packed_v;
+  int64_t packed_head, packed_tile;
 };
 
 // Query heads [head, head + heads) of one kv head, queries [query, query + queries);
@@ -38,6 +40,19 @@ static constexpr int64_t AttentionScratchFloats(int64_t head_dim, int64_t value_
   const int64_t padded = PaddedHeadDim(value_dim);
   return kRowTile * (head_dim + padded + kKeyTile + 16 + 1) + kKeyTile * (head_dim + padded);
 }
+
+// Tokens of one head of a scan (math/scan.h), one after the other: state [state_size, n] <- decay * state +
+// b[s] * (step * x[i]), y[i] = sum over s, ascending, of c[s] * state[s, i], plus skip * x[i].
+struct ScanJob {
+  int64_t tokens, state_size, n;
+  float* state;
+  float* block;                           // memory for [state_size, 16]
+  const float *x, *b, *c, *step, *decay;  // by token, strides in elements
+  int64_t x_stride, b_stride, c_stride, step_stride;
+  float skip;
+  float* y;
+  int64_t y_stride;
+};
 
 struct NormStats {
   float mean, inv;  // the row is normalized as (x - mean) * inv
@@ -73,10 +88,7 @@ struct NnKernels {
   void (*log_softmax)(float* x, int64_t n);
   void (*pack_keys)(const AttentionJob& job, int64_t kv_head, int64_t tile, float* packed);
   void (*pack_values)(const AttentionJob& job, int64_t kv_head, int64_t tile, float* packed);
-  // One token of one head of a scan (math/scan.h): state [state_size, n] <- decay * state + b[s] * x[i],
-  // y[i] = sum over s, ascending, of c[s] * state[s, i], plus d * x0[i]; x = dt * x0.
-  void (*scan_token)(float* state, const float* x0, float dt, const float* b, const float* c, float decay,
-                     float d, int64_t state_size, float* y, int64_t n);
+  void (*scan_tokens)(const ScanJob& job);
   // y[i] = bias[i] + sum over k, ascending, of taps[k * n + i] * rows[k][i], for n channels; bias may be
   // null.
   void (*conv_row)(const float* const* rows, const float* taps, const float* bias, int64_t kernel, float* y,

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "math/gemm_scratch.h"
 #include "math/nn_dispatch.h"
 
 namespace planish {
@@ -75,9 +76,14 @@ void SelectiveScan(const Context& context, const ScanShape& shape, const ScanWei
   context.pool->ParallelFor(heads, [&](int64_t h) {
     float* own = state.data() + h * dim * n;
     const int64_t group = h / (heads / shape.groups);
-    for (int64_t t = 0; t < tokens; ++t) {
-      kernels.scan_token(own, x.row(t) + h * dim, step(t, h), b.row(t) + group * n, c.row(t) + group * n,
-                         decay(t, h), weights.d[static_cast<size_t>(h)], n, y.row(t) + h * dim, dim);
+    // So many that their B and C stay in cache from one part of the state to the next.
+    constexpr int64_t kTokens = 64, kColumns = 16;
+    gemm::Scratch block(n * kColumns);
+    for (int64_t t = 0; t < tokens; t += kTokens) {
+      const int64_t count = std::min(kTokens, tokens - t);
+      kernels.scan_tokens({count, n, dim, own, block.data(), x.row(t) + h * dim, b.row(t) + group * n,
+                           c.row(t) + group * n, step.row(t) + h, decay.row(t) + h, x.stride, b.stride,
+                           c.stride, heads, weights.d[static_cast<size_t>(h)], y.row(t) + h * dim, y.stride});
     }
   });
 }

@@ -48,6 +48,8 @@ struct F16x {
 };
 // Rows and vectors of the product micro-kernel: 16 accumulators hide 4 cycles of latency on two units.
 constexpr int kTileRows = 4, kTileVectors = 4;
+// Tokens that a scan takes at once: as many sums as hide the latency and fit the registers.
+constexpr int kScanTokens = 4;
 
 PLANISH_INLINE __mmask16 TailMask(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
 PLANISH_INLINE F16x Set(float x) { return {_mm512_set1_ps(x)}; }
@@ -90,6 +92,7 @@ struct F16x {
   __m256 a, b;  // lanes 0..7, 8..15
 };
 constexpr int kTileRows = 4, kTileVectors = 1;  // 8 ymm accumulators
+constexpr int kScanTokens = 2;
 
 PLANISH_INLINE F16x Set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 PLANISH_INLINE F16x Load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
@@ -137,6 +140,7 @@ struct F16x {
   __m128 v[4];
 };
 constexpr int kTileRows = 2, kTileVectors = 1;  // 8 xmm accumulators
+constexpr int kScanTokens = 1;
 
 #define PLANISH_EACH(expression)                   \
   F16x r;                                          \
@@ -178,7 +182,7 @@ PLANISH_INLINE __m128 Quarter(F16x a, int i) { return a.v[i]; }
 struct F16x {
   float v[16];
 };
-constexpr int kTileRows = 1, kTileVectors = 1;
+constexpr int kTileRows = 1, kTileVectors = 1, kScanTokens = 1;
 
 #define PLANISH_EACH(expression)                    \
   F16x r;                                           \

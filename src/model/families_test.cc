@@ -1,11 +1,12 @@
 // What families accept and refuse: other spellings of tensors and configs, options that are not implemented,
-// and the page that lists them.
+// the page that lists them, and the models that tests of all of them go over.
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <functional>
 
+#include "model/family_models.h"
 #include "model/model_test_util.h"
 
 namespace planish {
@@ -272,6 +273,20 @@ TEST(RaggedBatches, AgreeWithOnePass) {
         Forward(run.context, *model, executor, batch, test::AllRows(batch.rows()), cache, logits).ok());
     EXPECT_LE(MaxDifference(one_a, 0, logits.view().Rows(0, 48)), 1e-4) << name;
     EXPECT_LE(MaxDifference(one_b, 17, logits.view().Rows(48, 31)), 1e-4) << name;
+  }
+}
+
+TEST(FamilyModels, AreThereForEveryFamilyAndForItsRowsOfGguf) {
+  std::map<const Family*, bool> travels;
+  for (const test::FamilyModel& model : test::AllFamilyModels()) {
+    const Json config = ReadJson(ModelFolder(model.folder) + "/config.json");
+    const Family* family = FindFamily(config["model_type"].get<std::string>());
+    ASSERT_NE(family, nullptr) << model.folder;
+    travels[family] |= !model.gguf.is_null();
+  }
+  for (const Family* family : AllFamilies()) {
+    ASSERT_TRUE(travels.contains(family)) << family->model_type << " has no line in family_models.h";
+    EXPECT_EQ(travels[family], !family->gguf.empty()) << family->model_type;
   }
 }
 

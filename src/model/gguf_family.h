@@ -1,5 +1,6 @@
-// How families are described in GGUF files: one table, gguf_families.cc, that reading and writing share.
-// Architectures, keys and names are llama.cpp's (gguf-py/gguf/constants.py, tensor_mapping.py).
+// How families are described in GGUF files: rows of a table that reading and writing share, each in its
+// family's own file in model/arch/ (Family::gguf of family.h). Architectures, keys and names are llama.cpp's
+// (gguf-py/gguf/constants.py, tensor_mapping.py).
 #pragma once
 
 #include <optional>
@@ -35,7 +36,8 @@ struct GgufKey {
   const char* fallback;  // JSON: what a missing field means; null: the key is left out then
 };
 
-// A field that the architecture leaves no choice in: its value, and what a missing one means, as JSON.
+// A field that the architecture leaves no choice in: its value, and what a missing one means, as JSON. No
+// fallback: what reading a file sets and writing one does not ask for.
 struct GgufImplied {
   const char* field;
   const char* value;
@@ -51,13 +53,16 @@ struct GgufSizes {
   const char* positions = "max_position_embeddings";
 };
 
+// A family has a row for every way in which its models lie in files; a program is written by the first that
+// fits it.
 struct GgufFamily {
-  const char* family;      // Program::family
   const char* model_type;  // of the config that is made of a file
   const char* arch;        // general.architecture
-  // Of rows that share the architecture, or the family, the first whose tensor is there counts.
-  const char* tensor = nullptr;  // in GGUF's name
-  const char* key = nullptr;     // or whose key is there and not 0, after "ARCH."
+  // Of rows that share the architecture a file is read by the one of the highest rank that fits it; no two
+  // have the same.
+  int rank = 0;
+  const char* tensor = nullptr;  // that must be there, in GGUF's name
+  const char* key = nullptr;     // that must be there and not 0, after "ARCH."
   std::span<const GgufName> top, layer;
   std::span<const GgufName> whole;  // of a layer too, but names with all that follows the number
   const char* layer_prefix = "model.layers.";
@@ -73,11 +78,19 @@ struct GgufFamily {
     kPairs,   // q and k: the halves of a head interleaved
     kGroups,  // fused q, k, v: all of q, of k, of v; in Hugging Face's each head of k has its q before it
   } rows = Rows::kAsIs;
-  float norm_plus = 0;            // RMS norms multiply by 1 + w; GGUF stores the sum
-  const char* theta = "10000";    // of the rotation where the config says none, JSON; null: no rotation
-  int unrotated_every = 0;        // above 0: layers that do not rotate, counted from 1
-  bool partial = false;           // heads may be rotated in part
-  bool head_dim = false;          // it may differ from hidden / heads
+  float norm_plus = 0;          // RMS norms multiply by 1 + w; GGUF stores the sum
+  const char* theta = "10000";  // of the rotation where the config says none, JSON; null: no rotation
+  int unrotated_every = 0;      // above 0: layers that do not rotate, counted from 1
+  bool partial = false;         // heads may be rotated in part
+  bool head_dim = false;        // it may differ from hidden / heads
+  bool gate_up = false;         // ffn_up is gate and up in one
+  bool transposed = false;      // checkpoints keep a layer's matrices [in, out]
+  // Which layers may slide: all or none; every other, from the first on; all but each n-th, for which there
+  // is the key attention.sliding_window_pattern.
+  enum class Windows { kAll, kAlternate, kPattern } windows = Windows::kAll;
+  // Above 0: files do not hold query_pre_attn_scalar. It is the width of a head, or hidden / heads in the
+  // model of that many layers.
+  int largest_layers = 0;
   const char* experts = nullptr;  // field with their number
   bool normalized = false;        // weights of chosen experts are divided by their sum
   // Which tensors of divisors of the rotation's frequencies programs look for: rope_freqs.weight;
@@ -89,7 +102,8 @@ struct GgufFamily {
   bool scan = false;  // state-space layers, no attention
 };
 
-std::span<const GgufFamily> AllGgufFamilies();
+// The rows of all families, by architecture and then from the highest rank.
+std::span<const GgufFamily* const> AllGgufFamilies();
 const GgufFamily* GgufFamilyOf(const Program& program);  // null: none
 // Error: the architecture is not known here; lists those that are.
 Result<const GgufFamily*> GgufFamilyOf(const GgufFile& file);

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/names.h"
+#include "model/family.h"
 #include "model/gguf_family.h"
 #include "model/gguf_model.h"
 
@@ -56,6 +57,7 @@ Error Cannot(const GgufFamily& family, const std::string& what) {
 
 Status CheckImplied(const GgufFamily& family, const Json& config) {
   for (const GgufImplied& implied : family.implied) {
+    if (implied.fallback == nullptr) continue;
     const Json value = FieldOf(config, implied.field, implied.fallback);
     // Names of one activation.
     const auto same = [](Json a) {
@@ -96,9 +98,8 @@ Status CheckShapes(const GgufFamily& family, const Program& program, const Shape
   bool own_scale = false;
   for (const GgufKey& key : family.keys)
     own_scale = own_scale || std::string_view(key.key) == "attention.scale";
-  const std::string_view name = family.family;
   const auto layers = static_cast<int64_t>(shapes.rotated.size());
-  const bool by_hidden = (name == "gemma2" && layers == 46) || (name == "gemma3" && layers == 62);
+  const bool by_hidden = family.largest_layers > 0 && layers == family.largest_layers;
   const auto width = static_cast<double>(by_hidden ? program.hidden / attention.heads : attention.head_dim);
   if (!own_scale && std::fabs(attention.scale * std::sqrt(width) - 1) > 1e-5) {
     return Cannot(family,
@@ -110,8 +111,10 @@ Status CheckShapes(const GgufFamily& family, const Program& program, const Shape
     if (shapes.rotated[i] == (family.theta != nullptr && !skipped)) continue;
     return Cannot(family, fmt::format("layer {} {} rotation", i, shapes.rotated[i] ? "with" : "without"));
   }
-  for (size_t i = 0; i < shapes.slides.size() && name != "gemma3"; ++i) {
-    if (shapes.slides[i] == (name == "gemma2" ? i % 2 == 0 : shapes.slides.front())) continue;
+  using Windows = GgufFamily::Windows;
+  for (size_t i = 0; i < shapes.slides.size() && family.windows != Windows::kPattern; ++i) {
+    const bool slides = family.windows == Windows::kAlternate ? i % 2 == 0 : shapes.slides.front();
+    if (shapes.slides[i] == slides) continue;
     return Cannot(family, fmt::format("layer {}'s window beside those of the layers before it", i));
   }
   if (!family.head_dim && attention.head_dim * attention.heads != program.hidden) {
@@ -149,12 +152,12 @@ Result<int64_t> InterOf(const GgufFamily& family, const Json& config, const Prog
     if (place->name == "blk.0.ffn_up.weight") inter = slot.out;
     if (place->name == "blk.0.ffn_up_exps.weight" && inter == 0) inter = slot.out;
   }
-  if (std::string_view(family.family) == "phi3") inter /= 2;  // gate and up in one
+  if (family.gate_up) inter /= 2;
   if (family.experts == nullptr) return inter;
   return JsonInt(config, family.sizes.inter, inter);
 }
 
-// Sliding layers of Gemma 3: every one but each `pattern`-th.
+// Sliding layers: every one but each `pattern`-th.
 Status AddPattern(const GgufFamily& family, const std::vector<bool>& slides, GgufMetadata& metadata) {
   const auto full = std::find(slides.begin(), slides.end(), false) - slides.begin();
   const auto pattern = static_cast<int64_t>(full) + 1;
@@ -229,8 +232,8 @@ Json TextFields(const Json& config) {
 Result<const GgufFamily*> WritableFamily(const Program& program) {
   if (const GgufFamily* family = GgufFamilyOf(program); family != nullptr) return family;
   std::vector<std::string> known;
-  for (const GgufFamily& f : AllGgufFamilies()) {
-    if (known.empty() || known.back() != f.family) known.emplace_back(f.family);
+  for (const Family* f : AllFamilies()) {
+    if (!f->gguf.empty()) known.emplace_back(f->model_type);
   }
   return InputError(fmt::format("family '{}' cannot be written as GGUF: expected one of {}", program.family,
                                 fmt::join(known, ", ")));
@@ -271,7 +274,7 @@ Result<std::vector<GgufRopeTensor>> AddHyperParameters(const Json& config, const
     metadata.Int(a + "expert_count", shapes.route.experts);
     metadata.Int(a + "expert_used_count", shapes.route.chosen);
   }
-  if (std::string_view(family->family) == "gemma3") {
+  if (family->windows == GgufFamily::Windows::kPattern) {
     PLANISH_RETURN_IF_ERROR(AddPattern(*family, shapes.slides, metadata));
   }
   PLANISH_RETURN_IF_ERROR(AddKeys(*family, text, metadata));

@@ -177,21 +177,17 @@ Status ReadKeys(const GgufFile& file, const GgufFamily& family, const std::strin
   return {};
 }
 
-// What a family's own reader of configs cannot know from single keys.
-Status ReadFamilyFields(const GgufFile& file, const GgufFamily& family, const std::string& a, Json& config) {
-  const std::string_view name = family.family;
-  if (name == "gemma2" || name == "gemma3") {
-    // The file says nothing of the scores' scale; in the largest model of each it is another.
-    const int64_t largest = name == "gemma2" ? 46 : 62;
-    const bool by_hidden = config["num_hidden_layers"] == largest;
+// What follows from sizes, or from the pattern of windows.
+Status ReadDerived(const GgufFile& file, const GgufFamily& family, const std::string& a, Json& config) {
+  if (family.largest_layers > 0) {
+    const bool by_hidden = config["num_hidden_layers"] == family.largest_layers;
     config["query_pre_attn_scalar"] =
         by_hidden ? config["hidden_size"].get<int64_t>() / config["num_attention_heads"].get<int64_t>()
                   : config["head_dim"].get<int64_t>();
   }
-  if (name == "gemma3") {
+  if (family.windows == GgufFamily::Windows::kPattern) {
     PLANISH_TRY(config["sliding_window_pattern"], file.Int(a + "attention.sliding_window_pattern", 6));
   }
-  if (name == "falcon") config["num_ln_in_parallel_attn"] = family.tensor != nullptr ? 2 : 1;
   return {};
 }
 
@@ -210,7 +206,7 @@ Result<Json> ReadConfig(const GgufFile& file, const GgufFamily& family) {
   config["model_type"] = family.model_type;
   PLANISH_RETURN_IF_ERROR(ReadSizes(file, family, a, config));
   PLANISH_RETURN_IF_ERROR(ReadKeys(file, family, a, config));
-  PLANISH_RETURN_IF_ERROR(ReadFamilyFields(file, family, a, config));
+  PLANISH_RETURN_IF_ERROR(ReadDerived(file, family, a, config));
   PLANISH_RETURN_IF_ERROR(ReadGgufRope(file, family, config));
   PLANISH_RETURN_IF_ERROR(ReadTokenIds(file, config));
   return config;
@@ -361,7 +357,7 @@ Status AddTensor(const GgufTensor& tensor, const GgufFamily& family, const GgufR
   }
   // A gate of one row is a vector there.
   if (shape.size() == 1 && tensor.name.ends_with("_shexp.weight")) shape.insert(shape.begin(), 1);
-  const bool turned = std::string_view(family.family) == "gpt2" && tensor.name.starts_with("blk.");
+  const bool turned = family.transposed && tensor.name.starts_with("blk.");
   AddPart(*name, tensor.type, std::move(shape), bytes, turned, config, tensors);
   return {};
 }

@@ -8,6 +8,7 @@
 
 #include <functional>
 
+#include "model/family.h"
 #include "model/gguf_family.h"
 #include "model/model_test_util.h"
 
@@ -55,7 +56,8 @@ std::string Message(const Parts& parts) {
 TEST(GgufModel, NamesWhatIsWrong) {
   const std::pair<std::function<void(Parts&)>, const char*> cases[] = {
       {[](Parts&) {}, "(opens)"},
-      {[](Parts& p) { p.arch = "abc"; }, "general.architecture 'abc': expected one of llama, qwen2"},
+      {[](Parts& p) { p.arch = "abc"; },
+       "general.architecture 'abc': expected one of command-r, deepseek2, "},
       {[](Parts& p) { p.floats.clear(); }, "key 'qwen3moe.attention.layer_norm_rms_epsilon' is missing"},
       {[](Parts& p) { p.ints["attention.head_count"] = 0; },
        "attention.head_count': expected 1 to 2^24, found 0"},
@@ -220,14 +222,22 @@ TEST(GgufModel, NamesWhatIsWrongInRotationsAndScans) {
   }
 }
 
+// Whatever the order in which families were linked.
+TEST(GgufModel, RowsOfAnArchitectureHaveRanksOfTheirOwn) {
+  size_t count = 0;
+  for (const Family* family : AllFamilies()) count += family->gguf.size();
+  const auto rows = AllGgufFamilies();
+  ASSERT_EQ(rows.size(), count);
+  for (size_t i = 1; i < rows.size(); ++i) {
+    const std::string_view before = rows[i - 1]->arch, arch = rows[i]->arch;
+    EXPECT_TRUE(before < arch || (before == arch && rows[i - 1]->rank > rows[i]->rank))
+        << arch << ", ranks " << rows[i - 1]->rank << " and " << rows[i]->rank;
+    EXPECT_NE(FindFamily(rows[i]->model_type), nullptr) << rows[i]->model_type;
+  }
+}
+
 TEST(GgufModel, NamesAndRowsOfTensors) {
-  const auto row = [](const char* family) -> const GgufFamily& {
-    for (const GgufFamily& f : AllGgufFamilies()) {
-      if (std::string_view(f.family) == family) return f;
-    }
-    ADD_FAILURE() << family;
-    return AllGgufFamilies().front();
-  };
+  const auto row = [](const char* family) -> const GgufFamily& { return FindFamily(family)->gguf.front(); };
   const Program none;
   const auto place = GgufPlaceOf(row("qwen3_moe"), none, "model.layers.3.mlp.experts.12.up_proj.weight");
   ASSERT_TRUE(place.has_value());

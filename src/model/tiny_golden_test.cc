@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "model/family_models.h"
 #include "model/model_test_util.h"
 
 namespace planish {
@@ -16,15 +17,10 @@ using test::ReadJson;
 using test::TestContext;
 using test::Total;
 
-struct TinyCase {
-  const char* folder;
-  double logits = 1e-4;  // tolerance, relative to the largest logit
-};
-
-class TinyGolden : public testing::TestWithParam<TinyCase> {
+class TinyGolden : public testing::TestWithParam<test::FamilyModel> {
  protected:
   void SetUp() override {
-    const std::string folder = ModelFolder(std::string("tiny/") + GetParam().folder);
+    const std::string folder = ModelFolder(GetParam().folder);
     golden_ = ReadJson(folder + "/golden.json");
     auto model = LoadModel(folder);
     ASSERT_TRUE(model.ok()) << model.error().message;
@@ -130,18 +126,10 @@ TEST_P(TinyGolden, SameBytesForAnyNumberOfThreads) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, TinyGolden,
-                         testing::Values(TinyCase{"cohere"}, TinyCase{"falcon"}, TinyCase{"falcon7"},
-                                         TinyCase{"gemma2"}, TinyCase{"gpt_neox"}, TinyCase{"granite"},
-                                         TinyCase{"llama_bias"}, TinyCase{"llama_dynamic"},
-                                         TinyCase{"llama_linear"}, TinyCase{"llama_llama3"},
-                                         TinyCase{"llama_yarn"}, TinyCase{"mamba2"}, TinyCase{"mixtral"},
-                                         TinyCase{"deepseek_v2"}, TinyCase{"deepseek_v2_lite"},
-                                         TinyCase{"qwen2_moe"}, TinyCase{"qwen3_moe"}, TinyCase{"olmo2"},
-                                         TinyCase{"phi3"}, TinyCase{"phi3_longrope"}, TinyCase{"smollm3"},
-                                         TinyCase{"stablelm"},
-                                         // Exact GELU for its approximation would move logits by 2e-4 only.
-                                         TinyCase{"starcoder2", 2e-5}),
-                         [](const auto& tested) { return std::string(tested.param.folder); });
+                         testing::ValuesIn(test::FamilyModels([](const test::FamilyModel& model) {
+                           return std::string_view(model.folder).starts_with("tiny/");
+                         })),
+                         [](const auto& tested) { return test::NameOf(tested.param); });
 
 }  // namespace
 }  // namespace planish

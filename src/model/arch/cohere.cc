@@ -1,4 +1,5 @@
 #include "model/arch/decoder.h"
+#include "model/arch/gguf_names.h"
 #include "model/family.h"
 
 namespace planish {
@@ -24,12 +25,25 @@ Result<Program> BuildCohere(const Json& config) {
   return BuildDecoder(config, std::move(spec));
 }
 
+constexpr GgufKey kGgufKeys[] = {{GgufKey::Kind::kFloat, "logit_scale", "logit_scale", "0.0625"}};
+constexpr GgufName kGgufFlags[] = {{"blk.0.attn_q.bias", "attention_bias"},
+                                   {"blk.0.attn_q_norm.weight", "use_qk_norm"}};
+constexpr GgufFamily kGguf[] = {{.model_type = "cohere",
+                                 .arch = "command-r",
+                                 .top = kDecoderTop,
+                                 .layer = kDecoderLayer,
+                                 .keys = kGgufKeys,
+                                 .implied = kSiluImplied,
+                                 .flags = kGgufFlags,
+                                 .eps = "layer_norm_eps",
+                                 .layer_norm = true}};
+
 }  // namespace
 
 extern const Family kFamily_cohere;
 const Family kFamily_cohere = {"cohere",
                                "LayerNorm without bias, both branches in parallel on one norm, rotation of "
                                "adjacent pairs, scaled logits",
-                               BuildCohere};
+                               BuildCohere, kGguf};
 
 }  // namespace planish

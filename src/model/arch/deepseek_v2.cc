@@ -4,6 +4,7 @@
 
 #include "base/names.h"
 #include "model/arch/expert_mlp.h"
+#include "model/arch/gguf_names.h"
 #include "model/family.h"
 #include "model/rope.h"
 
@@ -145,12 +146,50 @@ Result<Program> BuildDeepseekV2(const Json& config) {
   return BuildDecoder(config, std::move(spec));
 }
 
+constexpr GgufName kGgufLayer[] = {{"attn_norm", "input_layernorm"},
+                                   {"attn_q", "self_attn.q_proj"},
+                                   {"attn_q_a", "self_attn.q_a_proj"},
+                                   {"attn_q_a_norm", "self_attn.q_a_layernorm"},
+                                   {"attn_q_b", "self_attn.q_b_proj"},
+                                   {"attn_kv_a_mqa", "self_attn.kv_a_proj_with_mqa"},
+                                   {"attn_kv_a_norm", "self_attn.kv_a_layernorm"},
+                                   {"attn_kv_b", "self_attn.kv_b_proj"},
+                                   {"attn_output", "self_attn.o_proj"},
+                                   {"ffn_norm", "post_attention_layernorm"},
+                                   {"ffn_gate", "mlp.gate_proj"},
+                                   {"ffn_up", "mlp.up_proj"},
+                                   {"ffn_down", "mlp.down_proj"},
+                                   {"ffn_gate_inp", "mlp.gate"},
+                                   {"ffn_gate_exps", "mlp.experts.*.gate_proj"},
+                                   {"ffn_up_exps", "mlp.experts.*.up_proj"},
+                                   {"ffn_down_exps", "mlp.experts.*.down_proj"},
+                                   {"ffn_gate_shexp", "mlp.shared_experts.gate_proj"},
+                                   {"ffn_up_shexp", "mlp.shared_experts.up_proj"},
+                                   {"ffn_down_shexp", "mlp.shared_experts.down_proj"}};
+constexpr GgufKey kGgufKeys[] = {
+    {GgufKey::Kind::kInt, "leading_dense_block_count", "first_k_dense_replace", "0"},
+    {GgufKey::Kind::kInt, "expert_feed_forward_length", "moe_intermediate_size", "1407"},
+    {GgufKey::Kind::kInt, "expert_shared_count", "n_shared_experts", "0"},
+    {GgufKey::Kind::kFloat, "expert_weights_scale", "routed_scaling_factor", "1.0"}};
+constexpr GgufImplied kGgufImplied[] = {{"hidden_act", "\"silu\"", "\"silu\""},
+                                        {"attention_bias", "false", "false"},
+                                        {"mlp_bias", "false", "false"},
+                                        {"moe_layer_freq", "1", "1"}};
+constexpr GgufFamily kGguf[] = {{.model_type = "deepseek_v2",
+                                 .arch = "deepseek2",
+                                 .top = kDecoderTop,
+                                 .layer = kGgufLayer,
+                                 .keys = kGgufKeys,
+                                 .implied = kGgufImplied,
+                                 .experts = "n_routed_experts",
+                                 .latent = true}};
+
 }  // namespace
 
 extern const Family kFamily_deepseek_v2;
 const Family kFamily_deepseek_v2 = {
     "deepseek_v2",
     "keys and values through a narrow latent (MLA), shared and routed experts, routing by groups",
-    BuildDeepseekV2};
+    BuildDeepseekV2, kGguf};
 
 }  // namespace planish

@@ -59,11 +59,56 @@ Result<Program> BuildFalcon(const Json& config) {
   return BuildDecoder(config, std::move(spec));
 }
 
+constexpr GgufName kGgufTop[] = {{"token_embd", "transformer.word_embeddings"},
+                                 {"output_norm", "transformer.ln_f"},
+                                 {"output", "lm_head"}};
+constexpr GgufName kGgufLayer[] = {{"attn_norm", "input_layernorm"},
+                                   {"attn_qkv", "self_attention.query_key_value"},
+                                   {"attn_output", "self_attention.dense"},
+                                   {"ffn_up", "mlp.dense_h_to_4h"},
+                                   {"ffn_down", "mlp.dense_4h_to_h"}};
+constexpr GgufName kGgufTwoNormsLayer[] = {{"attn_norm", "ln_mlp"},
+                                           {"attn_norm_2", "ln_attn"},
+                                           {"attn_qkv", "self_attention.query_key_value"},
+                                           {"attn_output", "self_attention.dense"},
+                                           {"ffn_up", "mlp.dense_h_to_4h"},
+                                           {"ffn_down", "mlp.dense_4h_to_h"}};
+constexpr GgufImplied kGgufImplied[] = {{"activation", "\"gelu\"", "\"gelu\""},
+                                        {"parallel_attn", "true", "true"},
+                                        {"num_ln_in_parallel_attn", "1", nullptr}};
+constexpr GgufImplied kGgufTwoNormsImplied[] = {{"activation", "\"gelu\"", "\"gelu\""},
+                                                {"parallel_attn", "true", "true"},
+                                                {"num_ln_in_parallel_attn", "2", nullptr}};
+constexpr GgufName kGgufFlags[] = {{"blk.0.attn_qkv.bias", "bias"},
+                                   {"blk.0.attn_norm.weight", "new_decoder_architecture"}};
+constexpr GgufSizes kGgufSizes = {.inter = "ffn_hidden_size", .kv_heads = "num_kv_heads"};
+// Files do not tell the older layouts of q, k and v from the newer: all have q, k and v one after the other.
+constexpr GgufFamily kOneNorm = {.model_type = "falcon",
+                                 .arch = "falcon",
+                                 .top = kGgufTop,
+                                 .layer = kGgufLayer,
+                                 .layer_prefix = "transformer.h.",
+                                 .sizes = kGgufSizes,
+                                 .implied = kGgufImplied,
+                                 .flags = kGgufFlags,
+                                 .eps = "layer_norm_epsilon",
+                                 .layer_norm = true,
+                                 .rows = GgufFamily::Rows::kGroups};
+constexpr GgufFamily TwoNorms() {
+  GgufFamily two = kOneNorm;
+  two.rank = 1;
+  two.tensor = "blk.0.attn_norm_2.weight";
+  two.layer = kGgufTwoNormsLayer;
+  two.implied = kGgufTwoNormsImplied;
+  return two;
+}
+constexpr GgufFamily kGguf[] = {TwoNorms(), kOneNorm};
+
 }  // namespace
 
 extern const Family kFamily_falcon;
 const Family kFamily_falcon = {
     "falcon", "LayerNorm, both branches in parallel, fused q, k, v with one or few heads of k and v, GELU",
-    BuildFalcon};
+    BuildFalcon, kGguf};
 
 }  // namespace planish

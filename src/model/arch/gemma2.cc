@@ -1,4 +1,5 @@
 #include "model/arch/gemma.h"
+#include "model/arch/gguf_names.h"
 #include "model/family.h"
 
 namespace planish {
@@ -14,12 +15,30 @@ Result<Program> BuildGemma2(const Json& config) {
   return BuildDecoder(config, std::move(spec));
 }
 
+constexpr GgufKey kGgufKeys[] = {
+    {GgufKey::Kind::kInt, "attention.sliding_window", "sliding_window", "4096"},
+    {GgufKey::Kind::kFloat, "attn_logit_softcapping", "attn_logit_softcapping", "50.0"},
+    {GgufKey::Kind::kFloat, "final_logit_softcapping", "final_logit_softcapping", "30.0"}};
+constexpr GgufImplied kGgufImplied[] = {
+    {"hidden_activation", "\"gelu_pytorch_tanh\"", "\"gelu_pytorch_tanh\""},
+    {"attention_bias", "false", "false"}};
+constexpr GgufFamily kGguf[] = {{.model_type = "gemma2",
+                                 .arch = "gemma2",
+                                 .top = kDecoderTop,
+                                 .layer = kGemmaLayer,
+                                 .keys = kGgufKeys,
+                                 .implied = kGgufImplied,
+                                 .norm_plus = 1,
+                                 .head_dim = true,
+                                 .windows = GgufFamily::Windows::kAlternate,
+                                 .largest_layers = 46}};
+
 }  // namespace
 
 extern const Family kFamily_gemma2;
 const Family kFamily_gemma2 = {
     "gemma2",
     "llama with norms after the branches too, soft caps, every other layer sliding, scaled embeddings",
-    BuildGemma2};
+    BuildGemma2, kGguf};
 
 }  // namespace planish

@@ -1,4 +1,5 @@
 #include "model/arch/gemma.h"
+#include "model/arch/gguf_names.h"
 #include "model/family.h"
 #include "model/rope.h"
 
@@ -54,12 +55,32 @@ Result<Program> BuildGemma3(const Json& config) {
   return BuildText(text);
 }
 
+constexpr GgufKey kGgufKeys[] = {
+    {GgufKey::Kind::kInt, "attention.sliding_window", "sliding_window", "4096"},
+    {GgufKey::Kind::kFloat, "rope.freq_base_swa", "rope_local_base_freq", "10000.0"}};
+constexpr GgufImplied kGgufImplied[] = {
+    {"hidden_activation", "\"gelu_pytorch_tanh\"", "\"gelu_pytorch_tanh\""},
+    {"attention_bias", "false", "false"},
+    {"attn_logit_softcapping", "null", "null"},
+    {"final_logit_softcapping", "null", "null"}};
+constexpr GgufFamily kGguf[] = {{.model_type = "gemma3_text",
+                                 .arch = "gemma3",
+                                 .top = kDecoderTop,
+                                 .layer = kGemmaLayer,
+                                 .keys = kGgufKeys,
+                                 .implied = kGgufImplied,
+                                 .norm_plus = 1,
+                                 .theta = "1000000.0",
+                                 .head_dim = true,
+                                 .windows = GgufFamily::Windows::kPattern,
+                                 .largest_layers = 62}};
+
 }  // namespace
 
 extern const Family kFamily_gemma3;
 const Family kFamily_gemma3 = {
     "gemma3_text",
     "gemma2 with norms on the heads of q and k, no soft caps, other rotations in sliding layers", BuildGemma3,
-    "gemma3"};
+    kGguf, "gemma3"};
 
 }  // namespace planish

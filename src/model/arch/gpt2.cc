@@ -53,10 +53,33 @@ Result<Program> BuildGpt2(const Json& config) {
   return program;
 }
 
+constexpr GgufName kGgufTop[] = {{"token_embd", "transformer.wte"},
+                                 {"position_embd", "transformer.wpe"},
+                                 {"output_norm", "transformer.ln_f"},
+                                 {"output", "lm_head"}};
+constexpr GgufName kGgufLayer[] = {{"attn_norm", "ln_1"},          {"attn_qkv", "attn.c_attn"},
+                                   {"attn_output", "attn.c_proj"}, {"ffn_norm", "ln_2"},
+                                   {"ffn_up", "mlp.c_fc"},         {"ffn_down", "mlp.c_proj"}};
+constexpr GgufImplied kGgufImplied[] = {{"activation_function", "\"gelu_new\"", "\"gelu_new\""},
+                                        {"scale_attn_by_inverse_layer_idx", "false", "false"}};
+constexpr GgufSizes kGgufSizes = {"n_embd", "n_layer", "n_inner", "n_head", nullptr, "n_positions"};
+constexpr GgufFamily kGguf[] = {{.model_type = "gpt2",
+                                 .arch = "gpt2",
+                                 .top = kGgufTop,
+                                 .layer = kGgufLayer,
+                                 .layer_prefix = "transformer.h.",
+                                 .sizes = kGgufSizes,
+                                 .implied = kGgufImplied,
+                                 .eps = "layer_norm_epsilon",
+                                 .layer_norm = true,
+                                 .theta = nullptr,
+                                 .transposed = true}};
+
 }  // namespace
 
 extern const Family kFamily_gpt2;
 const Family kFamily_gpt2 = {
-    "gpt2", "learned positions, LayerNorm, biases, weights stored [in, out], fused q, k, v, GELU", BuildGpt2};
+    "gpt2", "learned positions, LayerNorm, biases, weights stored [in, out], fused q, k, v, GELU", BuildGpt2,
+    kGguf};
 
 }  // namespace planish

@@ -33,12 +33,38 @@ Result<Program> BuildGptNeox(const Json& config) {
   return BuildDecoder(config, std::move(spec));
 }
 
+constexpr GgufName kGgufTop[] = {{"token_embd", "gpt_neox.embed_in"},
+                                 {"output_norm", "gpt_neox.final_layer_norm"},
+                                 {"output", "embed_out"}};
+constexpr GgufName kGgufLayer[] = {
+    {"attn_norm", "input_layernorm"},   {"attn_qkv", "attention.query_key_value"},
+    {"attn_output", "attention.dense"}, {"ffn_norm", "post_attention_layernorm"},
+    {"ffn_up", "mlp.dense_h_to_4h"},    {"ffn_down", "mlp.dense_4h_to_h"}};
+constexpr GgufKey kGgufKeys[] = {
+    {GgufKey::Kind::kBool, "use_parallel_residual", "use_parallel_residual", "true"}};
+constexpr GgufImplied kGgufImplied[] = {{"hidden_act", "\"gelu\"", "\"gelu\""}};
+constexpr GgufName kGgufFlags[] = {{"blk.0.attn_qkv.bias", "attention_bias"}};
+constexpr GgufSizes kGgufSizes = {.kv_heads = nullptr};
+constexpr GgufFamily kGguf[] = {{.model_type = "gpt_neox",
+                                 .arch = "gptneox",
+                                 .top = kGgufTop,
+                                 .layer = kGgufLayer,
+                                 .layer_prefix = "gpt_neox.layers.",
+                                 .sizes = kGgufSizes,
+                                 .keys = kGgufKeys,
+                                 .implied = kGgufImplied,
+                                 .flags = kGgufFlags,
+                                 .eps = "layer_norm_eps",
+                                 .layer_norm = true,
+                                 .rows = GgufFamily::Rows::kGroups,
+                                 .partial = true}};
+
 }  // namespace
 
 extern const Family kFamily_gpt_neox;
 const Family kFamily_gpt_neox = {
     "gpt_neox",
     "LayerNorm, both branches in parallel, q, k, v of each head together, rotation of a quarter of it",
-    BuildGptNeox};
+    BuildGptNeox, kGguf};
 
 }  // namespace planish

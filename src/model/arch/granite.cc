@@ -1,4 +1,5 @@
 #include "model/arch/decoder.h"
+#include "model/arch/gguf_names.h"
 #include "model/family.h"
 
 namespace planish {
@@ -17,10 +18,25 @@ Result<Program> BuildGranite(const Json& config) {
   return BuildDecoder(config, std::move(spec));
 }
 
+constexpr GgufKey kGgufKeys[] = {{GgufKey::Kind::kFloat, "attention.scale", "attention_multiplier", "1.0"},
+                                 {GgufKey::Kind::kFloat, "embedding_scale", "embedding_multiplier", "1.0"},
+                                 {GgufKey::Kind::kFloat, "residual_scale", "residual_multiplier", "1.0"},
+                                 {GgufKey::Kind::kFloat, "logit_scale", "logits_scaling", "1.0"}};
+constexpr GgufFamily kGguf[] = {{.model_type = "granite",
+                                 .arch = "granite",
+                                 .top = kDecoderTop,
+                                 .layer = kDecoderLayer,
+                                 .keys = kGgufKeys,
+                                 .implied = kSiluImplied,
+                                 .flags = kLlamaFlags,
+                                 .rows = GgufFamily::Rows::kPairs,
+                                 .rope_freqs = true,
+                                 .rope_factors = true}};
+
 }  // namespace
 
 extern const Family kFamily_granite;
 const Family kFamily_granite = {"granite", "llama with factors on embeddings, scores, branches and logits",
-                                BuildGranite};
+                                BuildGranite, kGguf};
 
 }  // namespace planish

@@ -1,4 +1,5 @@
 #include "model/arch/decoder.h"
+#include "model/arch/gguf_names.h"
 #include "model/family.h"
 
 namespace planish {
@@ -12,10 +13,21 @@ Result<Program> BuildLlama(const Json& config) {
   return BuildDecoder(config, std::move(spec));
 }
 
+constexpr GgufFamily kGguf[] = {{.model_type = "llama",
+                                 .arch = "llama",
+                                 .top = kDecoderTop,
+                                 .layer = kDecoderLayer,
+                                 .implied = kSiluImplied,
+                                 .flags = kLlamaFlags,
+                                 .rows = GgufFamily::Rows::kPairs,
+                                 .head_dim = true,
+                                 .rope_freqs = true,
+                                 .rope_factors = true}};
+
 }  // namespace
 
 extern const Family kFamily_llama;
 const Family kFamily_llama = {"llama", "RMSNorm, rotary positions, gated MLP, grouped-query attention",
-                              BuildLlama};
+                              BuildLlama, kGguf};
 
 }  // namespace planish

@@ -4,6 +4,7 @@
 
 #include "base/names.h"
 #include "model/arch/decoder.h"
+#include "model/arch/gguf_names.h"
 #include "model/family.h"
 
 namespace planish {
@@ -101,11 +102,42 @@ Result<Program> BuildMamba2(const Json& config) {
   return program;
 }
 
+constexpr GgufName kGgufTop[] = {
+    {"token_embd", "backbone.embeddings"}, {"output_norm", "backbone.norm_f"}, {"output", "lm_head"}};
+constexpr GgufName kGgufLayer[] = {{"attn_norm", "norm"},
+                                   {"ssm_in", "mixer.in_proj"},
+                                   {"ssm_conv1d", "mixer.conv1d", GgufName::Form::kKernels},
+                                   {"ssm_norm", "mixer.norm", GgufName::Form::kGroups},
+                                   {"ssm_out", "mixer.out_proj"}};
+constexpr GgufName kGgufWhole[] = {{"ssm_a", "mixer.A_log", GgufName::Form::kNegatedPowers},
+                                   {"ssm_d", "mixer.D", GgufName::Form::kColumn},
+                                   {"ssm_dt.bias", "mixer.dt_bias"}};
+constexpr GgufKey kGgufKeys[] = {{GgufKey::Kind::kInt, "ssm.conv_kernel", "conv_kernel", "4"},
+                                 {GgufKey::Kind::kInt, "ssm.state_size", "state_size", "128"},
+                                 {GgufKey::Kind::kInt, "ssm.group_count", "n_groups", "8"}};
+constexpr GgufImplied kGgufImplied[] = {
+    {"hidden_act", "\"silu\"", "\"silu\""},
+    {"use_bias", "false", "false"},
+    {"use_conv_bias", "true", "true"},
+    {"rms_norm", "true", "true"},
+    {"time_step_limit", R"([0.0, {"__float__": "Infinity"}])", R"([0.0, {"__float__": "Infinity"}])"}};
+constexpr GgufFamily kGguf[] = {{.model_type = "mamba2",
+                                 .arch = "mamba2",
+                                 .top = kGgufTop,
+                                 .layer = kGgufLayer,
+                                 .whole = kGgufWhole,
+                                 .layer_prefix = "backbone.layers.",
+                                 .keys = kGgufKeys,
+                                 .implied = kGgufImplied,
+                                 .eps = "layer_norm_epsilon",
+                                 .theta = nullptr,
+                                 .scan = true}};
+
 }  // namespace
 
 extern const Family kFamily_mamba2;
 const Family kFamily_mamba2 = {
     "mamba2", "no attention: a short convolution and a selective scan with a state of fixed size",
-    BuildMamba2};
+    BuildMamba2, kGguf};
 
 }  // namespace planish

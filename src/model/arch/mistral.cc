@@ -1,4 +1,5 @@
 #include "model/arch/decoder.h"
+#include "model/arch/gguf_names.h"
 #include "model/family.h"
 
 namespace planish {
@@ -10,9 +11,30 @@ Result<Program> BuildMistral(const Json& config) {
   return BuildDecoder(config, std::move(spec));
 }
 
+// Without a window it is a Llama to whoever reads the file.
+constexpr GgufFamily kFull = {.model_type = "llama",
+                              .arch = "llama",
+                              .rank = -1,
+                              .top = kDecoderTop,
+                              .layer = kDecoderLayer,
+                              .implied = kSiluImplied,
+                              .rows = GgufFamily::Rows::kPairs,
+                              .head_dim = true,
+                              .rope_freqs = true,
+                              .rope_factors = true};
+constexpr GgufFamily Windowed() {
+  GgufFamily windowed = kFull;
+  windowed.model_type = "mistral";
+  windowed.rank = 1;
+  windowed.key = "attention.sliding_window";
+  windowed.keys = kWindowKey;
+  return windowed;
+}
+constexpr GgufFamily kGguf[] = {Windowed(), kFull};
+
 }  // namespace
 
 extern const Family kFamily_mistral;
-const Family kFamily_mistral = {"mistral", "llama with sliding-window attention", BuildMistral};
+const Family kFamily_mistral = {"mistral", "llama with sliding-window attention", BuildMistral, kGguf};
 
 }  // namespace planish

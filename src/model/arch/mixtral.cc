@@ -1,4 +1,5 @@
 #include "model/arch/expert_mlp.h"
+#include "model/arch/gguf_names.h"
 #include "model/family.h"
 
 namespace planish {
@@ -26,10 +27,36 @@ Result<Program> BuildMixtral(const Json& config) {
   return BuildDecoder(config, std::move(spec));
 }
 
+constexpr GgufName kGgufLayer[] = {{"attn_norm", "input_layernorm"},
+                                   {"attn_q", "self_attn.q_proj"},
+                                   {"attn_k", "self_attn.k_proj"},
+                                   {"attn_v", "self_attn.v_proj"},
+                                   {"attn_output", "self_attn.o_proj"},
+                                   {"ffn_norm", "post_attention_layernorm"},
+                                   {"ffn_gate_inp", "block_sparse_moe.gate"},
+                                   {"ffn_gate_exps", "block_sparse_moe.experts.*.w1"},
+                                   {"ffn_up_exps", "block_sparse_moe.experts.*.w3"},
+                                   {"ffn_down_exps", "block_sparse_moe.experts.*.w2"}};
+constexpr GgufFamily kGguf[] = {{.model_type = "mixtral",
+                                 .arch = "llama",
+                                 .rank = 2,
+                                 .key = "expert_count",
+                                 .top = kDecoderTop,
+                                 .layer = kGgufLayer,
+                                 .keys = kWindowKey,
+                                 .implied = kSiluImplied,
+                                 .rows = GgufFamily::Rows::kPairs,
+                                 .theta = "1000000.0",
+                                 .head_dim = true,
+                                 .experts = "num_local_experts",
+                                 .normalized = true,
+                                 .rope_freqs = true,
+                                 .rope_factors = true}};
+
 }  // namespace
 
 extern const Family kFamily_mixtral;
 const Family kFamily_mixtral = {"mixtral", "mistral with experts, weights normalized over the chosen ones",
-                                BuildMixtral};
+                                BuildMixtral, kGguf};
 
 }  // namespace planish

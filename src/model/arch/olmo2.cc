@@ -1,4 +1,5 @@
 #include "model/arch/decoder.h"
+#include "model/arch/gguf_names.h"
 #include "model/family.h"
 
 namespace planish {
@@ -18,10 +19,29 @@ Result<Program> BuildOlmo2(const Json& config) {
   return BuildDecoder(config, std::move(spec));
 }
 
+constexpr GgufName kGgufLayer[] = {{"attn_q", "self_attn.q_proj"},
+                                   {"attn_k", "self_attn.k_proj"},
+                                   {"attn_v", "self_attn.v_proj"},
+                                   {"attn_output", "self_attn.o_proj"},
+                                   {"attn_q_norm", "self_attn.q_norm"},
+                                   {"attn_k_norm", "self_attn.k_norm"},
+                                   {"post_attention_norm", "post_attention_layernorm"},
+                                   {"post_ffw_norm", "post_feedforward_layernorm"},
+                                   {"ffn_gate", "mlp.gate_proj"},
+                                   {"ffn_up", "mlp.up_proj"},
+                                   {"ffn_down", "mlp.down_proj"}};
+constexpr GgufFamily kGguf[] = {{.model_type = "olmo2",
+                                 .arch = "olmo2",
+                                 .top = kDecoderTop,
+                                 .layer = kGgufLayer,
+                                 .implied = kSiluImplied,
+                                 .flags = kAttentionFlag}};
+
 }  // namespace
 
 extern const Family kFamily_olmo2;
 const Family kFamily_olmo2 = {
-    "olmo2", "llama with norms after the branches only, and on all heads of q and k together", BuildOlmo2};
+    "olmo2", "llama with norms after the branches only, and on all heads of q and k together", BuildOlmo2,
+    kGguf};
 
 }  // namespace planish

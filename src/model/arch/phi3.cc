@@ -1,4 +1,5 @@
 #include "model/arch/decoder.h"
+#include "model/arch/gguf_names.h"
 #include "model/family.h"
 
 namespace planish {
@@ -14,10 +15,24 @@ Result<Program> BuildPhi3(const Json& config) {
   return BuildDecoder(config, std::move(spec));
 }
 
+constexpr GgufName kGgufLayer[] = {
+    {"attn_norm", "input_layernorm"},    {"attn_qkv", "self_attn.qkv_proj"},
+    {"attn_output", "self_attn.o_proj"}, {"ffn_norm", "post_attention_layernorm"},
+    {"ffn_up", "mlp.gate_up_proj"},      {"ffn_down", "mlp.down_proj"}};
+constexpr GgufFamily kGguf[] = {{.model_type = "phi3",
+                                 .arch = "phi3",
+                                 .top = kDecoderTop,
+                                 .layer = kGgufLayer,
+                                 .keys = kWindowKey,
+                                 .implied = kSiluImplied,
+                                 .partial = true,
+                                 .gate_up = true,
+                                 .rope_factors = true}};
+
 }  // namespace
 
 extern const Family kFamily_phi3;
 const Family kFamily_phi3 = {"phi3", "llama with q, k, v in one tensor and gate and up in another, longrope",
-                             BuildPhi3};
+                             BuildPhi3, kGguf};
 
 }  // namespace planish

@@ -1,4 +1,5 @@
 #include "model/arch/decoder.h"
+#include "model/arch/gguf_names.h"
 #include "model/family.h"
 
 namespace planish {
@@ -11,9 +12,15 @@ Result<Program> BuildQwen2(const Json& config) {
   return BuildDecoder(config, std::move(spec));
 }
 
+constexpr GgufFamily kGguf[] = {{.model_type = "qwen2",
+                                 .arch = "qwen2",
+                                 .top = kDecoderTop,
+                                 .layer = kDecoderLayer,
+                                 .implied = kSiluFullImplied}};
+
 }  // namespace
 
 extern const Family kFamily_qwen2;
-const Family kFamily_qwen2 = {"qwen2", "llama with biases on q, k and v", BuildQwen2};
+const Family kFamily_qwen2 = {"qwen2", "llama with biases on q, k and v", BuildQwen2, kGguf};
 
 }  // namespace planish

@@ -1,3 +1,4 @@
+#include "model/arch/gguf_names.h"
 #include "model/arch/qwen_moe.h"
 #include "model/family.h"
 
@@ -26,10 +27,21 @@ Result<Program> BuildQwen2Moe(const Json& config) {
   return BuildDecoder(config, std::move(spec));
 }
 
+constexpr GgufKey kGgufKeys[] = {
+    {GgufKey::Kind::kInt, "expert_feed_forward_length", "moe_intermediate_size", "1408"},
+    {GgufKey::Kind::kInt, "expert_shared_feed_forward_length", "shared_expert_intermediate_size", "5632"}};
+constexpr GgufFamily kGguf[] = {{.model_type = "qwen2_moe",
+                                 .arch = "qwen2moe",
+                                 .top = kDecoderTop,
+                                 .layer = kQwenMoeLayer,
+                                 .keys = kGgufKeys,
+                                 .implied = kQwenMoeImplied,
+                                 .experts = "num_experts"}};
+
 }  // namespace
 
 extern const Family kFamily_qwen2_moe;
 const Family kFamily_qwen2_moe = {"qwen2_moe", "qwen2 with experts, and a shared one behind a gate",
-                                  BuildQwen2Moe};
+                                  BuildQwen2Moe, kGguf};
 
 }  // namespace planish

@@ -1,4 +1,5 @@
 #include "model/arch/decoder.h"
+#include "model/arch/gguf_names.h"
 #include "model/family.h"
 
 namespace planish {
@@ -15,9 +16,17 @@ Result<Program> BuildQwen3(const Json& config) {
   return BuildDecoder(config, std::move(spec));
 }
 
+constexpr GgufFamily kGguf[] = {{.model_type = "qwen3",
+                                 .arch = "qwen3",
+                                 .top = kDecoderTop,
+                                 .layer = kDecoderLayer,
+                                 .implied = kSiluFullImplied,
+                                 .flags = kAttentionFlag,
+                                 .head_dim = true}};
+
 }  // namespace
 
 extern const Family kFamily_qwen3;
-const Family kFamily_qwen3 = {"qwen3", "llama with RMSNorm on the heads of q and k", BuildQwen3};
+const Family kFamily_qwen3 = {"qwen3", "llama with RMSNorm on the heads of q and k", BuildQwen3, kGguf};
 
 }  // namespace planish

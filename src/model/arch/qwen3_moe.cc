@@ -1,3 +1,4 @@
+#include "model/arch/gguf_names.h"
 #include "model/arch/qwen_moe.h"
 #include "model/family.h"
 
@@ -22,9 +23,22 @@ Result<Program> BuildQwen3Moe(const Json& config) {
   return BuildDecoder(config, std::move(spec));
 }
 
+constexpr GgufKey kGgufKeys[] = {
+    {GgufKey::Kind::kInt, "expert_feed_forward_length", "moe_intermediate_size", "768"}};
+constexpr GgufFamily kGguf[] = {{.model_type = "qwen3_moe",
+                                 .arch = "qwen3moe",
+                                 .top = kDecoderTop,
+                                 .layer = kQwenMoeLayer,
+                                 .keys = kGgufKeys,
+                                 .implied = kQwenMoeImplied,
+                                 .flags = kAttentionFlag,
+                                 .head_dim = true,
+                                 .experts = "num_experts",
+                                 .normalized = true}};
+
 }  // namespace
 
 extern const Family kFamily_qwen3_moe;
-const Family kFamily_qwen3_moe = {"qwen3_moe", "qwen3 with experts", BuildQwen3Moe};
+const Family kFamily_qwen3_moe = {"qwen3_moe", "qwen3 with experts", BuildQwen3Moe, kGguf};
 
 }  // namespace planish

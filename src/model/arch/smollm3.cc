@@ -2,6 +2,7 @@
 
 #include "base/names.h"
 #include "model/arch/decoder.h"
+#include "model/arch/gguf_names.h"
 #include "model/family.h"
 
 namespace planish {
@@ -51,9 +52,19 @@ Result<Program> BuildSmollm3(const Json& config) {
   return BuildDecoder(config, std::move(spec));
 }
 
+constexpr GgufFamily kGguf[] = {{.model_type = "smollm3",
+                                 .arch = "smollm3",
+                                 .top = kDecoderTop,
+                                 .layer = kDecoderLayer,
+                                 .implied = kSiluFullImplied,
+                                 .flags = kLlamaFlags,
+                                 .rows = GgufFamily::Rows::kPairs,
+                                 .theta = "2000000.0",
+                                 .unrotated_every = 4}};
+
 }  // namespace
 
 extern const Family kFamily_smollm3;
-const Family kFamily_smollm3 = {"smollm3", "llama with some layers that do not rotate", BuildSmollm3};
+const Family kFamily_smollm3 = {"smollm3", "llama with some layers that do not rotate", BuildSmollm3, kGguf};
 
 }  // namespace planish

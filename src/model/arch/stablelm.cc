@@ -1,4 +1,5 @@
 #include "model/arch/decoder.h"
+#include "model/arch/gguf_names.h"
 #include "model/family.h"
 
 namespace planish {
@@ -19,10 +20,24 @@ Result<Program> BuildStablelm(const Json& config) {
   return BuildDecoder(config, std::move(spec));
 }
 
+constexpr GgufKey kGgufKeys[] = {
+    {GgufKey::Kind::kBool, "use_parallel_residual", "use_parallel_residual", "false"}};
+constexpr GgufName kGgufFlags[] = {{"blk.0.attn_q.bias", "use_qkv_bias"}};
+constexpr GgufFamily kGguf[] = {{.model_type = "stablelm",
+                                 .arch = "stablelm",
+                                 .top = kDecoderTop,
+                                 .layer = kDecoderLayer,
+                                 .keys = kGgufKeys,
+                                 .implied = kSiluImplied,
+                                 .flags = kGgufFlags,
+                                 .eps = "layer_norm_eps",
+                                 .layer_norm = true,
+                                 .partial = true}};
+
 }  // namespace
 
 extern const Family kFamily_stablelm;
 const Family kFamily_stablelm = {"stablelm", "llama with LayerNorm and rotation of a quarter of each head",
-                                 BuildStablelm};
+                                 BuildStablelm, kGguf};
 
 }  // namespace planish

@@ -1,4 +1,5 @@
 #include "model/arch/decoder.h"
+#include "model/arch/gguf_names.h"
 #include "model/family.h"
 
 namespace planish {
@@ -20,10 +21,31 @@ Result<Program> BuildStarcoder2(const Json& config) {
   return BuildDecoder(config, std::move(spec));
 }
 
+constexpr GgufName kGgufLayer[] = {{"attn_norm", "input_layernorm"},
+                                   {"attn_q", "self_attn.q_proj"},
+                                   {"attn_k", "self_attn.k_proj"},
+                                   {"attn_v", "self_attn.v_proj"},
+                                   {"attn_output", "self_attn.o_proj"},
+                                   {"ffn_norm", "post_attention_layernorm"},
+                                   {"ffn_up", "mlp.c_fc"},
+                                   {"ffn_down", "mlp.c_proj"}};
+constexpr GgufImplied kGgufImplied[] = {{"hidden_act", "\"gelu_pytorch_tanh\"", "\"gelu_pytorch_tanh\""}};
+constexpr GgufName kGgufFlags[] = {{"blk.0.attn_q.bias", "use_bias"}};
+constexpr GgufFamily kGguf[] = {{.model_type = "starcoder2",
+                                 .arch = "starcoder2",
+                                 .top = kDecoderTop,
+                                 .layer = kGgufLayer,
+                                 .keys = kWindowKey,
+                                 .implied = kGgufImplied,
+                                 .flags = kGgufFlags,
+                                 .eps = "norm_epsilon",
+                                 .layer_norm = true}};
+
 }  // namespace
 
 extern const Family kFamily_starcoder2;
-const Family kFamily_starcoder2 = {
-    "starcoder2", "LayerNorm, biases everywhere, a plain MLP with GELU, sliding windows", BuildStarcoder2};
+const Family kFamily_starcoder2 = {"starcoder2",
+                                   "LayerNorm, biases everywhere, a plain MLP with GELU, sliding windows",
+                                   BuildStarcoder2, kGguf};
 
 }  // namespace planish
