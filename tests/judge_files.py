@@ -82,6 +82,33 @@ def judge_gguf(kind, config):
     return types
 
 
+def judge_split():
+    """Parts as gguf-split makes them: read one by one, they are the whole file's tensors in their order."""
+    run("convert", "demo", "-o", path("parts.gguf"), "--to", "gguf:q4_k", "--shard-size", "1MB")
+    files = sorted(f for f in os.listdir(work) if f.startswith("parts-"))
+    assert files == [f"parts-{i + 1:05}-of-{len(files):05}.gguf" for i in range(len(files))] and len(files) > 2, files
+    whole = gguf.GGUFReader(path("q4_k.gguf"))
+    expected, found = whole.tensors, []
+    for number, file in enumerate(files):
+        reader = gguf.GGUFReader(path(file))
+        for key, value, kind in (("split.no", number, "UINT16"), ("split.count", len(files), "UINT16"),
+                                 ("split.tensors.count", len(expected), "INT32")):
+            field = reader.get_field(key)
+            assert field.contents() == value and field.types[0].name == kind, (file, key)
+        keys = {k for k in reader.fields if not k.startswith("GGUF.") and not k.startswith("split.")}
+        own = {k for k in whole.fields if not k.startswith("GGUF.")}
+        assert keys == (own if number == 0 else set()), (file, keys)
+        found += reader.tensors
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected):
+        assert a.name == b.name and a.tensor_type == b.tensor_type and list(a.shape) == list(b.shape), a.name
+        assert np.array_equal(a.data, b.data), a.name
+    run("convert", path(files[0]), "-o", path("joined"), "--to", "hf-f32")
+    ours, joined = folder("q4_k"), folder("joined")
+    assert ours.keys() == joined.keys() and all(np.array_equal(w, joined[k]) for k, w in ours.items())
+    print(f"gguf in {len(files)} parts: {len(found)} tensors are those of the whole file, both ways")
+
+
 def judge_original(config):
     """bf16 widened: the folder holds the demo's very values."""
     run("convert", "demo", "-o", path("original"), "--to", "hf-f32")
@@ -254,6 +281,31 @@ def judge_read_back(original):
         for key, w in values.items():
             assert np.array_equal(ours[key], w), (method, bits, key)
         print(f"{method}, {bits} bits packed elsewhere: {len(values)} matrices are the same numbers")
+        if method == "gptq":
+            judge_order(name, bits, "gptq" if less == 0 else "gptq-v1", values)
+
+
+def judge_order(name, bits, target, values):
+    """Groups in the order of activations, written again: the same tensors; and as compressed-tensors: the same numbers."""
+    before = stored(name)
+    run("convert", path(name), "-o", path(name + "-again"), "--to", target)
+    after = stored(name + "-again")
+    assert before.keys() == after.keys()
+    for key, tensor in before.items():
+        assert tensor.dtype == after[key].dtype and np.array_equal(tensor, after[key]), key
+    with open(path(name + "-again/config.json")) as f:
+        assert json.load(f)["quantization_config"]["desc_act"] is True
+    run("convert", path(name), "-o", path(name + "-ct"), "--to", "compressed-tensors")
+    other = stored(name + "-ct")
+    for key, w in values.items():
+        module = key[:-len(".weight")]
+        group = other[module + ".weight_g_idx"]
+        assert np.array_equal(group, before[module + ".g_idx"]), key
+        codes = numbers(other[module + ".weight_packed"], bits)[:, :w.shape[1]]
+        zeros = numbers(other[module + ".weight_zero_point"].T, bits).T[:w.shape[0]]
+        scales = other[module + ".weight_scale"].astype(np.float32)
+        assert np.array_equal((codes - zeros[:, group]).astype(np.float32) * scales[:, group], w), key
+    print(f"{target}, {bits} bits in activation order, written again and as compressed-tensors: the same")
 
 
 def main():
@@ -266,6 +318,7 @@ def main():
     for kind in TYPES:
         seen |= judge_gguf(kind, config)
     assert seen >= {t.upper() for t in TYPES}, seen
+    judge_split()
     judge_lora(config)
     judge_imatrix()
 

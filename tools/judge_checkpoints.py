@@ -71,7 +71,7 @@ def decode(p, t):
     g = p["group"] or cols
     groups = -(-cols // g)
     codes = unpack(t[p["tensor"] + ".codes"], cols, bits)
-    k = np.arange(cols) // g
+    k = t[p["tensor"] + ".group_index"] if p.get("group_index") else np.arange(cols) // g
     if p.get("scale", "f16") == "f16":
         scales = t[p["tensor"] + ".scales"].astype(np.float32)
     else:

@@ -15,7 +15,7 @@ struct ConvertFlags {
   std::vector<std::string> adapters;
   std::string model, output, target, statistics, imatrix;
   bool merge = false, drop_paths = false;
-  int64_t shard_bytes = kDefaultShardBytes;
+  int64_t shard_bytes = 0;
 };
 
 // What --statistics or --imatrix say of the model's columns.
@@ -47,6 +47,9 @@ Status RunConvert(const ConvertFlags& flags) {
   options.paths = merge ? Paths::kMerge : flags.drop_paths ? Paths::kDrop : Paths::kRefuse;
   options.shard_bytes = flags.shard_bytes;
   PLANISH_TRY(const ConvertTarget* target, ParseConvertTarget(flags.target, options));
+  if (flags.shard_bytes > 0 && !target->divides) {
+    return InputError(fmt::format("--shard-size: target '{}' is not divided into files", target->name));
+  }
   if (FileExists(flags.output) || DirectoryExists(flags.output)) {
     return InputError(fmt::format("{}: already exists; choose another output or remove it", flags.output));
   }
@@ -55,14 +58,13 @@ Status RunConvert(const ConvertFlags& flags) {
   PLANISH_RETURN_IF_ERROR(AttachAdapters(run->context(), flags.adapters, model));
   PLANISH_RETURN_IF_ERROR(ReadImportance(flags, *target, model, options));
   PLANISH_TRY(const Converted done, target->write(run->context(), model, options, flags.output));
+  const std::string& path = done.path.empty() ? flags.output : done.path;
   if (flags.run.json) {
-    PrintJson(
-        {{"output", flags.output}, {"tensors", done.tensors}, {"bytes", done.bytes}, {"notes", done.notes}});
+    PrintJson({{"output", path}, {"tensors", done.tensors}, {"bytes", done.bytes}, {"notes", done.notes}});
     return {};
   }
   for (const auto& note : done.notes) fmt::print("{}\n", note);
-  fmt::print("{}: {} tensors, {}\n", flags.output, done.tensors,
-             FormatBytes(static_cast<double>(done.bytes)));
+  fmt::print("{}: {} tensors, {}\n", path, done.tensors, FormatBytes(static_cast<double>(done.bytes)));
   return {};
 }
 
@@ -95,16 +97,18 @@ void AddConvertVerb(CLI::App& app) {
       ->excludes(statistics);
   auto* merge = verb->add_flag("--merge", flags->merge, "Add low-rank paths to the matrix beside them");
   verb->add_flag("--drop-paths", flags->drop_paths, "Leave low-rank paths out")->excludes(merge);
-  verb->add_option("--shard-size", flags->shard_bytes,
-                   "Most bytes of tensors in a file of a folder: 5GB, 500MB")
+  verb->add_option(
+          "--shard-size", flags->shard_bytes,
+          "Most bytes of tensors in a file: 2GB, 500MB; folders: 5GB if not given. A larger GGUF file "
+          "becomes parts NAME-00001-of-00003.gguf")
       ->transform(CLI::AsSizeValue(true))
-      ->check(CLI::PositiveNumber)
-      ->default_str("5GB");
+      ->check(CLI::PositiveNumber);
   AddAdapterOption(*verb, flags->adapters);
   AddRunOptions(*verb, flags->run);
   verb->footer(TargetsText() +
                "Examples:\n  planish convert model/ -o model.gguf --to gguf:q4_k\n"
-               "  planish convert model/ -o model.gguf --to gguf:q3_k --statistics statistics.safetensors");
+               "  planish convert model/ -o model.gguf --to gguf:q3_k --statistics statistics.safetensors\n"
+               "  planish convert model/ -o model.gguf --to gguf:bf16 --shard-size 2GB");
   AddVerb(*verb, [flags] { return RunConvert(*flags); });
 }
 

@@ -166,6 +166,23 @@ TEST_F(FileTest, AtomicFileDestroyedWithoutCommitLeavesTheOldFile) {
   EXPECT_EQ(NumEntries(), 1);
 }
 
+TEST_F(FileTest, AClosedFileWaitsForItsCommit) {
+  const std::string path = Path("out.bin");
+  {
+    auto dropped = AtomicFile::Create(path);
+    ASSERT_TRUE(dropped.ok() && dropped->Append("lost").ok() && dropped->Close().ok());
+    EXPECT_EQ(NumEntries(), 1);
+    EXPECT_FALSE(FileExists(path));
+  }
+  EXPECT_EQ(NumEntries(), 0);
+  auto file = AtomicFile::Create(path);
+  ASSERT_TRUE(file.ok() && file->Append("kept").ok() && file->Close().ok());
+  AtomicFile moved = std::move(*file);
+  ASSERT_TRUE(moved.Commit().ok());
+  EXPECT_EQ(*ReadTextFile(path), "kept");
+  EXPECT_EQ(NumEntries(), 1);
+}
+
 TEST_F(FileTest, PathsThatCannotBeWrittenAreInputErrors) {
   for (const std::string& path : {Path("no/such/folder/out.bin"), std::string("/proc/out.bin")}) {
     const auto file = AtomicFile::Create(path);

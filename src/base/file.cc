@@ -134,12 +134,19 @@ AtomicFile::AtomicFile(AtomicFile&& other) noexcept
       size_(other.size_),
       started_(other.started_) {
   other.fd_ = -1;
+  other.temporary_.clear();
 }
 
 AtomicFile::~AtomicFile() {
-  if (fd_ < 0) return;
-  close(fd_);
+  if (fd_ >= 0) close(fd_);
+  if (!temporary_.empty()) unlink(temporary_.c_str());
+}
+
+Error AtomicFile::Unfinished() {
+  const Error error = FailureError(fmt::format("{}: cannot finish writing: {}", path_, Reason()));
   unlink(temporary_.c_str());
+  temporary_.clear();
+  return error;
 }
 
 Status AtomicFile::Append(std::span<const std::byte> data) {
@@ -161,18 +168,22 @@ Status AtomicFile::Append(std::span<const std::byte> data) {
   return {};
 }
 
-Status AtomicFile::Commit() {
+Status AtomicFile::Close() {
   PLANISH_CHECK(fd_ >= 0) << path_;
   const bool synced = fsync(fd_) == 0;
   const int sync_error = errno;
   const bool closed = close(fd_) == 0;
   fd_ = -1;
-  if (!synced || !closed || rename(temporary_.c_str(), path_.c_str()) != 0) {
-    if (!synced) errno = sync_error;
-    const Error error = FailureError(fmt::format("{}: cannot finish writing: {}", path_, Reason()));
-    unlink(temporary_.c_str());
-    return error;
-  }
+  if (synced && closed) return {};
+  if (!synced) errno = sync_error;
+  return Unfinished();
+}
+
+Status AtomicFile::Commit() {
+  PLANISH_CHECK(!temporary_.empty()) << path_;
+  if (fd_ >= 0) PLANISH_RETURN_IF_ERROR(Close());
+  if (rename(temporary_.c_str(), path_.c_str()) != 0) return Unfinished();
+  temporary_.clear();
   return SyncDirectory(Parent(path_));
 }
 

@@ -59,13 +59,18 @@ class AtomicFile {
   Status Append(std::span<const std::byte> data);
   Status Append(std::string_view text) { return Append(std::as_bytes(std::span(text))); }
   int64_t size() const { return size_; }
+  const std::string& path() const { return path_; }
+  // Syncs and closes without renaming, so that files that appear together wait without being open. Nothing
+  // may be appended afterwards.
+  Status Close();
   Status Commit();
 
  private:
+  Error Unfinished();  // by errno; nothing is left
   AtomicFile(std::string path, std::string temporary, int fd)
       : path_(std::move(path)), temporary_(std::move(temporary)), fd_(fd) {}
-  std::string path_, temporary_;
-  int fd_ = -1;
+  std::string path_, temporary_;    // temporary_ is empty once there is nothing to rename or remove
+  int fd_ = -1;                     // -1: closed
   int64_t size_ = 0, started_ = 0;  // bytes of which the disk was told
 };
 

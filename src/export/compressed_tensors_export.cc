@@ -156,6 +156,10 @@ TensorSource Shape(const CodedLinear& linear) {
           {}};
 }
 
+TensorSource GroupIndex(const CodedLinear& linear) {
+  return {{linear.module + ".weight_g_idx", DType::kI32, {linear.cols()}}, nullptr, GroupIndexOf(linear)};
+}
+
 TensorSource GlobalScale(const CodedLinear& linear, const Source& source) {
   return {{linear.module + ".weight_global_scale", DType::kF32, {1}},
           [=](int64_t, int64_t, std::span<std::byte> out) -> Status {
@@ -192,6 +196,7 @@ void AddTensors(const CodedLinear& linear, Layout layout, const Source& source,
       out.push_back(Scales(linear, source, DType::kF16));
       out.push_back(Shape(linear));
       if (!linear.grid.symmetric) out.push_back(PackedZeros(linear, source));
+      if (!GroupIndexOf(linear).empty()) out.push_back(GroupIndex(linear));
       return;
     }
     case Layout::kInt8: {
@@ -232,26 +237,27 @@ OrderedJson Args(int bits, const char* type, bool symmetric, const char* strateg
   return args;
 }
 
-OrderedJson WeightArgs(const GridSpec& grid, Layout layout) {
+OrderedJson WeightArgs(const GridSpec& grid, Layout layout, bool scattered) {
   const bool is_float = !grid.Uniform();
   const char* strategy = layout == Layout::kNvFloat4 ? "tensor_group" : grid.group > 0 ? "group" : "channel";
   OrderedJson args =
       Args(grid.bits, is_float ? "float" : "int", is_float || grid.symmetric, strategy, grid.group, false);
+  if (scattered) args["actorder"] = "group";
   if (layout == Layout::kNvFloat4) args["scale_dtype"] = "torch.float8_e4m3fn";
   if (layout == Layout::kMxFloat4 || layout == Layout::kMxFloat8) args["scale_dtype"] = "torch.uint8";
   return args;
 }
 
-bool SameScheme(const GridSpec& a, const GridSpec& b) {
+bool SameScheme(const CodedLinear& l, const CodedLinear& m) {
+  const GridSpec &a = l.grid, &b = m.grid;
   return a.bits == b.bits && a.levels == b.levels && a.group == b.group && a.scale == b.scale &&
-         a.symmetric == b.symmetric;
+         a.symmetric == b.symmetric && GroupIndexOf(l).empty() == GroupIndexOf(m).empty();
 }
 
 OrderedJson Config(const QuantizedPlan& plan, const NamedScheme& scheme, bool tied_head) {
   std::vector<std::vector<const CodedLinear*>> groups;
   for (const CodedLinear& l : plan.coded) {
-    const auto it =
-        std::ranges::find_if(groups, [&](const auto& g) { return SameScheme(g.front()->grid, l.grid); });
+    const auto it = std::ranges::find_if(groups, [&](const auto& g) { return SameScheme(*g.front(), l); });
     if (it == groups.end()) {
       groups.push_back({&l});
     } else {
@@ -272,7 +278,7 @@ OrderedJson Config(const QuantizedPlan& plan, const NamedScheme& scheme, bool ti
     } else {
       for (const CodedLinear* l : groups[k]) group["targets"].push_back(l->module);
     }
-    group["weights"] = WeightArgs(grid, layout);
+    group["weights"] = WeightArgs(grid, layout, !GroupIndexOf(*groups[k].front()).empty());
     group["input_activations"] = nullptr;
     if (scheme.inputs == std::string_view("int8"))
       group["input_activations"] = Args(8, "int", true, "token", 0, true);
@@ -295,6 +301,23 @@ OrderedJson Config(const QuantizedPlan& plan, const NamedScheme& scheme, bool ti
   return config;
 }
 
+// Loaders sort the columns by group and cut them into runs of the group's size.
+std::string RefuseIndex(const GridSpec& grid, const Coded& coded, int64_t cols) {
+  if (!coded.Scattered()) return "";
+  std::vector<int64_t> sizes(static_cast<size_t>(grid.NumGroups(cols)));
+  for (int64_t j = 0; j < cols; ++j) {
+    int32_t g;
+    std::memcpy(&g, coded.group_of.bytes.data() + 4 * j, 4);
+    ++sizes[static_cast<size_t>(g)];
+  }
+  for (size_t g = 0; g + 1 < sizes.size(); ++g) {
+    if (sizes[g] == grid.group) continue;
+    return fmt::format("an index of groups with {} columns in group {} in place of {}; --to gptq holds it",
+                       sizes[g], g, grid.group);
+  }
+  return "";
+}
+
 std::string Refuse(const GridSpec& grid, const LinearSlot& slot, const Matrix* codes, bool plain_int8) {
   const auto layout = LayoutOf(grid, plain_int8);
   if (!layout) {
@@ -311,7 +334,7 @@ std::string Refuse(const GridSpec& grid, const LinearSlot& slot, const Matrix* c
     return "NVFP4 scales there are divided by a number, and none gives the scales that these are multiplied "
            "to";
   }
-  return "";
+  return codes == nullptr ? "" : RefuseIndex(grid, std::get<Coded>(codes->body), slot.in);
 }
 
 }  // namespace
@@ -346,7 +369,8 @@ Result<Converted> WriteCompressedTensors(const Context& context, const Model& mo
   });
   if (odd) plan.notes.push_back("vLLM computes with packed integers of 4 and 8 bits only");
   const OrderedJson config = Config(plan, *scheme, true);
-  return WriteQuantizedFolder(context, model, std::move(plan), config, "", output);
+  return WriteQuantizedFolder(context, model, std::move(plan), config, "", options.FolderShardBytes(),
+                              output);
 }
 
 }  // namespace planish

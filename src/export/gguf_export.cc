@@ -20,7 +20,7 @@
 namespace planish {
 namespace {
 
-constexpr int64_t kPanelBytes = 16 << 20;   // of the file; two are in memory: one filled, one written
+constexpr int64_t kPanelBytes = 16 << 20;   // of a file; two are in memory: one filled, one written
 constexpr int64_t kChunkFloats = 32 << 10;  // decoded at a time by a thread: they stay in its cache
 
 bool IsFloat(GgufType type) {
@@ -304,22 +304,17 @@ void ToHalves(GgufType type, std::span<const float> values, std::byte* out) {
   }
 }
 
-// The keys' or the values' part of [heads * (nope + value), rank].
-Matrix CutOf(const Matrix& matrix, const Item::Part::Cut& cut) {
-  const Mat<float> all = Reconstruct(matrix);
-  const int64_t rank = matrix.cols, head = cut.nope + cut.value;
-  Mat<float> part(cut.heads * (cut.keys ? rank : cut.value), cut.keys ? cut.nope : rank);
-  for (int64_t h = 0; h < cut.heads; ++h) {
-    for (int64_t i = 0; i < (cut.keys ? cut.nope : cut.value); ++i) {
-      const float* row = all.row(h * head + (cut.keys ? i : cut.nope + i));
-      if (!cut.keys) {
-        std::copy_n(row, rank, part.row(h * cut.value + i));
-        continue;
-      }
-      for (int64_t j = 0; j < rank; ++j) part(h * rank + j, i) = row[j];
-    }
+// The keys of a head turned round, or its values, of [heads * (nope + value), rank].
+Matrix CutOf(const Matrix& matrix, const Item::Part::Cut& cut, int64_t head) {
+  const int64_t rank = matrix.cols, first = head * (cut.nope + cut.value);
+  Mat<float> rows(cut.keys ? cut.nope : cut.value, rank);
+  ReadRows(matrix, first + (cut.keys ? 0 : cut.nope), rows.rows(), 0, rank, rows.data(), rank);
+  if (!cut.keys) return DenseMatrix(rows, DType::kF32);
+  Mat<float> turned(rank, cut.nope);
+  for (int64_t i = 0; i < cut.nope; ++i) {
+    for (int64_t j = 0; j < rank; ++j) turned(j, i) = rows(i, j);
   }
-  return DenseMatrix(part, DType::kF32);
+  return DenseMatrix(turned, DType::kF32);
 }
 
 // A matrix as rows of a GGUF type.
@@ -399,10 +394,9 @@ class ItemWriter {
 
   Status Write(const Item& item) {
     for (const Item::Part& part : item.parts) {
-      if (part.cut.heads == 0) {
-        PLANISH_RETURN_IF_ERROR(WriteMatrix(item, part));
-      } else {
-        const Matrix own = CutOf(*part.matrix, part.cut);
+      if (part.cut.heads == 0) PLANISH_RETURN_IF_ERROR(WriteMatrix(item, part));
+      for (int64_t head = 0; head < part.cut.heads; ++head) {
+        const Matrix own = CutOf(*part.matrix, part.cut, head);
         PLANISH_RETURN_IF_ERROR(WriteMatrix(item, {&own, part.importance, {}}));
       }
     }
@@ -490,7 +484,8 @@ Result<GgufExported> ExportGguf(const Context& context, const Model& model, cons
     result.bytes += BytesOf(item.spec);
   }
   result.tensors = static_cast<int64_t>(items.size());
-  PLANISH_TRY(auto writer, GgufWriter::Create(path, header.metadata, specs));
+  PLANISH_TRY(auto writer, GgufWriter::Create(path, header.metadata, specs, options.split_bytes));
+  result.paths = writer.paths();
   {
     ItemWriter item_writer(context, writer, result.bytes);
     for (const Item& item : items) PLANISH_RETURN_IF_ERROR(item_writer.Write(item));

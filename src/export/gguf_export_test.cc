@@ -71,6 +71,26 @@ TEST_F(GgufExportTest, RoundTripsOfTheDemo) {
   EXPECT_LT(q4, 5);
 }
 
+// Parts of at most 1 MB, and the embedding, which is larger, alone: the model and its tokenizer are the same.
+TEST_F(GgufExportTest, SplitFiles) {
+  const Model demo = Load(kDemo);
+  const auto exported = ExportGguf(context_.context, demo,
+                                   {.type = GgufType::kQ8_0, .split_bytes = 1'000'000}, Path("parts.gguf"));
+  ASSERT_TRUE(exported.ok()) << exported.error().message;
+  ASSERT_GT(exported->paths.size(), 4u);
+  EXPECT_FALSE(FileExists(Path("parts.gguf")));
+  int larger = 0;
+  for (const std::string& path : exported->paths) {
+    larger += std::filesystem::file_size(path) > 1'500'000 ? 1 : 0;  // metadata with the tokenizer: 0.4 MB
+  }
+  EXPECT_EQ(larger, 1);
+  const Model parts = Load(exported->paths.front());
+  EXPECT_EQ(Difference(Through(demo, GgufType::kQ8_0, "whole.gguf"), parts), 0);
+  const auto own = Tokenizer::Load(kDemo), travelled = Tokenizer::Load(exported->paths.front());
+  ASSERT_TRUE(travelled.ok()) << travelled.error().message;
+  EXPECT_EQ(*(*own)->Encode("Once upon a time", true), *(*travelled)->Encode("Once upon a time", true));
+}
+
 TEST_F(GgufExportTest, TheTokenizerTravels) {
   const Model demo = Load(kDemo);
   Through(demo, GgufType::kQ8_0, "q8.gguf");

@@ -77,7 +77,9 @@ TensorSource GptqZeros(const CodedLinear& linear, const Source& source, int less
 
 TensorSource GroupIndex(const CodedLinear& linear) {
   const int64_t group = linear.grid.GroupSize(linear.cols());
-  return {{linear.module + ".g_idx", DType::kI32, {linear.cols()}},
+  const TensorSpec spec{linear.module + ".g_idx", DType::kI32, {linear.cols()}};
+  if (const auto index = GroupIndexOf(linear); !index.empty()) return {spec, nullptr, index};
+  return {spec,
           [cols = linear.cols(), group](int64_t, int64_t, std::span<std::byte> out) -> Status {
             for (int64_t j = 0; j < cols; ++j) Store(out, j, static_cast<uint32_t>(j / group));
             return {};
@@ -138,7 +140,8 @@ OrderedJson GptqConfig(const QuantizedPlan& plan, bool v1) {
   config["quant_method"] = "gptq";
   config["bits"] = most.first;
   config["group_size"] = most.second;
-  config["desc_act"] = false;
+  config["desc_act"] =
+      std::ranges::any_of(plan.coded, [](const CodedLinear& l) { return !GroupIndexOf(l).empty(); });
   config["sym"] = symmetric;
   config["lm_head"] = false;
   config["checkpoint_format"] = v1 ? "gptq" : "gptq_v2";
@@ -167,7 +170,8 @@ Result<Converted> WriteGptq(const Context& context, const Model& model, const Co
   }
   NoteServing(plan.coded, 32 / std::min(plan.coded.front().grid.bits, 8), plan.notes);
   const OrderedJson config = GptqConfig(plan, v1);
-  return WriteQuantizedFolder(context, model, std::move(plan), config, "quantize_config.json", output);
+  return WriteQuantizedFolder(context, model, std::move(plan), config, "quantize_config.json",
+                              options.FolderShardBytes(), output);
 }
 
 // ---- AWQ ----
@@ -216,7 +220,7 @@ TensorSource AwqZeros(const CodedLinear& linear, const Source& source) {
           {}};
 }
 
-std::string RefuseAwq(const GridSpec& grid, const LinearSlot& slot) {
+std::string RefuseAwq(const GridSpec& grid, const LinearSlot& slot, const Matrix* codes) {
   if (!grid.PlainInteger() || grid.bits != 4) {
     return fmt::format("{} is no grid of 4-bit integers with fp16 scales", GridText(grid));
   }
@@ -226,6 +230,10 @@ std::string RefuseAwq(const GridSpec& grid, const LinearSlot& slot) {
     return fmt::format(
         "{} inputs are no multiple of the group of {}; compress with a --group that divides them", slot.in,
         grid.group);
+  }
+  if (codes != nullptr && std::get<Coded>(codes->body).Scattered()) {
+    return "groups in the order of activations, for which it has no index; --to gptq or compressed-tensors "
+           "hold them";
   }
   return "";
 }
@@ -245,9 +253,7 @@ Result<Converted> WriteAwq(const Context& context, const Model& model, const Con
                            const std::string& output) {
   QuantizedFormat format;
   format.name = "AWQ";
-  format.refuse = [](const GridSpec& grid, const LinearSlot& slot, const Matrix*) {
-    return RefuseAwq(grid, slot);
-  };
+  format.refuse = RefuseAwq;
   format.rounding = {.bits = 4, .group = 128};
   format.only_rounding = false;
   PLANISH_TRY(QuantizedPlan plan, PlanQuantized(context, model, options.paths, format));
@@ -275,7 +281,8 @@ Result<Converted> WriteAwq(const Context& context, const Model& model, const Con
   config["zero_point"] = !symmetric;
   config["version"] = "gemm";
   config["modules_to_not_convert"] = plan.plain.empty() ? OrderedJson(nullptr) : OrderedJson(plan.plain);
-  return WriteQuantizedFolder(context, model, std::move(plan), config, "", output);
+  return WriteQuantizedFolder(context, model, std::move(plan), config, "", options.FolderShardBytes(),
+                              output);
 }
 
 }  // namespace planish

@@ -185,7 +185,7 @@ Result<Converted> ExportHf(const Context& context, const Model& model, DType typ
   Plan plan(context, model, type, options.paths);
   PLANISH_TRY(const auto sources, plan.Make());
   PLANISH_TRY(const TensorsWritten written,
-              WriteTensors(context, sources, folder.path(), options.shard_bytes));
+              WriteTensors(context, sources, folder.path(), options.FolderShardBytes()));
   PLANISH_RETURN_IF_ERROR(CarryCompanions(model, folder.path()));
   PLANISH_RETURN_IF_ERROR(WriteConfig(config, folder.path()));
   PLANISH_RETURN_IF_ERROR(folder.Commit());

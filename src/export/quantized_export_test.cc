@@ -49,9 +49,11 @@ class QuantizedExportTest : public testing::Test {
     EXPECT_TRUE(model.ok()) << (model.ok() ? "" : model.error().message);
     return model.ok() ? std::move(model).value() : Model();
   }
-  Result<Converted> Convert(const Model& model, const std::string& to, Paths paths = Paths::kRefuse) {
+  Result<Converted> Convert(const Model& model, const std::string& to, Paths paths = Paths::kRefuse,
+                            int64_t shard_bytes = 0) {
     ConvertOptions options;
     options.paths = paths;
+    options.shard_bytes = shard_bytes;
     PLANISH_TRY(const ConvertTarget* target, ParseConvertTarget(to, options));
     std::filesystem::remove_all(Path("out"));
     return target->write(run_.context, model, options, Path("out"));
@@ -311,6 +313,94 @@ TEST_F(QuantizedExportTest, FromFormatToFormat) {
   std::filesystem::rename(Path("out"), Path("awq"));
   ExpectCarried(Load(Path("awq")), "gptq");
   ExpectCarried(Load(Path("awq")), "compressed-tensors");
+}
+
+// Columns of the groups shuffled, each group as large as before.
+std::vector<int32_t> ShuffledGroups(int64_t cols, int64_t group, uint32_t seed) {
+  std::vector<int32_t> index;
+  for (int64_t j = 0; j < cols; ++j) index.push_back(static_cast<int32_t>(j / group));
+  for (size_t j = index.size(); j > 1; --j) {
+    seed = seed * 1664525 + 1013904223;
+    std::swap(index[j - 1], index[(seed >> 8) % j]);
+  }
+  return index;
+}
+
+// What rounding in the order of activations leaves: every file, read and written again, is the same tensors.
+TEST_F(QuantizedExportTest, ActivationOrder) {
+  for (const auto& [bits, symmetric] : {std::pair{4, true}, {3, false}, {8, false}}) {
+    Model model = OnGrid(Integers(bits, 32, symmetric));
+    std::vector<std::vector<int32_t>> indices;
+    for (size_t i = 0; i < model.linears.size(); ++i) {
+      if (!model.program.linears[i].in_layer) continue;
+      Matrix& w = model.linears[i].w;
+      indices.push_back(ShuffledGroups(w.cols, 32, static_cast<uint32_t>(w.cols)));
+      std::get<Coded>(w.body).group_of = {std::as_bytes(std::span(indices.back())), nullptr};
+    }
+    ASSERT_EQ(indices.size(), 14u);
+    const auto expect_same_tensors = [&](const std::string& a, const std::string& b) {
+      const auto x = Checkpoint::Open(Path(a)), y = Checkpoint::Open(Path(b));
+      ASSERT_TRUE(x.ok() && y.ok());
+      ASSERT_EQ(x->tensors().size(), y->tensors().size());
+      for (const TensorInfo* info : x->tensors()) {
+        const auto p = x->Get(info->name), q = y->Get(info->name);
+        ASSERT_TRUE(p.ok() && q.ok()) << info->name;
+        EXPECT_TRUE(p->shape == q->shape && std::ranges::equal(p->bytes(), q->bytes())) << info->name;
+      }
+      EXPECT_EQ(test::ReadJson(Path(a + "/config.json")), test::ReadJson(Path(b + "/config.json")));
+    };
+    for (const char* to : {"gptq", "compressed-tensors"}) {
+      ExpectCarried(model, to);
+      const bool gptq = to == std::string("gptq");
+      const Json config = Config();
+      if (gptq) {
+        EXPECT_EQ(config["desc_act"], true);
+      } else {
+        EXPECT_EQ(config["config_groups"]["group_0"]["weights"]["actorder"], "group");
+      }
+      const auto written = Checkpoint::Open(Path("out"));
+      ASSERT_TRUE(written.ok());
+      const auto view =
+          written->Get(std::string("model.layers.0.self_attn.q_proj.") + (gptq ? "g_idx" : "weight_g_idx"));
+      ASSERT_TRUE(view.ok()) << view.error().message;
+      EXPECT_TRUE(std::ranges::equal(view->bytes(), std::as_bytes(std::span(indices[0]))));
+      std::filesystem::remove_all(Path("once"));
+      std::filesystem::rename(Path("out"), Path("once"));
+      const Model once = Load(Path("once"));
+      ExpectCarried(once, to);
+      expect_same_tensors("once", "out");
+      // And through the other format.
+      ExpectCarried(once, gptq ? "compressed-tensors" : "gptq");
+      std::filesystem::remove_all(Path("other"));
+      std::filesystem::rename(Path("out"), Path("other"));
+      ExpectCarried(Load(Path("other")), to);
+      expect_same_tensors("once", "out");
+    }
+    if (bits != 4) continue;
+    ExpectCarried(model, "gptq-v1");
+    EXPECT_THAT(Refusal(model, "awq"), AllOf(HasSubstr("no index; --to gptq or compressed-tensors hold them"),
+                                             HasSubstr("14 layers")));
+    // Loaders of compressed-tensors expect groups of one size.
+    indices[3][0] = 1 - indices[3][0] % 2;
+    EXPECT_THAT(Refusal(model, "compressed-tensors"),
+                AllOf(HasSubstr("in place of 32; --to gptq holds it"), HasSubstr("1 layer: ")));
+    ExpectCarried(model, "gptq");
+  }
+}
+
+TEST_F(QuantizedExportTest, WrittenInShards) {
+  const Model model = OnGrid(Integers(4, 32, true));
+  for (const char* to : {"gptq", "awq", "compressed-tensors"}) {
+    const auto converted = Convert(model, to, Paths::kRefuse, 20000);
+    ASSERT_TRUE(converted.ok()) << converted.error().message;
+    EXPECT_TRUE(std::filesystem::exists(Path("out/model.safetensors.index.json"))) << to;
+    EXPECT_TRUE(std::filesystem::exists(Path("out/model-00001-of-00003.safetensors"))) << to;
+    const Model back = Load(Path("out"));
+    for (size_t i = 0; i < model.linears.size(); ++i) {
+      const Mat<float> a = Reconstruct(model.linears[i].w), b = Reconstruct(back.linears[i].w);
+      EXPECT_TRUE(std::equal(a.data(), a.data() + a.rows() * a.cols(), b.data())) << to;
+    }
+  }
 }
 
 TEST_F(QuantizedExportTest, ServersAreToldWhatDivides) {

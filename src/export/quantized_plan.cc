@@ -183,6 +183,10 @@ void SetUnits(std::vector<CodedLinear>& coded) {
 
 }  // namespace
 
+std::span<const std::byte> GroupIndexOf(const CodedLinear& linear) {
+  return linear.rounded ? std::span<const std::byte>() : std::get<Coded>(linear.matrix->body).group_of.bytes;
+}
+
 int ZeroCode(const Coded& coded, int64_t groups, int64_t row, int64_t group) {
   if (coded.grid.symmetric) return 1 << (coded.grid.bits - 1);
   return RunValue(coded.zeros.bytes.data(), row * groups + group, coded.grid.bits);
@@ -345,11 +349,15 @@ void NoteServing(const std::vector<CodedLinear>& coded, int64_t per_word, std::v
     const std::string name = FusedWith(l.module);
     if (name.empty()) continue;
     const auto [it, first] = fused.try_emplace(name, &l);
-    if (!first && !SameCodes(it->second->grid, l.grid)) differing.insert(name);
+    if (first) continue;
+    const bool same =
+        SameCodes(it->second->grid, l.grid) && std::ranges::equal(GroupIndexOf(*it->second), GroupIndexOf(l));
+    if (!same) differing.insert(name);
   }
   if (!differing.empty()) {
     notes.push_back(fmt::format(
-        "vLLM and SGLang join layers that here have different codes, and will not load them: {}{}",
+        "vLLM and SGLang join layers that here have different codes or orders of groups, and will not load "
+        "them: {}{}",
         *differing.begin(), differing.size() > 1 ? fmt::format(" and {} more", differing.size() - 1) : ""));
   }
   // The layers whose inputs are divided among devices; of others the outputs are.
@@ -378,7 +386,7 @@ void NoteServing(const std::vector<CodedLinear>& coded, int64_t per_word, std::v
 
 Result<Converted> WriteQuantizedFolder(const Context& context, const Model& model, QuantizedPlan plan,
                                        const OrderedJson& quantization, const std::string& own_config,
-                                       const std::string& output) {
+                                       int64_t shard_bytes, const std::string& output) {
   const bool halves =
       std::ranges::any_of(plan.coded, [](const CodedLinear& l) { return l.grid.scale == ScaleKind::kHalf; });
   // Servers read scales in the model's type, and fp16 ones are exact in fp16 only.
@@ -391,7 +399,7 @@ Result<Converted> WriteQuantizedFolder(const Context& context, const Model& mode
   PLANISH_TRY(OrderedJson config, OriginalConfig(model, dtype));
   config["quantization_config"] = quantization;
   PLANISH_TRY(auto folder, AtomicFolder::Create(output));
-  PLANISH_TRY(const TensorsWritten written, WriteTensors(context, plan.tensors, folder.path()));
+  PLANISH_TRY(const TensorsWritten written, WriteTensors(context, plan.tensors, folder.path(), shard_bytes));
   PLANISH_RETURN_IF_ERROR(CarryCompanions(model, folder.path()));
   PLANISH_RETURN_IF_ERROR(WriteConfig(config, folder.path()));
   if (!own_config.empty()) {

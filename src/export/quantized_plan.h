@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -67,7 +68,10 @@ void NoteServing(const std::vector<CodedLinear>& coded, int64_t per_word, std::v
 // `own_config`: the name of a second file that gets the object, or empty.
 Result<Converted> WriteQuantizedFolder(const Context& context, const Model& model, QuantizedPlan plan,
                                        const OrderedJson& quantization, const std::string& own_config,
-                                       const std::string& output);
+                                       int64_t shard_bytes, const std::string& output);
+
+// The index of groups of codes that are carried over; empty where groups are runs of columns.
+std::span<const std::byte> GroupIndexOf(const CodedLinear& linear);
 
 // Zero of a group as a whole number; half the range where none are stored.
 int ZeroCode(const Coded& coded, int64_t groups, int64_t row, int64_t group);

@@ -28,12 +28,16 @@ struct ConvertOptions {
   // How much each column's error counts, by name of the weight; weights that are not here count all alike.
   // Only for targets that take it.
   std::map<std::string, std::vector<float>> importance;
-  int64_t shard_bytes = kDefaultShardBytes;  // most bytes of tensors in a file, of formats that are folders
+  // Most bytes of tensors in a file; 0: kDefaultShardBytes in folders, everything in one file elsewhere. Only
+  // for targets that divide what they write.
+  int64_t shard_bytes = 0;
+  int64_t FolderShardBytes() const { return shard_bytes > 0 ? shard_bytes : kDefaultShardBytes; }
 };
 
 struct Converted {
   int64_t tensors = 0, bytes = 0;
   std::vector<std::string> notes;  // what the reader of the output should know, a line each
+  std::string path = {};           // what to open, where that is not the output's name: the first part
 };
 
 struct ConvertTarget {
@@ -47,6 +51,7 @@ struct ConvertTarget {
   Result<Converted> (*write)(const Context& context, const Model& model, const ConvertOptions& options,
                              const std::string& output);
   bool takes_importance = false;
+  bool divides = true;  // into files of ConvertOptions::shard_bytes
 };
 
 std::span<const ConvertTarget> AllConvertTargets();

@@ -35,9 +35,16 @@ Result<Converted> WriteGguf(const Context& context, const Model& model, const Co
   const GgufExport gguf{.type = ParseGgufType(options.type).value(),
                         .merge = options.paths == Paths::kMerge,
                         .drop_paths = options.paths == Paths::kDrop,
-                        .importance = options.importance};
+                        .importance = options.importance,
+                        .split_bytes = options.shard_bytes};
   PLANISH_TRY(GgufExported done, ExportGguf(context, model, gguf, output));
-  return Converted{done.tensors, done.bytes, std::move(done.notes)};
+  Converted converted{done.tensors, done.bytes, std::move(done.notes)};
+  if (done.paths.size() > 1) {
+    converted.path = done.paths.front();
+    converted.notes.push_back(
+        fmt::format("{} files: {} to {}", done.paths.size(), done.paths.front(), done.paths.back()));
+  }
+  return converted;
 }
 
 template <DType type>
@@ -53,7 +60,7 @@ Result<Converted> WriteLora(const Context& context, const Model& model, const Co
 }
 
 constexpr ConvertTarget kTargets[] = {
-    {"gguf", "one file for llama.cpp and what is built on it", GgufTypes, false, WriteGguf,
+    {"gguf", "for llama.cpp and what is built on it: a file, or parts", GgufTypes, false, WriteGguf,
      /*takes_importance=*/true},
     {"gptq", "GPTQ version 2: integers of 2, 3, 4, 8 bits (vLLM, SGLang, transformers)", nullptr, false,
      WriteGptqV2},
@@ -68,7 +75,7 @@ constexpr ConvertTarget kTargets[] = {
      [] {
        return std::vector<std::string>{"peft", "gguf"};
      },
-     true, WriteLora},
+     true, WriteLora, /*takes_importance=*/false, /*divides=*/false},
 };
 
 std::string Listing() {

@@ -25,35 +25,36 @@ bool IsPlainFileName(std::string_view name) {
          name.find_first_of(std::string_view("/\\\0", 3)) == std::string_view::npos;
 }
 
-// File name -> the names of its tensors.
-using ShardMap = std::map<std::string, std::vector<std::string>>;
-
 Result<ShardMap> ReadIndex(const std::string& path) {
   PLANISH_TRY(const std::string text, ReadTextFile(path, kMaxIndexBytes));
-  auto parsed = ParseJson(text, {.depth = 16});
-  if (!parsed.ok()) return parsed.error().At(path);
-  const Json& index = *parsed;
+  auto shards = ParseShardIndex(text);
+  if (!shards.ok()) return shards.error().At(path);
+  return shards;
+}
+
+}  // namespace
+
+Result<ShardMap> ParseShardIndex(const std::string& text) {
+  PLANISH_TRY(const Json index, ParseJson(text, {.depth = 16}));
   const auto map = index.is_object() ? index.find("weight_map") : index.end();
   if (map == index.end() || !map->is_object()) {
-    return InputError(fmt::format("{}: expected an object with an object 'weight_map'", path));
+    return InputError("expected an object with an object 'weight_map'");
   }
   ShardMap shards;
   for (const auto& [tensor, file] : map->items()) {
     if (!file.is_string()) {
-      return InputError(fmt::format("{}: weight_map: '{}': expected a file name, found {}", path,
-                                    Abbreviate(tensor), Abbreviate(DumpJson(file))));
+      return InputError(fmt::format("weight_map: '{}': expected a file name, found {}", Abbreviate(tensor),
+                                    Abbreviate(DumpJson(file))));
     }
     const auto& name = file.get_ref<const std::string&>();
     if (!IsPlainFileName(name)) {
-      return InputError(fmt::format("{}: weight_map: '{}': '{}' is not a plain file name in the same folder",
-                                    path, Abbreviate(tensor), Abbreviate(name)));
+      return InputError(fmt::format("weight_map: '{}': '{}' is not a plain file name in the same folder",
+                                    Abbreviate(tensor), Abbreviate(name)));
     }
     shards[name].push_back(tensor);
   }
   return shards;
 }
-
-}  // namespace
 
 Result<Checkpoint> Checkpoint::Open(const std::string& folder) {
   auto state = std::make_shared<State>();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -88,6 +89,11 @@ struct ShardPlan {
   std::vector<File> files;
   int64_t total_bytes = 0;  // of all tensors
 };
+
+// File name -> the names of its tensors.
+using ShardMap = std::map<std::string, std::vector<std::string>>;
+// The text of a model.safetensors.index.json. Errors: no weight_map, files that are not in its folder.
+Result<ShardMap> ParseShardIndex(const std::string& text);
 
 // The size of shards that loaders are used to.
 inline constexpr int64_t kDefaultShardBytes = 5'000'000'000;

@@ -14,7 +14,6 @@ namespace {
 
 constexpr int64_t kDefaultAlignment = 32;
 constexpr int64_t kMaxKeyBytes = 65535;
-constexpr int64_t kMaxSplits = 9999;
 
 int64_t KindBytes(int32_t kind) {  // 0: not of fixed size, -1: unknown
   constexpr int64_t kSizes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
@@ -199,19 +198,46 @@ Error WrongKind(const std::string& key, GgufKind found, const char* expected) {
   return InputError(fmt::format("key '{}': type {}, expected {}", key, GgufKindName(found), expected));
 }
 
+Result<int64_t> Integer(const std::string& key, const GgufValue& value) {
+  if (!IsInteger(value.kind)) return WrongKind(key, value.kind, "an integer");
+  const double number = NumberAt(value.kind, value.bytes.data());
+  // Sizes and ids are far below 2^53; beyond, a double would not hold the number.
+  if (number < -0x1p53 || number > 0x1p53) {
+    return InputError(fmt::format("key '{}': {} is out of range", key, number));
+  }
+  return static_cast<int64_t>(number);
+}
+
+Status ExpectInteger(const std::map<std::string, GgufValue, std::less<>>& metadata, const std::string& key,
+                     int64_t expected, const std::string& file) {
+  const auto it = metadata.find(key);
+  if (it == metadata.end()) {
+    return InputError(fmt::format("{}: key '{}' is missing, expected {} in this part", file, key, expected));
+  }
+  const auto found = Integer(key, it->second);
+  if (!found.ok()) return found.error().At(file);
+  if (*found == expected) return {};
+  return InputError(
+      fmt::format("{}: {} is {}, expected {} (a part of another model?)", file, key, *found, expected));
+}
+
 // "dir/name-00001-of-00003.gguf" -> its other parts.
 Result<std::vector<std::string>> OtherParts(const std::string& path, int64_t count) {
-  const std::string suffix = fmt::format("-00001-of-{:05}.gguf", count);
-  if (count > kMaxSplits || !path.ends_with(suffix)) {
+  const std::string suffix = GgufPartPath("", 1, count);
+  if (count > kMaxGgufParts || !path.ends_with(suffix)) {
     return InputError(fmt::format("one of {} parts: open the first, named NAME{}", count, suffix));
   }
   std::vector<std::string> paths;
   const std::string stem = path.substr(0, path.size() - suffix.size());
-  for (int64_t i = 2; i <= count; ++i) paths.push_back(fmt::format("{}-{:05}-of-{:05}.gguf", stem, i, count));
+  for (int64_t i = 2; i <= count; ++i) paths.push_back(GgufPartPath(stem, i, count));
   return paths;
 }
 
 }  // namespace
+
+std::string GgufPartPath(const std::string& stem, int64_t number, int64_t count) {
+  return fmt::format("{}-{:05}-of-{:05}.gguf", stem, number, count);
+}
 
 const char* GgufKindName(GgufKind kind) {
   constexpr const char* kNames[] = {"u8",   "i8",     "u16",   "i16", "u32", "i32", "f32",
@@ -223,7 +249,7 @@ bool GgufFile::HasMagic(std::span<const std::byte> bytes) {
   return bytes.size() >= 4 && std::memcmp(bytes.data(), "GGUF", 4) == 0;
 }
 
-Status GgufFile::ReadPart(std::span<const std::byte> bytes, const std::string& name, bool first) {
+Result<GgufFile::Metadata> GgufFile::ReadPart(std::span<const std::byte> bytes, const std::string& name) {
   Cursor cursor(bytes);
   PLANISH_RETURN_IF_ERROR(CheckMagic(cursor));
   PLANISH_TRY(const int64_t tensor_count, cursor.Take<int64_t>("tensor count"));
@@ -234,7 +260,7 @@ Status GgufFile::ReadPart(std::span<const std::byte> bytes, const std::string& n
     return InputError(fmt::format("{} tensors and {} keys do not fit into {} bytes (truncated?)",
                                   tensor_count, key_count, bytes.size()));
   }
-  std::map<std::string, GgufValue, std::less<>> metadata;
+  Metadata metadata;
   for (int64_t i = 0; i < key_count; ++i) {
     PLANISH_TRY(const auto key_bytes, cursor.TakeString("key"));
     const std::string key = Text(key_bytes);
@@ -256,7 +282,6 @@ Status GgufFile::ReadPart(std::span<const std::byte> bytes, const std::string& n
       return InputError(fmt::format("general.alignment: {}, expected a power of two", alignment));
     }
   }
-  if (first) metadata_ = std::move(metadata);
   std::vector<Entry> entries;
   for (int64_t i = 0; i < tensor_count; ++i) {
     PLANISH_TRY(Entry entry, ReadEntry(cursor));
@@ -283,41 +308,53 @@ Status GgufFile::ReadPart(std::span<const std::byte> bytes, const std::string& n
     tensors_.push_back(std::move(entry.tensor));
   }
   file_bytes_ += static_cast<int64_t>(bytes.size());
-  return {};
+  return metadata;
 }
 
 Result<std::shared_ptr<const GgufFile>> GgufFile::Parse(std::span<const std::byte> bytes,
                                                         const std::string& name) {
   auto file = std::shared_ptr<GgufFile>(new GgufFile);
   file->path_ = name;
-  const Status status = file->ReadPart(bytes, name, true);
-  if (!status.ok()) return status.error().At(name);
+  auto metadata = file->ReadPart(bytes, name);
+  if (!metadata.ok()) return metadata.error().At(name);
+  file->metadata_ = std::move(metadata).value();
   return std::shared_ptr<const GgufFile>(std::move(file));
 }
 
 Result<std::shared_ptr<const GgufFile>> GgufFile::Open(const std::string& path) {
   auto file = std::shared_ptr<GgufFile>(new GgufFile);
   file->path_ = path;
-  std::vector<std::string> paths = {path};
-  for (size_t i = 0; i < paths.size(); ++i) {
-    PLANISH_TRY(auto mapped, MappedFile::Open(paths[i]));
-    file->files_.push_back(mapped);
-    Status status = file->ReadPart(mapped->bytes(), paths[i], i == 0);
-    if (!status.ok()) return status.error().At(paths[i]);
-    if (i > 0) continue;
-    PLANISH_TRY(const int64_t splits, file->Int("split.count", 1));
-    if (splits <= 1) continue;
-    auto others = OtherParts(path, splits);
-    if (!others.ok()) return others.error().At(path);
-    paths.insert(paths.end(), others->begin(), others->end());
-  }
-  const auto count = static_cast<int64_t>(file->tensors_.size());
-  PLANISH_TRY(const int64_t total, file->Int("split.tensors.count", count));
-  if (total != count) {
-    return InputError(
-        fmt::format("{}: split.tensors.count is {}, the {} parts hold {}", path, total, paths.size(), count));
-  }
+  PLANISH_TRY(auto mapped, MappedFile::Open(path));
+  file->files_.push_back(mapped);
+  auto metadata = file->ReadPart(mapped->bytes(), path);
+  if (!metadata.ok()) return metadata.error().At(path);
+  file->metadata_ = std::move(metadata).value();
+  const auto splits = file->Int(kSplitCount, 1);
+  if (!splits.ok()) return splits.error().At(path);
+  if (*splits > 1) PLANISH_RETURN_IF_ERROR(file->ReadOtherParts(*splits));
   return std::shared_ptr<const GgufFile>(std::move(file));
+}
+
+// The files say themselves which parts they are: one that was renamed, or is left from another model of the
+// same name, must not be taken for a part of this one.
+Status GgufFile::ReadOtherParts(int64_t count) {
+  const auto others = OtherParts(path_, count);
+  if (!others.ok()) return others.error().At(path_);
+  PLANISH_RETURN_IF_ERROR(ExpectInteger(metadata_, kSplitNo, 0, path_));
+  for (size_t i = 0; i < others->size(); ++i) {
+    const std::string& name = (*others)[i];
+    PLANISH_TRY(auto mapped, MappedFile::Open(name));
+    files_.push_back(mapped);
+    const auto metadata = ReadPart(mapped->bytes(), name);
+    if (!metadata.ok()) return metadata.error().At(name);
+    PLANISH_RETURN_IF_ERROR(ExpectInteger(*metadata, kSplitNo, static_cast<int64_t>(i) + 1, name));
+    PLANISH_RETURN_IF_ERROR(ExpectInteger(*metadata, kSplitCount, count, name));
+  }
+  const auto total = Int(kSplitTensorsCount);
+  if (!total.ok()) return total.error().At(path_);
+  if (*total == static_cast<int64_t>(tensors_.size())) return {};
+  return InputError(fmt::format("{}: {} is {}, the {} parts hold {}", path_, kSplitTensorsCount, *total,
+                                count, tensors_.size()));
 }
 
 const GgufTensor* GgufFile::Find(std::string_view name) const {
@@ -333,13 +370,7 @@ Result<const GgufValue*> GgufFile::Value(const std::string& key, const char* exp
 
 Result<int64_t> GgufFile::Int(const std::string& key) const {
   PLANISH_TRY(const GgufValue* value, Value(key, "integer"));
-  if (!IsInteger(value->kind)) return WrongKind(key, value->kind, "an integer");
-  const double number = NumberAt(value->kind, value->bytes.data());
-  // Sizes and ids are far below 2^53; beyond, a double would not hold the number.
-  if (number < -0x1p53 || number > 0x1p53) {
-    return InputError(fmt::format("key '{}': {} is out of range", key, number));
-  }
-  return static_cast<int64_t>(number);
+  return Integer(key, *value);
 }
 Result<int64_t> GgufFile::Int(const std::string& key, int64_t fallback) const {
   return Has(key) ? Int(key) : Result<int64_t>(fallback);

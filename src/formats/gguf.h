@@ -3,6 +3,10 @@
 //
 // The reader maps the files and trusts nothing in them; the writer declares every tensor first and then
 // streams the data. A file is immutable after Open and may be read by any number of threads.
+//
+// Parts are named NAME-00001-of-00003.gguf. All have split.no (u16, from 0), split.count (u16) and
+// split.tensors.count (i32, of all parts together); the model's own metadata is in the first one. Tensors
+// follow each other from part to part, none is divided.
 #pragma once
 
 #include <map>
@@ -35,6 +39,14 @@ enum class GgufKind : int32_t {
   kF64 = 12,
 };
 const char* GgufKindName(GgufKind kind);
+
+// Keys that say which part of a split model a file is.
+inline constexpr const char* kSplitNo = "split.no";
+inline constexpr const char* kSplitCount = "split.count";
+inline constexpr const char* kSplitTensorsCount = "split.tensors.count";
+inline constexpr int64_t kMaxGgufParts = 9999;
+// "dir/name", 1, 3 -> "dir/name-00001-of-00003.gguf".
+std::string GgufPartPath(const std::string& stem, int64_t number, int64_t count);
 
 // A value as it lies in the file.
 struct GgufValue {
@@ -87,8 +99,11 @@ class GgufFile {
   Result<std::vector<double>> Numbers(const std::string& key) const;
 
  private:
+  using Metadata = std::map<std::string, GgufValue, std::less<>>;
   GgufFile() = default;
-  Status ReadPart(std::span<const std::byte> bytes, const std::string& name, bool first);
+  // Adds the tensors of one file; its metadata is the result.
+  Result<Metadata> ReadPart(std::span<const std::byte> bytes, const std::string& name);
+  Status ReadOtherParts(int64_t count);
   Result<const GgufValue*> Value(const std::string& key, const char* expected) const;
 
   std::string path_;
@@ -127,22 +142,34 @@ struct GgufTensorSpec {
   std::vector<int64_t> dims;
 };
 
-// Writes one file: the header at once, then the tensors in their order, each in one or more parts. The file
-// appears under its name at Commit(). Use from one thread.
+// Writes a file, or the parts of a split one: the header at once, then the tensors in their order, each in
+// one or more pieces. Nothing has its final name before Commit(), and the first part gets it last. Use from
+// one thread.
 class GgufWriter {
  public:
+  // Tensors of more than `split_bytes` together (0: no limit), padding counted, are split: every part but one
+  // of a single larger tensor holds at most that. Errors: names or shapes that the format has no place for,
+  // more parts than names can number, parts that exist.
   static Result<GgufWriter> Create(const std::string& path, const GgufMetadata& metadata,
-                                   std::vector<GgufTensorSpec> tensors);
+                                   std::vector<GgufTensorSpec> tensors, int64_t split_bytes = 0);
+  // What a reader opens first, then the other parts.
+  std::vector<std::string> paths() const;
   // The next bytes of the tensor at hand; a complete one is padded.
   Status Append(std::span<const std::byte> data);
   // Error when a tensor is not complete.
   Status Commit();
 
  private:
-  GgufWriter(AtomicFile file, std::vector<int64_t> sizes)
-      : file_(std::move(file)), sizes_(std::move(sizes)) {}
-  AtomicFile file_;
-  std::vector<int64_t> sizes_;
+  struct Part {
+    std::string path, header;
+    size_t end = 0;  // the first tensor of the next part
+  };
+  GgufWriter(std::vector<Part> parts, std::vector<int64_t> sizes)
+      : parts_(std::move(parts)), sizes_(std::move(sizes)) {}
+  Status StartPart();
+  std::vector<Part> parts_;
+  std::vector<AtomicFile> files_;  // of parts begun; all but the last are closed
+  std::vector<int64_t> sizes_;     // of tensors
   size_t current_ = 0;
   int64_t written_ = 0;
 };

@@ -81,16 +81,13 @@ void GgufMetadata::Copy(const std::string& key, const GgufValue& value) {
   bytes_.append(reinterpret_cast<const char*>(value.bytes.data()), value.bytes.size());
 }
 
-Result<GgufWriter> GgufWriter::Create(const std::string& path, const GgufMetadata& metadata,
-                                      std::vector<GgufTensorSpec> tensors) {
-  std::string header = "GGUF";
-  AppendBytes(header, uint32_t{3});
-  AppendBytes(header, static_cast<int64_t>(tensors.size()));
-  AppendBytes(header, metadata.count());
-  header += metadata.bytes();
+namespace {
+
+// Sizes of the tensors without padding; no sum of padded ones overflows.
+Result<std::vector<int64_t>> SizesOf(const std::string& path, std::span<const GgufTensorSpec> tensors) {
   std::vector<int64_t> sizes;
   std::set<std::string> names;
-  int64_t offset = 0;
+  int64_t total = 0;
   for (const auto& tensor : tensors) {
     const GgufTypeInfo& info = InfoOf(tensor.type);
     const auto where = [&] { return fmt::format("{}: tensor '{}'", path, tensor.name); };
@@ -103,31 +100,113 @@ Result<GgufWriter> GgufWriter::Create(const std::string& path, const GgufMetadat
     }
     const auto count = CheckedProduct(tensor.dims);
     const auto size = count ? CheckedMul(*count / info.block, info.bytes) : std::nullopt;
-    const auto next = size ? CheckedAdd(offset, *size) : std::nullopt;
+    const auto next = size ? CheckedAdd(total, *size) : std::nullopt;
     if (!next || *next > (int64_t{1} << 62)) return InputError(where() + ": its size overflows");
+    sizes.push_back(*size);
+    total = *next + Padding(*next);
+  }
+  return sizes;
+}
+
+std::string Header(const GgufMetadata& metadata, std::span<const GgufTensorSpec> tensors,
+                   std::span<const int64_t> sizes) {
+  std::string header = "GGUF";
+  AppendBytes(header, uint32_t{3});
+  AppendBytes(header, static_cast<int64_t>(tensors.size()));
+  AppendBytes(header, metadata.count());
+  header += metadata.bytes();
+  int64_t offset = 0;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const GgufTensorSpec& tensor = tensors[i];
     PutString(header, tensor.name);
     AppendBytes(header, static_cast<uint32_t>(tensor.dims.size()));
     for (int64_t dim : tensor.dims) AppendBytes(header, dim);
     AppendBytes(header, static_cast<int32_t>(tensor.type));
     AppendBytes(header, static_cast<uint64_t>(offset));
-    sizes.push_back(*size);
-    offset = *next + Padding(*next);
+    offset += sizes[i] + Padding(sizes[i]);
   }
   header.append(static_cast<size_t>(Padding(static_cast<int64_t>(header.size()))), '\0');
-  PLANISH_TRY(auto file, AtomicFile::Create(path));
-  PLANISH_RETURN_IF_ERROR(file.Append(header));
-  return GgufWriter(std::move(file), std::move(sizes));
+  return header;
+}
+
+// The ends of runs of tensors that hold at most `limit` padded bytes, or a single tensor.
+std::vector<size_t> Ends(std::span<const int64_t> sizes, int64_t limit) {
+  std::vector<size_t> ends;
+  int64_t held = 0;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    const int64_t size = sizes[i] + Padding(sizes[i]);
+    if (limit > 0 && held > 0 && size > limit - held) {
+      ends.push_back(i);
+      held = 0;
+    }
+    held += size;
+  }
+  ends.push_back(sizes.size());
+  return ends;
+}
+
+}  // namespace
+
+Result<GgufWriter> GgufWriter::Create(const std::string& path, const GgufMetadata& metadata,
+                                      std::vector<GgufTensorSpec> tensors, int64_t split_bytes) {
+  PLANISH_TRY(auto sizes, SizesOf(path, tensors));
+  const std::vector<size_t> ends = Ends(sizes, split_bytes);
+  const auto count = static_cast<int64_t>(ends.size());
+  if (count > kMaxGgufParts) {
+    return InputError(fmt::format("{}: {} parts of at most {} bytes, expected at most {} parts", path, count,
+                                  split_bytes, kMaxGgufParts));
+  }
+  constexpr std::string_view kSuffix = ".gguf";
+  const std::string stem = path.ends_with(kSuffix) ? path.substr(0, path.size() - kSuffix.size()) : path;
+  std::vector<Part> parts;
+  for (size_t i = 0, begin = 0; i < ends.size(); begin = ends[i++]) {
+    const auto of_part = [&](const auto& list) { return std::span(list).subspan(begin, ends[i] - begin); };
+    Part part{path, "", ends[i]};
+    GgufMetadata keys = i == 0 ? metadata : GgufMetadata();
+    if (count > 1) {
+      part.path = GgufPartPath(stem, static_cast<int64_t>(i) + 1, count);
+      if (FileExists(part.path)) {
+        return InputError(part.path + ": already exists; choose another output or remove it");
+      }
+      keys.Int(kSplitNo, static_cast<int64_t>(i), GgufKind::kU16);
+      keys.Int(kSplitCount, count, GgufKind::kU16);
+      keys.Int(kSplitTensorsCount, static_cast<int64_t>(tensors.size()), GgufKind::kI32);
+    }
+    part.header = Header(keys, of_part(tensors), of_part(sizes));
+    parts.push_back(std::move(part));
+  }
+  GgufWriter writer(std::move(parts), std::move(sizes));
+  PLANISH_RETURN_IF_ERROR(writer.StartPart());
+  return writer;
+}
+
+std::vector<std::string> GgufWriter::paths() const {
+  std::vector<std::string> paths;
+  for (const Part& part : parts_) paths.push_back(part.path);
+  return paths;
+}
+
+Status GgufWriter::StartPart() {
+  if (!files_.empty()) PLANISH_RETURN_IF_ERROR(files_.back().Close());
+  Part& part = parts_[files_.size()];
+  PLANISH_TRY(auto file, AtomicFile::Create(part.path));
+  PLANISH_RETURN_IF_ERROR(file.Append(part.header));
+  part.header.clear();
+  files_.push_back(std::move(file));
+  return {};
 }
 
 Status GgufWriter::Append(std::span<const std::byte> data) {
   if (current_ == sizes_.size() || static_cast<int64_t>(data.size()) > sizes_[current_] - written_) {
     return FailureError("more data than the tensors that were declared hold");
   }
-  PLANISH_RETURN_IF_ERROR(file_.Append(data));
+  if (current_ == parts_[files_.size() - 1].end) PLANISH_RETURN_IF_ERROR(StartPart());
+  AtomicFile& file = files_.back();
+  PLANISH_RETURN_IF_ERROR(file.Append(data));
   written_ += static_cast<int64_t>(data.size());
   if (written_ < sizes_[current_]) return {};
   constexpr std::byte kZeros[kAlignment] = {};
-  PLANISH_RETURN_IF_ERROR(file_.Append(std::span(kZeros, static_cast<size_t>(Padding(written_)))));
+  PLANISH_RETURN_IF_ERROR(file.Append(std::span(kZeros, static_cast<size_t>(Padding(written_)))));
   ++current_;
   written_ = 0;
   return {};
@@ -137,7 +216,14 @@ Status GgufWriter::Commit() {
   if (current_ < sizes_.size()) {
     return FailureError(fmt::format("tensor {} of {} is not complete", current_ + 1, sizes_.size()));
   }
-  return file_.Commit();
+  // The first part, which readers open, appears when all others are there.
+  for (size_t i = files_.size(); i-- > 0;) {
+    const Status status = files_[i].Commit();
+    if (status.ok()) continue;
+    for (size_t k = i + 1; k < files_.size(); ++k) static_cast<void>(RemoveTree(files_[k].path()));
+    return status;
+  }
+  return {};
 }
 
 }  // namespace planish

@@ -6,6 +6,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <functional>
 
 #include "base/file.h"
 #include "formats/gguf.h"
@@ -177,6 +178,39 @@ TEST(Imatrix, MalformedGgufFiles) {
     const auto read = OpenImatrix(path);
     ASSERT_FALSE(read.ok()) << c.message;
     EXPECT_THAT(read.error().message, HasSubstr(c.message));
+  }
+  std::filesystem::remove(path);
+}
+
+TEST(Imatrix, MalformedKeys) {
+  const std::pair<std::function<void(GgufMetadata&)>, const char*> cases[] = {
+      {[](GgufMetadata& m) { m.Int("general.type", 1); }, "key 'general.type': type u32, expected string"},
+      {[](GgufMetadata& m) {
+         m.String("general.type", "imatrix");
+         m.String("imatrix.datasets", "a.txt");
+       },
+       "key 'imatrix.datasets': type string, expected an array of strings"},
+      {[](GgufMetadata& m) {
+         m.String("general.type", "imatrix");
+         m.Int("imatrix.chunk_count", -1, GgufKind::kI32);
+       },
+       "-1 chunks of 0 tokens"},
+      {[](GgufMetadata& m) {
+         m.String("general.type", "imatrix");
+         m.Float("imatrix.chunk_size", 512);
+       },
+       "key 'imatrix.chunk_size': type f32, expected an integer"},
+  };
+  const std::string path = testing::TempDir() + "planish_malformed_keys.gguf";
+  for (const auto& [spoil, message] : cases) {
+    GgufMetadata metadata;
+    spoil(metadata);
+    auto writer = GgufWriter::Create(path, metadata, {});
+    ASSERT_TRUE(writer.ok() && writer->Commit().ok());
+    const auto read = OpenImatrix(path);
+    ASSERT_FALSE(read.ok()) << message;
+    EXPECT_THAT(read.error().message, testing::StartsWith(path + ": "));
+    EXPECT_THAT(read.error().message, HasSubstr(message));
   }
   std::filesystem::remove(path);
 }

@@ -205,17 +205,50 @@ TEST_F(LoraTest, GgufAdapters) {
   EXPECT_TRUE(adapter->pairs[1].embedding);
   EXPECT_EQ(adapter->pairs[1].rank, 2);
   EXPECT_EQ(Gguf(Metadata(0), pair)->pairs[0].scale, 1);
+}
 
-  EXPECT_THAT(Gguf(Metadata(1, "control"), pair).error().message, HasSubstr("adapter.type 'control'"));
-  EXPECT_THAT(Gguf(Metadata(1), {}).error().message, HasSubstr("no factors"));
-  EXPECT_THAT(Gguf(Metadata(1), {pair[0]}).error().message, HasSubstr("lora_b is missing"));
-  EXPECT_THAT(Gguf(Metadata(1), {{"a.weight", kF32, {3, 4}}}).error().message,
-              HasSubstr("expected matrices {weight}.lora_a and .lora_b"));
-  EXPECT_THAT(Gguf(Metadata(1), {pair[0], {"blk.0.ffn_up.weight.lora_b", kF32, {5, 5}}}).error().message,
-              HasSubstr("rank 4 of lora_a and 5 of lora_b"));
-  GgufMetadata late = Metadata(1);
+TEST_F(LoraTest, GgufAdaptersThatAreRefused) {
+  constexpr GgufType kF32 = GgufType::kF32;
+  const GgufTensorSpec a{"l.weight.lora_a", kF32, {3, 4}}, b{"l.weight.lora_b", kF32, {4, 5}};
+  GgufMetadata late = Metadata(1), nameless, numbered, text;
   late.Ints("adapter.alora.invocation_tokens", std::vector<int32_t>{5});
-  EXPECT_THAT(Gguf(late, pair).error().message, HasSubstr("start at a token"));
+  nameless.String("general.type", "adapter");
+  nameless.String("adapter.type", "lora");
+  numbered.Int("general.type", 3);
+  text.String("general.type", "adapter");
+  text.String("general.architecture", "llama");
+  text.String("adapter.type", "lora");
+  text.String("adapter.lora.alpha", "16");
+  struct Case {
+    GgufMetadata metadata;
+    std::vector<GgufTensorSpec> tensors;
+    const char* message;
+  };
+  const Case cases[] = {
+      {{}, {a, b}, "general.type '' and adapter.type '': expected adapter and lora"},
+      {Metadata(1, "control"), {a, b}, "adapter.type 'control'"},
+      {numbered, {a, b}, "key 'general.type': type u32, expected string"},
+      {nameless, {a, b}, "key 'general.architecture' (string) is missing"},
+      {text, {a, b}, "key 'adapter.lora.alpha': type string, expected a number"},
+      {Metadata(INFINITY), {a, b}, "adapter.lora.alpha: expected a finite number"},
+      {late, {a, b}, "adapters that start at a token cannot be read"},
+      {Metadata(1), {}, "no factors"},
+      {Metadata(1), {a}, "module 'l.weight': lora_b is missing"},
+      {Metadata(1), {b}, "module 'l.weight': lora_a is missing"},
+      {Metadata(1), {{"l.weight", kF32, {3, 4}}}, "expected matrices {weight}.lora_a and .lora_b"},
+      {Metadata(1), {{"l.weight.lora_a", kF32, {3}}}, "[3]: expected matrices"},
+      {Metadata(1), {{"l.weight.lora_a", kF32, {3, 4, 2}}}, "[3, 4, 2]: expected matrices"},
+      {Metadata(1), {a, {"l.weight.lora_b", kF32, {5, 5}}}, "rank 4 of lora_a and 5 of lora_b"},
+      {Metadata(1),
+       {{"l.weight.lora_a", kF32, {1, 65537}}, {"l.weight.lora_b", kF32, {65537, 1}}},
+       "rank 65537 of lora_a and 65537 of lora_b, expected the same, at most 65536"},
+  };
+  for (const Case& c : cases) {
+    const auto adapter = Gguf(c.metadata, c.tensors);
+    ASSERT_FALSE(adapter.ok()) << c.message;
+    EXPECT_THAT(adapter.error().message, HasSubstr(c.message));
+    EXPECT_THAT(adapter.error().message, testing::StartsWith(folder_));
+  }
 }
 
 TEST_F(LoraTest, MissingFilesAreExplained) {

@@ -258,8 +258,9 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::FromFiles(const TokenizerFil
   const std::string path = JoinPath(name, "tokenizer.model");
   auto model = SentencePieceModel::Parse(files.model);
   if (!model.ok()) return model.error().At(path);
-  PLANISH_TRY(const std::string added_tokens, ApplyTokenizerConfig(files, &*model));
-  return FromPieces(*model, added_tokens, path);
+  const auto added_tokens = ApplyTokenizerConfig(files, &*model);
+  if (!added_tokens.ok()) return added_tokens.error().At(name);
+  return FromPieces(*model, *added_tokens, path);
 }
 
 Result<std::shared_ptr<const Tokenizer>> Tokenizer::FromPieces(const SentencePieceModel& model,

@@ -7,10 +7,14 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/names.h"
 #include "formats/gguf_tokenizer.h"
 
 namespace planish {
 namespace {
+
+// The largest tokenizers have some 256,000 tokens and files of 35 MB.
+constexpr int64_t kMaxFileBytes = int64_t{512} << 20;
 
 Status At(Status status, const std::string& place) { return status.ok() ? status : status.error().At(place); }
 
@@ -18,7 +22,7 @@ Status At(Status status, const std::string& place) { return status.ok() ? status
 Status ReadIfThere(const std::string& folder, const char* name, std::string* content) {
   const std::string path = JoinPath(folder, name);
   if (!FileExists(path)) return {};
-  PLANISH_TRY(*content, ReadTextFile(path));
+  PLANISH_TRY(*content, ReadTextFile(path, kMaxFileBytes));
   return {};
 }
 
@@ -53,8 +57,8 @@ Result<Json> AddedTokens(const Json& config, const Json& added_tokens) {
   if (decoder == config.end()) {
     for (const auto& [token, id] : added_tokens.items()) {
       if (!id.is_number_integer()) {
-        return InputError(
-            fmt::format("added_tokens.json: '{}': expected an id, found {}", token, DumpJson(id)));
+        return InputError(fmt::format("added_tokens.json: '{}': expected an id, found {}", Abbreviate(token),
+                                      Abbreviate(DumpJson(id))));
       }
       list.push_back(AddedToken(token, id.get<int64_t>(), false));
     }
@@ -66,8 +70,9 @@ Result<Json> AddedTokens(const Json& config, const Json& added_tokens) {
     const bool digits = !key.empty() && key.size() < 10 &&
                         std::ranges::all_of(key, [](char c) { return c >= '0' && c <= '9'; });
     if (!digits || !token.is_object()) {
-      return InputError(fmt::format(
-          "tokenizer_config.json: added_tokens_decoder['{}']: expected an id and an object", key));
+      return InputError(
+          fmt::format("tokenizer_config.json: added_tokens_decoder['{}']: expected an id and an object",
+                      Abbreviate(key)));
     }
     Json item = token;
     item["id"] = std::stoll(key);
@@ -145,7 +150,9 @@ Result<std::string> ApplyTokenizerConfig(const TokenizerFiles& files, SentencePi
   PLANISH_TRY(const Json added_tokens, ParseObject(files.added_tokens, "added_tokens.json"));
   const bool bpe = model->kind == SentencePieceModel::Kind::kBpe;
   ClassDefault defaults{"", bpe, !bpe};
-  PLANISH_TRY(std::string name, JsonString(config, "tokenizer_class", ""));
+  auto class_name = JsonString(config, "tokenizer_class", "");
+  if (!class_name.ok()) return class_name.error().At("tokenizer_config.json");
+  std::string name = std::move(class_name).value();
   for (const char* end : {"Fast", "Tokenizer"}) {
     if (name.ends_with(end)) name.resize(name.size() - std::string_view(end).size());
   }

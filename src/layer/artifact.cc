@@ -60,6 +60,10 @@ void DescribeCoded(const Matrix& m, const Coded& coded, const std::string& prefi
     AddTensor(prefix + ".zeros", DType::kU8, {PackedBytes(NumGroups(m, grid), grid.ZeroBits())}, coded.zeros,
               tensors);
   }
+  if (coded.Scattered()) {
+    json["group_index"] = true;
+    AddTensor(prefix + ".group_index", DType::kI32, {m.cols}, coded.group_of, tensors);
+  }
   if (grid.Uniform()) return;
   json["grid"] = LevelsName(grid);
   if (grid.tables != TableScope::kTensor) json["tables"] = kTableNames[static_cast<int>(grid.tables)];
@@ -197,6 +201,26 @@ Result<GridSpec> ReadGrid(const Json& d, const std::string& tensor, bool uniform
   return grid;
 }
 
+// The group of every column, checked; nothing when groups are runs of columns after all.
+Result<Blob> ReadGroupIndex(const std::string& tensor, int64_t cols, const GridSpec& grid,
+                            const Checkpoint& checkpoint) {
+  const std::string name = tensor + ".group_index";
+  if (!grid.Uniform()) return InputError(fmt::format("'{}': group_index: only integers have one", tensor));
+  PLANISH_TRY(const Blob index, ReadBlob(name, DType::kI32, {cols}, checkpoint));
+  const int64_t groups = grid.NumGroups(cols);
+  bool in_order = true;
+  for (int64_t j = 0; j < cols; ++j) {
+    int32_t g;
+    std::memcpy(&g, index.bytes.data() + 4 * j, 4);
+    in_order = in_order && g == j / grid.GroupSize(cols);
+    if (g < 0 || g >= groups) {
+      return InputError(
+          fmt::format("tensor '{}': element {}: expected a group below {}, found {}", name, j, groups, g));
+    }
+  }
+  return in_order ? Blob{} : index;
+}
+
 Result<Matrix> ReadCoded(const Json& d, const std::string& tensor, int64_t rows, int64_t cols, bool uniform,
                          const Checkpoint& checkpoint) {
   PLANISH_TRY(const GridSpec grid, ReadGrid(d, tensor, uniform));
@@ -235,6 +259,10 @@ Result<Matrix> ReadCoded(const Json& d, const std::string& tensor, int64_t rows,
   if (grid.NumSets() > 1) {
     PLANISH_TRY(coded.sets,
                 ReadBlob(tensor + ".sets", DType::kU8, {PackedBytes(rows * groups, 2)}, checkpoint));
+  }
+  PLANISH_TRY(const bool scattered, JsonBool(d, "group_index", false));
+  if (scattered) {
+    PLANISH_TRY(coded.group_of, ReadGroupIndex(tensor, cols, grid, checkpoint));
   }
   return Matrix{rows, cols, std::move(coded)};
 }

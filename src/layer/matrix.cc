@@ -83,9 +83,32 @@ int SetAt(const Coded& coded, int64_t groups, int64_t i, int64_t g) {
   return coded.sets.bytes.empty() ? 0 : RunValue(coded.sets.bytes.data(), i * groups + g, 2);
 }
 
+// Groups that are no runs of columns: the parameters of all groups of a row, then column by column.
+void ReadScattered(const Matrix& m, const Coded& coded, int64_t row, int64_t rows, int64_t col, int64_t cols,
+                   float* out, int64_t ld) {
+  const int64_t groups = coded.grid.NumGroups(m.cols), row_bytes = PackedBytes(m.cols, coded.grid.bits);
+  std::vector<int32_t> group(static_cast<size_t>(cols));
+  std::memcpy(group.data(), coded.group_of.bytes.data() + 4 * col, group.size() * 4);
+  std::vector<float> scales(static_cast<size_t>(groups)), zeros(scales.size());
+  std::vector<uint8_t> codes(group.size());
+  for (int64_t i = row; i < row + rows; ++i) {
+    for (int64_t g = 0; g < groups; ++g) {
+      scales[static_cast<size_t>(g)] = ScaleAt(coded, groups, i, g);
+      zeros[static_cast<size_t>(g)] = ZeroAt(coded, groups, i, g);
+    }
+    UnpackRun(coded.codes.bytes.data() + i * row_bytes, col, cols, coded.grid.bits, codes.data());
+    float* to = out + (i - row) * ld;
+    for (size_t k = 0; k < codes.size(); ++k) {
+      const auto g = static_cast<size_t>(group[k]);
+      to[k] = (static_cast<float>(codes[k]) - zeros[g]) * scales[g];
+    }
+  }
+}
+
 // One row is decoded group by group: value = (code - zero) * scale, or level[code] * scale.
 void ReadCoded(const Matrix& m, const Coded& coded, int64_t row, int64_t rows, int64_t col, int64_t cols,
                float* out, int64_t ld) {
+  if (coded.Scattered()) return ReadScattered(m, coded, row, rows, col, cols, out, ld);
   const int bits = coded.grid.bits;
   const int64_t group = coded.grid.GroupSize(m.cols), groups = coded.grid.NumGroups(m.cols);
   const int64_t row_bytes = PackedBytes(m.cols, bits), num_levels = coded.grid.NumLevels();
@@ -460,30 +483,30 @@ int64_t StoredBytes(const Matrix& matrix) {
     for (const auto& part : parts) sum += StoredBytes(part);
     return sum;
   };
-  return std::visit(
-      Overloaded{[](const Dense& d) { return static_cast<int64_t>(d.data.bytes.size()); },
-                 [](const Coded& c) {
-                   int64_t sum = 0;
-                   for (const Blob* blob : {&c.codes, &c.scales, &c.zeros, &c.units, &c.sets, &c.levels}) {
-                     sum += static_cast<int64_t>(blob->bytes.size());
-                   }
-                   return sum;
-                 },
-                 [](const Blocks& b) { return static_cast<int64_t>(b.data.bytes.size()); },
-                 [](const Sparse& s) {
-                   return static_cast<int64_t>(s.values.bytes.size() + s.columns.bytes.size() +
-                                               s.counts.bytes.size());
-                 },
-                 [&](const ProductPart& p) { return total(p.factors); },
-                 [&](const SumPart& s) { return total(s.terms); }},
-      matrix.body);
+  return std::visit(Overloaded{[](const Dense& d) { return static_cast<int64_t>(d.data.bytes.size()); },
+                               [](const Coded& c) {
+                                 int64_t sum = 0;
+                                 for (const Blob* blob : {&c.codes, &c.scales, &c.zeros, &c.units, &c.sets,
+                                                          &c.levels, &c.group_of}) {
+                                   sum += static_cast<int64_t>(blob->bytes.size());
+                                 }
+                                 return sum;
+                               },
+                               [](const Blocks& b) { return static_cast<int64_t>(b.data.bytes.size()); },
+                               [](const Sparse& s) {
+                                 return static_cast<int64_t>(s.values.bytes.size() + s.columns.bytes.size() +
+                                                             s.counts.bytes.size());
+                               },
+                               [&](const ProductPart& p) { return total(p.factors); },
+                               [&](const SumPart& s) { return total(s.terms); }},
+                    matrix.body);
 }
 
 std::string Describe(const Matrix& matrix) {
   const auto dtype = [](DType t) { return t == DType::kF32 ? "f32" : t == DType::kF16 ? "f16" : "bf16"; };
   return std::visit(
       Overloaded{[&](const Dense& d) -> std::string { return dtype(d.type); },
-                 [](const Coded& c) { return GridText(c.grid); },
+                 [](const Coded& c) { return GridText(c.grid) + (c.Scattered() ? " act-order" : ""); },
                  [](const Blocks& b) -> std::string { return InfoOf(b.type).name; },
                  [&](const Sparse& s) {
                    const double all = static_cast<double>(matrix.rows) * static_cast<double>(matrix.cols);

@@ -41,6 +41,10 @@ struct Coded {
   Blob units;   // kSteps: [rows] fp16; kE4M3: [1] f32
   Blob sets;    // grids with several sets of levels: one run of rows * groups 2-bit numbers
   Blob levels;  // [grid.NumTables, 2^bits] fp16
+  // [cols] i32 below the number of groups, of uniform grids: the group of each column, where groups are no
+  // runs of columns, as rounding in the order of activations leaves them. Empty: column / group.
+  Blob group_of;
+  bool Scattered() const { return !group_of.bytes.empty(); }
 };
 
 // A few elements beside zeros, row by row: their values, their columns, and how many a row has.
@@ -80,7 +84,7 @@ struct Matrix {
 inline int64_t PackedBytes(int64_t count, int bits) { return (count * bits + 7) / 8; }
 // Packs a matrix into bits; the inverse is how Coded is read.
 Matrix PackCodes(const GridMatrix& matrix);
-GridMatrix UnpackCodes(const Matrix& matrix);  // matrix.body must be Coded
+GridMatrix UnpackCodes(const Matrix& matrix);  // matrix.body must be Coded; group_of is left out
 inline Matrix PackInteger(const IntegerMatrix& matrix) { return PackCodes(matrix); }
 inline IntegerMatrix UnpackInteger(const Matrix& matrix) { return UnpackCodes(matrix); }
 

@@ -319,6 +319,60 @@ TEST_F(ArtifactTest, EveryGridSurvivesAFile) {
   }
 }
 
+// Groups in an order of their own, by hand and through a file.
+TEST_F(ArtifactTest, AnIndexOfGroupsSurvivesAFile) {
+  const IntegerMatrix plain = RandomInteger(5, 21, {3, 8, false}, 1);
+  Matrix m = PackInteger(plain);
+  const std::vector<int32_t> index = {2, 0, 1, 1, 0, 2, 2, 1, 0, 0, 1, 2, 1, 0, 2, 0, 1, 0, 1, 0, 1};
+  auto& coded = std::get<Coded>(m.body);
+  coded.group_of = {std::as_bytes(std::span(index)), nullptr};
+  const Mat<float> values = Reconstruct(m);
+  for (int64_t i = 0; i < 5; ++i) {
+    for (int64_t j = 0; j < 21; ++j) {
+      const int32_t g = index[static_cast<size_t>(j)];
+      EXPECT_EQ(values(i, j),
+                (static_cast<float>(plain.codes(i, j)) - plain.zeros(i, g)) * plain.scales(i, g));
+    }
+  }
+  EXPECT_EQ(Describe(m), "int3 g8 act-order");
+  std::vector<PartTensor> tensors;
+  const OrderedJson description = DescribeParts(m, "a.weight", tensors);
+  EXPECT_EQ(description["group_index"], true);
+  auto checkpoint = Write(tensors);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+  const Json json = *ParseJson(DumpJson(description));
+  const auto back = ReadParts(json, "a.weight", 5, 21, *checkpoint);
+  ASSERT_TRUE(back.ok()) << back.error().message;
+  EXPECT_EQ(StoredBytes(*back), StoredBytes(m));
+  const Mat<float> again = Reconstruct(*back);
+  EXPECT_TRUE(std::equal(values.data(), values.data() + 5 * 21, again.data()));
+
+  const auto with = [&](const std::vector<int32_t>& changed) {
+    coded.group_of = {std::as_bytes(std::span(changed)), nullptr};
+    tensors.clear();
+    DescribeParts(m, "a.weight", tensors);
+    for (PartTensor& t : tensors) {
+      if (t.name == "a.weight.group_index") t.shape = {static_cast<int64_t>(changed.size())};
+    }
+    return ReadParts(json, "a.weight", 5, 21, *Write(tensors));
+  };
+  std::vector<int32_t> changed = index;
+  changed[4] = 3;
+  EXPECT_THAT(with(changed).error().message,
+              HasSubstr("tensor 'a.weight.group_index': element 4: expected a group below 3, found 3"));
+  changed[4] = -1;
+  EXPECT_THAT(with(changed).error().message, HasSubstr("element 4: expected a group below 3, found -1"));
+  changed.resize(20);
+  EXPECT_THAT(with(changed).error().message,
+              HasSubstr("tensor 'a.weight.group_index': expected I32 [21], found I32 [20]"));
+  // One that states runs of columns is none.
+  changed.resize(21);
+  for (int32_t j = 0; j < 21; ++j) changed[static_cast<size_t>(j)] = j / 8;
+  const auto in_order = with(changed);
+  ASSERT_TRUE(in_order.ok());
+  EXPECT_FALSE(std::get<Coded>(in_order->body).Scattered());
+}
+
 // What docs/formats/artifact.md says, done again on the bytes of a file: one bit at a time.
 TEST_F(ArtifactTest, DecodingByThePageGivesTheSameNumbers) {
   for (const int bits : {2, 3, 5, 8}) {
@@ -407,6 +461,8 @@ TEST_F(ArtifactTest, MalformedDescriptionsAreNamed) {
        "tensor 'w.scales': expected F16 [2, 3], found F16 [2, 2]"},
       {integer(R"("tensor": "v", "bits": 3, "group": 4)"), "tensor 'v.scales': element 2 is not finite"},
       {integer(R"("tensor": "none", "bits": 3, "group": 4)"), "no tensor 'none.codes'"},
+      {integer(R"("tensor": "w", "bits": 3, "group": 4, "group_index": 1)"), "field 'group_index': expected"},
+      {integer(R"("tensor": "w", "bits": 3, "group": 4, "group_index": true)"), "no tensor 'w.group_index'"},
       {R"({"kind": "sum", )" + kShape, "field 'terms': expected 1 to 64 parts"},
       {R"({"kind": "sum", "terms": [], )" + kShape, "field 'terms': expected 1 to 64 parts"},
       {R"({"kind": "sum", "terms": [)" + many + "], " + kShape, "field 'terms': expected 1 to 64 parts"},

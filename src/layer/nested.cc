@@ -57,8 +57,10 @@ Matrix ReadAtBits(const Context& context, const Matrix& from, int bits, NestedRu
   const auto* coded = std::get_if<Coded>(&from.body);
   if (coded == nullptr || !coded->grid.Uniform() || coded->grid.bits <= bits) return from;
   ++changed;
-  return PackCodes(rule == NestedRule::kRefit ? FitAgain(context, from, coded->grid, bits)
-                                              : RoundAgain(UnpackCodes(from), bits));
+  if (rule == NestedRule::kRefit) return PackCodes(FitAgain(context, from, coded->grid, bits));
+  Matrix read = PackCodes(RoundAgain(UnpackCodes(from), bits));
+  std::get<Coded>(read.body).group_of = coded->group_of;
+  return read;
 }
 
 }  // namespace planish

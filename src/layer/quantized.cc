@@ -52,11 +52,11 @@ void QuantizedReader::CountDecoded(const Matrix& matrix) {
 std::vector<std::string> QuantizedReader::Notes() const {
   std::vector<std::string> notes = notes_;
   if (decoded_ > 0) {
-    notes.push_back(
-        fmt::format("{} matri{} held as decoded values ({:.1f} MB), because the codes here cannot state them "
-                    "exactly (groups "
-                    "in an order of their own, or scales that are no fp16 numbers)",
-                    decoded_, decoded_ == 1 ? "x is" : "ces are", static_cast<double>(decoded_bytes_) / 1e6));
+    notes.push_back(fmt::format(
+        "{} matri{} held as decoded values ({:.1f} MB), because the codes here cannot state them "
+        "exactly (scales that are no fp16 numbers, zero points beyond the codes, or groups that no "
+        "group_size gives)",
+        decoded_, decoded_ == 1 ? "x is" : "ces are", static_cast<double>(decoded_bytes_) / 1e6));
   }
   return notes;
 }

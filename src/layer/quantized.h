@@ -1,7 +1,7 @@
 // Checkpoints that other programs quantized, as parts of layers: GPTQ (v1 and v2), AWQ (gemm) and
 // compressed-tensors. Codes and scales are carried over as they are where Coded can hold them; a matrix that
-// it cannot hold exactly (groups that are no runs of columns, scales that are no fp16 numbers) becomes
-// its values in fp32. Nothing is rounded. docs/formats/quantized-checkpoints.md is the page.
+// it cannot hold exactly (scales that are no fp16 numbers, zero points beyond the codes) becomes its values
+// in fp32. Nothing is rounded. docs/formats/quantized-checkpoints.md is the page.
 #pragma once
 
 #include <memory>

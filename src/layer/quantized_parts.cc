@@ -103,8 +103,13 @@ Matrix ToParts(Stated s) {
   s.grid.symmetric = s.grid.Uniform() && s.zeros.empty();
   const bool halves = std::ranges::all_of(s.scales, IsHalf);
   const bool zeros_fit = std::ranges::all_of(s.zeros, [&](uint16_t z) { return z <= top; });
-  if (!s.columns.empty() || !zeros_fit || (!halves && s.scales.size() > 1)) return Decoded(s);
+  // An index of groups may name more or fewer of them than rows have room for.
+  const bool groups_fit = s.scales.size() == 1 || static_cast<int64_t>(s.scales.size()) == count;
+  if (!groups_fit || !zeros_fit || (!halves && (s.scales.size() > 1 || !s.columns.empty())))
+    return Decoded(s);
   Coded coded;
+  coded.group_of = MakeBlob(4 * static_cast<int64_t>(s.columns.size()),
+                            [&](uint8_t* to) { std::memcpy(to, s.columns.data(), 4 * s.columns.size()); });
   if (halves) {
     s.grid.scale = ScaleKind::kHalf;
     coded.scales = Halves(s, count);

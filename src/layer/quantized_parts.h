@@ -39,7 +39,7 @@ struct Stated {
   Blob codes;                    // as in Coded
   std::vector<float> scales;     // [rows, groups], or one for all
   std::vector<uint16_t> zeros;   // [rows, groups], or none: 2^(bits - 1)
-  std::vector<int32_t> columns;  // [cols] the group of each column; empty: column / grid.group
+  std::vector<int32_t> columns;  // [cols] the group of each column, uniform grids; empty: column / grid.group
 };
 // Coded where that is exact, else the values in fp32.
 Matrix ToParts(Stated stated);

@@ -166,7 +166,23 @@ TEST(GptqTest, GroupsInAnOrderOfTheirOwn) {
   ASSERT_EQ(read.error, "");
   EXPECT_THAT(std::vector<float>(read.values.begin(), read.values.begin() + 8),
               ElementsAre(0, 1, 2, 1.5f, 4, 2.5f, 3, 7));
-  EXPECT_THAT(read.notes, ElementsAre(HasSubstr("held as decoded values")));
+  EXPECT_THAT(read.notes, testing::IsEmpty());
+  const auto& codes = std::get<Coded>(read.matrix.body);
+  EXPECT_EQ(codes.group_of.bytes.size(), 32u);
+  EXPECT_EQ(Describe(read.matrix), "int4 g4 act-order");
+  // The same from any column on, by another piece of code.
+  Mat<float> part(2, 3);
+  ReadRows(read.matrix, 1, 2, 4, 3, part.data(), 3);
+  EXPECT_THAT(std::vector<float>(part.data(), part.data() + 6), ElementsAre(5, 3, 3.5f, 6, 3.5f, 4));
+  // More groups than a group_size gives are held as their values.
+  Files many = files;
+  many.Add("m.qzeros", DType::kI32, {3, 1}, std::vector<uint32_t>{0, 0, 0});
+  scales.insert(scales.end(), 8, 2.0f);
+  many.Halves("m.scales", {3, 8}, scales);
+  many.Add("m.g_idx", DType::kI32, {8}, std::vector<int32_t>{1, 0, 0, 1, 0, 2, 1, 0});
+  const Read odd = ReadFrom(Gptq(4, 4), many, 8, 8);
+  EXPECT_EQ(odd.values[5], 10);
+  EXPECT_THAT(odd.notes, ElementsAre(HasSubstr("groups that no group_size gives")));
   // Groups in order, stated by the index or not, are the codes themselves.
   files.Add("m.g_idx", DType::kI32, {8}, std::vector<int32_t>{0, 0, 0, 0, 1, 1, 1, 1});
   const Read ordered = ReadFrom(Gptq(4, 4), files, 8, 8);
@@ -362,6 +378,7 @@ TEST(CompressedTensorsTest, IndexOfGroups) {
   files.Add("m.weight_g_idx", DType::kI32, {8}, std::vector<int32_t>{1, 0, 1, 0, 1, 0, 1, 0});
   Read read = ReadFrom(Ct("pack-quantized", kFour), files, 1, 8);
   EXPECT_THAT(read.values, ElementsAre(-4, -1, 0, 7, 0.5f, -2, 1.5f, -4));
+  EXPECT_TRUE(std::get<Coded>(read.matrix.body).Scattered());
   files.Add("m.weight_g_idx", DType::kI32, {8}, std::vector<int32_t>(8, -1));  // never set
   read = ReadFrom(Ct("pack-quantized", kFour), files, 1, 8);
   EXPECT_THAT(read.values, ElementsAre(-8, -1, 0, 7, 0.5f, -1, 1.5f, -2));

@@ -95,6 +95,32 @@ TEST(LoadModelTest, FoldersThatAreNone) {
   EXPECT_THAT(LoadModel(folder.path()).error().message, HasSubstr("neither model.safetensors nor"));
 }
 
+TEST(LoadModelTest, MalformedFilesBesideTheConfig) {
+  const TinyModel tiny = Tiny();
+  const struct {
+    const char* name;
+    const char* text;
+    const char* message;
+  } cases[] = {
+      {"generation_config.json", "{", "generation_config.json: not valid JSON"},
+      {"generation_config.json", "[1]", "(loads)"},
+      {"generation_config.json", R"({"eos_token_id": ["x", -1, 1e99, null]})", "(loads)"},
+      {"quantize_config.json", "3", "quantize_config.json: expected an object"},
+      {"quantize_config.json", R"({"bits": 4})", "'group_size'"},
+      {"quant_config.json", "{]", "quant_config.json: not valid JSON"},
+      {"quant_config.json", R"({"w_bit": 3, "q_group_size": 128})", "bits: expected 4, found 3"},
+      {"quant_config.json", R"({"quant_method": "hqq"})", "already compressed with 'hqq'"},
+  };
+  for (const auto& c : cases) {
+    const TemporaryFolder folder;
+    ASSERT_TRUE(WriteFileAtomically(JoinPath(folder.path(), c.name), c.text).ok());
+    const auto model = WriteAndLoad(tiny, folder);
+    EXPECT_THAT(model.ok() ? "(loads)" : model.error().message, HasSubstr(c.message)) << c.text;
+    if (!model.ok()) continue;
+    EXPECT_THAT(model->program.eos_ids, testing::ElementsAre(2));
+  }
+}
+
 TEST(LoadModelTest, StopTokensOfBothConfigs) {
   const TinyModel tiny = Tiny();
   const TemporaryFolder folder;

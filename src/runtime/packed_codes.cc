@@ -244,7 +244,7 @@ std::optional<CodePlan> PlanCodes(const Matrix& matrix, int preferred_step) {
     return PlanBlockCodes(matrix, *blocks, preferred_step);
   }
   const auto* coded = std::get_if<Coded>(&matrix.body);
-  if (coded == nullptr) return std::nullopt;
+  if (coded == nullptr || coded->Scattered()) return std::nullopt;
   CodePlan plan;
   plan.shape.rows = matrix.rows;
   plan.shape.cols = matrix.cols;

@@ -529,6 +529,20 @@ TEST_F(PackedLinearTest, BlocksOfGguf) {
   }
 }
 
+// Groups in an order of their own have no kernel; what they were rounded to stays as it is.
+TEST_F(PackedLinearTest, ScatteredGroupsAreDecodedExactly) {
+  Matrix w = RandomCoded(20, 96, {4, 32, false}, 0.02, 4);
+  std::vector<int32_t> index;
+  for (int32_t j = 0; j < 96; ++j) index.push_back(j * 7 % 3);
+  std::get<Coded>(w.body).group_of = {std::as_bytes(std::span(index)), nullptr};
+  Case c;
+  c.name = Describe(w);
+  c.plan = Must(PlanPackedLinear({"w", w, {}}));
+  EXPECT_EQ(c.plan.note, "packed as f32 from decoded rows: no kernel for int4 g32 act-order");
+  c.w = MakeWeights(DenseMatrix(Reconstruct(w), DType::kF32));
+  Check(c, {1, 5});
+}
+
 // Lattices are no codes under scales.
 TEST_F(PackedLinearTest, DecodesOtherBlocksWithANote) {
   auto bytes =

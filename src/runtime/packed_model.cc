@@ -45,6 +45,7 @@ void AddMatrix(const Matrix& matrix, Sha256& hash) {
                    for (const Blob* blob : {&c.codes, &c.scales, &c.zeros, &c.units, &c.sets, &c.levels}) {
                      add_blob(*blob);
                    }
+                   if (c.Scattered()) add_blob(c.group_of);
                  },
                  [&](const Sparse& s) {
                    for (const Blob* blob : {&s.values, &s.columns, &s.counts}) add_blob(*blob);

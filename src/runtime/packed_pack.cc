@@ -65,7 +65,10 @@ Status PlanLowRank(const ProductPart& product, PackPlan& plan) {
   return {};
 }
 
+// Codes with groups in an order of their own stay what they were rounded to: bf16 would round them again.
 PackedKind DenseKind(const Matrix& matrix) {
+  const auto* coded = std::get_if<Coded>(&matrix.body);
+  if (coded != nullptr && coded->Scattered()) return PackedKind::kF32;
   const auto* dense = std::get_if<Dense>(&matrix.body);
   if (dense == nullptr || dense->type == DType::kBF16) return PackedKind::kBF16;
   return dense->type == DType::kF16 ? PackedKind::kF16 : PackedKind::kF32;
@@ -75,7 +78,8 @@ void PlanDense(const Matrix& matrix, PackPlan& plan) {
   plan.shape.kind = DenseKind(matrix);
   plan.dense = matrix;
   if (!std::holds_alternative<Dense>(matrix.body)) {
-    plan.note = fmt::format("packed as bf16 from decoded rows: no kernel for {}", Describe(matrix));
+    plan.note = fmt::format("packed as {} from decoded rows: no kernel for {}",
+                            plan.shape.kind == PackedKind::kF32 ? "f32" : "bf16", Describe(matrix));
   }
 }
 
@@ -231,17 +235,23 @@ void WriteDenseTile(const PackPlan& plan, int64_t row, int64_t count, uint8_t* o
   const auto* dense = std::get_if<Dense>(&matrix.body);
   const int64_t size = PackedBits(plan.shape.kind) / 8;
   std::memset(out, 0, static_cast<size_t>(plan.layout.main_bytes));
+  Mat<float> values;
   Array<BF16> decoded;
-  if (dense == nullptr) {
-    Mat<float> values(count, matrix.cols);
+  const std::byte* rows = nullptr;  // the first one
+  if (dense != nullptr) {
+    rows = dense->data.bytes.data() + row * matrix.cols * size;
+  } else {
+    values.Resize(count, matrix.cols);
     ReadRows(matrix, row, count, 0, matrix.cols, values.data(), matrix.cols);
+    rows = reinterpret_cast<const std::byte*>(values.data());
+  }
+  if (dense == nullptr && plan.shape.kind == PackedKind::kBF16) {
     decoded.Resize(count * matrix.cols);
     for (int64_t i = 0; i < decoded.size(); ++i) decoded[i] = ToBF16(values.data()[i]);
+    rows = reinterpret_cast<const std::byte*>(decoded.data());
   }
   for (int64_t i = 0; i < count; ++i) {
-    const std::byte* from = dense != nullptr
-                                ? dense->data.bytes.data() + (row + i) * matrix.cols * size
-                                : reinterpret_cast<const std::byte*>(decoded.data()) + i * matrix.cols * size;
+    const std::byte* from = rows + i * matrix.cols * size;
     if (plan.shape.kind == PackedKind::kBF16) {
       ScatterRow<uint32_t>(from, matrix.cols / 2, i, out);
       const int64_t last = matrix.cols - 1;

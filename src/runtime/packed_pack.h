@@ -2,9 +2,10 @@
 // by tile on all threads.
 //
 // What is packed as it is: codes that a kernel knows (packed_codes.h), alone or with a low-rank path of two
-// factors; dense weights of f32, f16 and bf16. Anything else is packed as bf16 from its decoded rows, and the
-// plan's note says why. Factors on integer grids keep their codes where steps allow; fp16 factors and others
-// become int8 with a scale for each row and step (U: 32 ranks), which the note says too.
+// factors; dense weights of f32, f16 and bf16. Anything else is packed as bf16 from its decoded rows (f32
+// where only the order of groups has no kernel), and the plan's note says why. Factors on integer grids keep
+// their codes where steps allow; fp16 factors and others become int8 with a scale for each row and step (U:
+// 32 ranks), which the note says too.
 #pragma once
 
 #include <array>
