@@ -224,6 +224,7 @@ TEST(Emulated, MasksReadAndWriteNothingElse) {
   EXPECT_EQ((std::vector<float>(ints.begin(), ints.begin() + 3)), (std::vector<float>{0, 7, 0}));
   const __m512 less = FirstFloats({1, 2, kNan}), more = FirstFloats({2, 2, 2});
   EXPECT_EQ(_mm512_cmp_ps_mask(less, more, _CMP_LT_OQ), 0x1);
+  EXPECT_EQ(_mm512_cmp_ps_mask(FirstFloats({1, kNan, kInf}), FirstFloats({kNan, 1, 1}), _CMP_UNORD_Q), 0x3);
   EXPECT_EQ(_mm512_mask_blend_ps(0x1, less, more).lane[0], 2);
   EXPECT_EQ(_mm512_mask_blend_ps(0x1, less, more).lane[1], 2);
   EXPECT_TRUE(std::isnan(_mm512_mask_blend_ps(0x1, less, more).lane[2]));

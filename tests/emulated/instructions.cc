@@ -141,6 +141,8 @@ bool Compare(T a, T b, int how) {
       return a < b;
     case _CMP_GE_OQ:
       return a >= b;
+    case _CMP_UNORD_Q:
+      return a != a || b != b;
     default:
       PLANISH_CHECK(false) << "comparison " << how << " is not emulated";
       return false;
