@@ -3,6 +3,8 @@
 //   packed_bench [rows] [cols]
 // Or from memory, beside plain reads:
 //   packed_bench memory [turns] [cols]
+// Or 512 tokens at once, beside products of matrices over decoded rows:
+//   packed_bench prefill [threads] [rows] [cols]
 // Or how long a pack takes to load (FILE is written and removed):
 //   packed_bench load FILE
 #include <fmt/format.h>
@@ -13,10 +15,12 @@
 #include <cstring>
 
 #include "base/random.h"
+#include "math/gemm.h"
 #include "runtime/machine_rates.h"
 #include "runtime/packed_linear.h"
 #include "runtime/packed_model.h"
 #include "runtime/packed_pack.h"
+#include "runtime/packed_prefill.h"
 #include "runtime/shapes.h"
 
 namespace planish {
@@ -123,6 +127,55 @@ void RunMemory(int turns, int64_t cols) {
   }
 }
 
+// 512 tokens through a layer by its codes, and by products of matrices whose panels are decoded; the best of
+// some turns each.
+void RunPrefill(int threads, int64_t rows, int64_t cols) {
+  constexpr int64_t kTokens = 512;
+  ThreadPool pool(threads);
+  Context context{&pool, BestIsa()};
+  if (HasFastBf16(context)) context.precision = Precision::kBF16;
+  const packed::KernelSet& kernels = SelectPackedKernels(context.isa);
+  Mat<float> x(kTokens, cols), y(kTokens, rows);
+  const Random random(2);
+  for (int64_t i = 0; i < kTokens * cols; ++i) {
+    x.data()[i] = static_cast<float>(random.Uniform(static_cast<uint64_t>(i))) - 0.5f;
+  }
+  double peak = 0;
+  {
+    Team team(threads);
+    peak = BestPeak(MeasurePeaks(team, 3), "int8");
+  }
+  fmt::print(
+      "[{}, {}] x 512 tokens, {} threads, int8 peak {:.0f} G multiply-adds/s; codes by {}, matrices by {}\n",
+      rows, cols, threads, peak * 1e-9, kernels.name, GemmKernelsText(context, context.precision));
+  const auto macs = static_cast<double>(kTokens * rows * cols);
+  const auto best = [&](const auto& body) {
+    double seconds = 1e9;
+    for (int turn = 0; turn < 5; ++turn) {
+      const double start = Now();
+      body();
+      seconds = std::min(seconds, Now() - start);
+    }
+    return macs / seconds * 1e-9;
+  };
+  for (const char* name : kGrids) {
+    const Linear linear{"w", RandomMatrix(rows, cols, GridOf(name, 64)), {}};
+    auto plan = PlanPackedLinear(linear);
+    if (!plan.ok()) std::abort();
+    Buffer bytes(static_cast<size_t>(plan->bytes()));
+    PackLinear(context, *plan, bytes.bytes());
+    const auto layer = PackedLinear::FromBytes(bytes.bytes());
+    if (!layer.ok()) std::abort();
+    PackedPrefill prefill;
+    const double codes = best([&] {
+      if (!prefill.Multiply(context, kernels, *layer, x.view(), y.view(), {}, "w").ok()) std::abort();
+    });
+    const double matrices = best([&] { Apply(context, linear, x.view(), y.view()); });
+    fmt::print("  {:<8} codes {:7.1f} G/s, {:5.1f} % of the peak; matrices {:7.1f} G/s\n", name, codes,
+               codes / peak * 1e11, matrices);
+  }
+}
+
 // A pack of llama-1b in the page cache to packed weights in memory, beside a copy of as many bytes.
 void RunLoad(const std::string& path) {
   ThreadPool pool(2);
@@ -200,6 +253,9 @@ void Run(int64_t rows, int64_t cols) {
 int main(int argc, char** argv) {
   if (argc > 1 && std::string_view(argv[1]) == "memory") {
     planish::RunMemory(argc > 2 ? std::atoi(argv[2]) : 21, argc > 3 ? std::atoll(argv[3]) : 2048);
+  } else if (argc > 1 && std::string_view(argv[1]) == "prefill") {
+    planish::RunPrefill(argc > 2 ? std::atoi(argv[2]) : 2, argc > 3 ? std::atoll(argv[3]) : 8192,
+                        argc > 4 ? std::atoll(argv[4]) : 2048);
   } else if (argc > 2 && std::string_view(argv[1]) == "load") {
     planish::RunLoad(argv[2]);
   } else {

@@ -185,7 +185,8 @@ Status Engine::MultiplyMany(const Context& context, LinearId linear, MatView<con
                             MatView<float> y) {
   const auto id = static_cast<size_t>(linear);
   const PackedLinear& packed = *packed_->linears[id];
-  if (options_.multiply.exact_inputs || !IsCoded(packed.shape().kind) || HasMatrixTiles(context)) {
+  if (options_.multiply.exact_inputs || !FastFromCodes(kernels_, packed.shape().kind) ||
+      HasMatrixTiles(context)) {
     Context own = context;
     if (!options_.multiply.exact_inputs && HasFastBf16(context)) own.precision = Precision::kBF16;
     Apply(own, model_.linears[id], x, y);

@@ -36,9 +36,9 @@ struct EngineOptions {
 class Engine : public Runner {
  public:
   // Rows of a batch that the team takes; larger ones run operation by operation on the context's pool, with
-  // this engine's cache. Their linears are products of packed codes with 8-bit inputs; with matrix tiles of
-  // bf16, and for layers that are floats, products of matrices (math/gemm.h), in bf16 where the inputs may
-  // be; with exact inputs fp32.
+  // this engine's cache. Their linears are products of packed codes with 8-bit inputs where these are fast
+  // (FastFromCodes); with matrix tiles of bf16, and for other layers, products of matrices (math/gemm.h), in
+  // bf16 where the processor is faster with it; with exact inputs fp32.
   static constexpr int64_t kMaxRows = packed::kMaxTokens;
 
   // An input error that names what the program needs and this engine does not have: experts, state-space

@@ -592,6 +592,7 @@ constexpr KernelSet MakeKernels(const char* name, decltype(KernelSet::unpack) un
                                 decltype(KernelSet::interleave) interleave) {
   KernelSet set = {};
   set.name = name;
+  set.byte_dots = V::kHasDot;
   FillCoded<V, Kind::kInt2>(set);
   FillCoded<V, Kind::kInt3>(set);
   FillCoded<V, Kind::kInt4>(set);

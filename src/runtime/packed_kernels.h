@@ -105,6 +105,7 @@ struct QuantizeArgs {
 
 struct KernelSet {
   const char* name;
+  bool byte_dots;  // the processor multiplies bytes into 32-bit sums in one instruction
   TileKernel int8[kCodeKinds][kMaxTokens];  // [kind][tokens - 1]
   TileKernel coded_float[kCodeKinds][kFloatTokens];
   TileKernel dense[kDenseKinds][kFloatTokens];

@@ -39,8 +39,10 @@ void MultiplyGroups(const Context& context, const packed::KernelSet& kernels, co
       for (int64_t tile = first; tile < last; ++tile) {
         for (int64_t g = block; g < std::min(groups, block + kGroupsOfBlock); ++g) {
           const auto i = static_cast<size_t>(g);
+          // The first tokens bring the next tile.
+          const std::byte* next = g == block && tile + 1 < layer.tiles() ? layer.TileData(tile + 1) : nullptr;
           MultiplyTiles(kernels, layer, inputs[i], paths == nullptr ? nullptr : &(*paths)[i], tile, tile + 1,
-                        y.Rows(g * kGroup, std::min(kGroup, y.rows - g * kGroup)), options);
+                        y.Rows(g * kGroup, std::min(kGroup, y.rows - g * kGroup)), options, next);
         }
       }
     }
@@ -48,6 +50,12 @@ void MultiplyGroups(const Context& context, const packed::KernelSet& kernels, co
 }
 
 }  // namespace
+
+bool FastFromCodes(const packed::KernelSet& kernels, PackedKind kind) {
+  if (!IsCoded(kind)) return false;
+  return kernels.byte_dots || kind == PackedKind::kInt2 || kind == PackedKind::kInt3 ||
+         kind == PackedKind::kInt4;
+}
 
 Status PackedPrefill::Multiply(const Context& context, const packed::KernelSet& kernels,
                                const PackedLinear& layer, MatView<const float> x, MatView<float> y,

@@ -15,6 +15,10 @@
 
 namespace planish {
 
+// Whether many tokens go faster by these kernels than by products of matrices over decoded rows: always with
+// 8-bit dots; without them for integers of up to 4 bits, whose dots are 16-bit sums (packed_bench prefill).
+bool FastFromCodes(const packed::KernelSet& kernels, PackedKind kind);
+
 // Not thread-safe; keeps the memory of quantized inputs.
 class PackedPrefill {
  public:
