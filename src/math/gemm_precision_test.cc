@@ -6,46 +6,17 @@
 #include <cstring>
 #include <vector>
 
-#include "base/random.h"
-#include "math/gemm.h"
+#include "math/gemm_test_util.h"
 
 namespace planish {
 namespace {
 
-constexpr float kGuard = 12345.0f;
+using test::kGuard;
+using test::MadeRows;
+using test::Padded;
+using test::SupportedSets;
+
 constexpr Precision kReduced[] = {Precision::kBF16, Precision::kSplit};
-
-struct Padded {
-  std::vector<float> data;
-  int64_t rows, cols, stride;
-  Padded(int64_t r, int64_t c, int64_t room, uint64_t stream) : rows(r), cols(c), stride(c + room) {
-    data.assign(static_cast<size_t>(r * stride + 1), kGuard);
-    const Random random(11, stream);
-    for (int64_t i = 0; i < r * c; ++i) {
-      at(i / c, i % c) = static_cast<float>(random.Uniform(static_cast<uint64_t>(i)) * 2 - 1);
-    }
-  }
-  float& at(int64_t i, int64_t j) { return data[static_cast<size_t>(i * stride + j)]; }
-  MatView<float> view() { return {data.data(), rows, cols, stride}; }
-};
-
-class MadeRows : public RowSource {
- public:
-  explicit MadeRows(MatView<const float> m) : m_(m) {}
-  int64_t rows() const override { return m_.rows; }
-  int64_t cols() const override { return m_.cols; }
-  void Read(int64_t row, int64_t row_count, int64_t col, int64_t col_count, float* out,
-            int64_t ld) const override {
-    EXPECT_LE(row + row_count, m_.rows);
-    EXPECT_LE(col + col_count, m_.cols);
-    for (int64_t i = 0; i < row_count; ++i) {
-      for (int64_t j = 0; j < col_count; ++j) out[i * ld + j] = m_(row + i, col + j);
-    }
-  }
-
- private:
-  MatView<const float> m_;
-};
 
 // What a precision takes an element for.
 double Taken(float x, Precision precision) {
@@ -59,14 +30,6 @@ double Taken(float x, Precision precision) {
 // which may be missing, are 2^-16 of the product.
 double Tolerance(Precision precision, int64_t k, double size) {
   return (2 * static_cast<double>(k + 8) * 0x1p-24 + (precision == Precision::kSplit ? 0x1p-16 : 0)) * size;
-}
-
-std::vector<Isa> Sets() {
-  std::vector<Isa> sets;
-  for (Isa isa : kAllIsas) {
-    if (IsaSupported(isa)) sets.push_back(isa);
-  }
-  return sets;
 }
 
 enum class Weight { kF32, kBF16, kMade };
@@ -83,12 +46,12 @@ void CheckNT(int64_t m, int64_t n, int64_t k, Weight weight, Precision precision
     }
   }
   ThreadPool pool(2);
-  for (Isa isa : Sets()) {
+  for (Isa isa : SupportedSets()) {
     SCOPED_TRACE(std::string(IsaName(isa)));
     const Context context{&pool, isa};
     Padded c = old;
     if (weight == Weight::kMade) {
-      MatMulNT(context, a.view(), MadeRows(b.view()), c.view(), op, precision);
+      MatMulNT(context, a.view(), MadeRows(Weights(b.view())), c.view(), op, precision);
     } else if (weight == Weight::kBF16) {
       const WeightView view{reinterpret_cast<const std::byte*>(halves.data()), DType::kBF16, n, k, b.stride};
       MatMulNT(context, a.view(), view, c.view(), op, precision);
@@ -149,7 +112,7 @@ TEST(GemmPrecision, GramIsTheProductOfColumns) {
     for (const auto& [tokens, n] : {std::pair<int64_t, int64_t>{1, 3}, {30, 35}, {67, 150}, {200, 33}}) {
       SCOPED_TRACE(testing::Message() << tokens << "x" << n << " " << PrecisionName(precision));
       Padded x(tokens, n, 2, 5);
-      for (Isa isa : Sets()) {
+      for (Isa isa : SupportedSets()) {
         const Context context{&pool, isa};
         Mat<float> h(n, n);
         Gram(context, x.view(), h.view(), Accumulate::kSet, precision);
@@ -191,7 +154,7 @@ TEST(GemmPrecision, SameBytesForAnyThreads) {
 // Ties go to the even neighbor, and what bf16 lacks of an element is its second part.
 TEST(GemmPrecision, RoundsToEvenAndKeepsTheRest) {
   ThreadPool pool(1);
-  for (Isa isa : Sets()) {
+  for (Isa isa : SupportedSets()) {
     const Context context{&pool, isa};
     // Five rows, as fewer take the dot products of fp32.
     Mat<float> a(5, 1), b(1, 1), c(5, 1);
