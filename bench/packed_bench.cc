@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 
 #include "base/random.h"
 #include "math/gemm.h"
@@ -42,6 +43,25 @@ Matrix RandomMatrix(int64_t rows, int64_t cols, const GridSpec& grid) {
 }
 constexpr const char* kGrids[] = {"int2",    "int3",    "int4",  "int8",  "nf2",  "nf3",  "nf4",
                                   "bitmod3", "bitmod4", "mxfp4", "nvfp4", "q4_k", "q2_k", "q3_k"};
+
+// A random layer and its packed bytes.
+struct PackedOne {
+  Linear linear;
+  Buffer bytes;
+  std::optional<PackedLinear> layer;
+
+  PackedOne(const Context& context, int64_t rows, int64_t cols, const GridSpec& grid)
+      : linear{"w", RandomMatrix(rows, cols, grid), {}} {
+    const auto plan = PlanPackedLinear(linear);
+    if (!plan.ok()) std::abort();
+    bytes = Buffer(static_cast<size_t>(plan->bytes()));
+    PackLinear(context, *plan, bytes.bytes());
+    auto packed = PackedLinear::FromBytes(bytes.bytes());
+    if (!packed.ok()) std::abort();
+    layer = std::move(packed).value();
+  }
+  int64_t Bytes() const { return static_cast<int64_t>(bytes.size()); }
+};
 
 double Seconds(const packed::KernelSet& kernels, const PackedLinear& layer, int tokens) {
   Mat<float> x(tokens, layer.cols()), y(tokens, layer.rows());
@@ -100,26 +120,21 @@ void RunMemory(int turns, int64_t cols) {
   const int64_t rows = (int64_t{1} << 27) / cols / 16 * 16;
   fmt::print("{}, layers [{}, {}] from memory, two threads\n", kernels.name, rows, cols);
   for (const char* name : kGrids) {
-    const Linear linear{"w", RandomMatrix(rows, cols, GridOf(name, 64)), {}};
-    auto plan = PlanPackedLinear(linear);
-    if (!plan.ok()) std::abort();
-    Buffer bytes(static_cast<size_t>(plan->bytes()));
-    PackLinear(context, *plan, bytes.bytes());
-    const auto layer = PackedLinear::FromBytes(bytes.bytes());
-    if (!layer.ok()) std::abort();
-    BandwidthMeter meter(team, plan->bytes());
+    const PackedOne one(context, rows, cols, GridOf(name, 64));
+    const PackedLinear& layer = *one.layer;
+    BandwidthMeter meter(team, one.Bytes());
     Mat<float> x(1, cols), y(1, rows);
     for (int64_t i = 0; i < cols; ++i) x.data()[i] = static_cast<float>(i % 17) - 8.0f;
     QuantizedInput input;
-    input.Set(kernels, x, layer->InputFormFor({}));
+    input.Set(kernels, x, layer.InputFormFor({}));
     std::vector<double> shares, rates;
     for (int turn = 0; turn < turns; ++turn) {
       const double before = meter.Measure(1), start = Now();
       team.Run([&](int member) {
-        const auto [begin, end] = Team::PartOf(layer->tiles(), member, 2);
-        MultiplyTiles(kernels, *layer, input, nullptr, begin, end, y);
+        const auto [begin, end] = Team::PartOf(layer.tiles(), member, 2);
+        MultiplyTiles(kernels, layer, input, nullptr, begin, end, y);
       });
-      rates.push_back(static_cast<double>(plan->bytes()) / (Now() - start));
+      rates.push_back(static_cast<double>(one.Bytes()) / (Now() - start));
       shares.push_back(rates.back() / ((before + meter.Measure(1)) / 2));
     }
     fmt::print("  {:<8} {:6.2f} GB/s, {:5.1f} % of reading\n", name, Median(rates) * 1e-9,
@@ -159,18 +174,13 @@ void RunPrefill(int threads, int64_t rows, int64_t cols) {
     return macs / seconds * 1e-9;
   };
   for (const char* name : kGrids) {
-    const Linear linear{"w", RandomMatrix(rows, cols, GridOf(name, 64)), {}};
-    auto plan = PlanPackedLinear(linear);
-    if (!plan.ok()) std::abort();
-    Buffer bytes(static_cast<size_t>(plan->bytes()));
-    PackLinear(context, *plan, bytes.bytes());
-    const auto layer = PackedLinear::FromBytes(bytes.bytes());
-    if (!layer.ok()) std::abort();
+    const PackedOne one(context, rows, cols, GridOf(name, 64));
+    const PackedLinear& layer = *one.layer;
     PackedPrefill prefill;
     const double codes = best([&] {
-      if (!prefill.Multiply(context, kernels, *layer, x.view(), y.view(), {}, "w").ok()) std::abort();
+      if (!prefill.Multiply(context, kernels, layer, x.view(), y.view(), {}, "w").ok()) std::abort();
     });
-    const double matrices = best([&] { Apply(context, linear, x.view(), y.view()); });
+    const double matrices = best([&] { Apply(context, one.linear, x.view(), y.view()); });
     fmt::print("  {:<8} codes {:7.1f} G/s, {:5.1f} % of the peak; matrices {:7.1f} G/s\n", name, codes,
                codes / peak * 1e11, matrices);
   }
@@ -228,18 +238,12 @@ void Run(int64_t rows, int64_t cols) {
       for (const int64_t group : {16, 32, 64, 128}) {
         const GridSpec grid = GridOf(name, group);
         if (grid.InBlocks() ? group != 128 : grid.group != group) continue;
-        const Linear linear{"w", RandomMatrix(rows, cols, grid), {}};
-        auto plan = PlanPackedLinear(linear);
-        if (!plan.ok()) std::abort();
-        Buffer bytes(static_cast<size_t>(plan->bytes()));
-        PackLinear(context, *plan, bytes.bytes());
-        const auto layer = PackedLinear::FromBytes(bytes.bytes());
-        if (!layer.ok()) std::abort();
+        const PackedOne one(context, rows, cols, grid);
         const double blocks = static_cast<double>(rows * cols) / 64;
         fmt::print("{:>8} {:>6} {:>9.2f}", name, group,
-                   static_cast<double>(plan->bytes()) / blocks / bandwidth * clock);
+                   static_cast<double>(one.Bytes()) / blocks / bandwidth * clock);
         for (const int tokens : {1, 2, 3, 4, 6, 8}) {
-          fmt::print(" {:>7.2f}", Seconds(*kernels, *layer, tokens) / blocks * clock);
+          fmt::print(" {:>7.2f}", Seconds(*kernels, *one.layer, tokens) / blocks * clock);
         }
         fmt::print("\n");
       }
