@@ -9,6 +9,7 @@
 
 #include "base/background.h"
 #include "base/file.h"
+#include "formats/chat_template.h"
 #include "formats/gguf_tokenizer.h"
 #include "formats/tokenizer_files.h"
 #include "grids/gguf_encode.h"
@@ -133,6 +134,8 @@ Result<Header> MakeHeader(const Model& model, const GgufExport& options, GgufExp
   const int64_t eos = model.program.eos_ids.empty() ? -1 : model.program.eos_ids.front();
   PLANISH_TRY(auto notes, AddTokenizer(tokenizer, model.program.vocab, model.program.bos_id, eos, metadata));
   result.notes.insert(result.notes.end(), notes.begin(), notes.end());
+  PLANISH_TRY(const StoredTemplates templates, ReadStoredTemplates(model.path));
+  AddTemplates(templates, metadata);
   return header;
 }
 

@@ -8,6 +8,8 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "export/target.h"
+#include "formats/chat_template.h"
 #include "formats/gguf.h"
 #include "formats/tokenizer.h"
 #include "grids/gguf_fit.h"
@@ -99,6 +101,43 @@ TEST_F(GgufExportTest, TheTokenizerTravels) {
   ASSERT_TRUE(travelled.ok()) << travelled.error().message;
   for (const char* text : {"Once upon a time", "  two  spaces\n\nlines", "caf\xc3\xa9 12345"}) {
     EXPECT_EQ(*(*own)->Encode(text, true), *(*travelled)->Encode(text, true)) << text;
+  }
+}
+
+// Templates go into a GGUF file, from there into another and into a folder.
+TEST_F(GgufExportTest, ChatTemplatesTravel) {
+  std::filesystem::copy(kDemo, folder_ / "model");
+  const std::string text =
+      "{% for m in messages %}{{ bos_token }}{{ m.content }}{{ eos_token }}{% endfor %}\n";
+  ASSERT_TRUE(WriteFileAtomically(Path("model/chat_template.jinja"), text).ok());
+  ASSERT_TRUE(MakeDirectories(Path("model/additional_chat_templates")).ok());
+  ASSERT_TRUE(WriteFileAtomically(Path("model/additional_chat_templates/tool-use.jinja"), "tools").ok());
+  const Model once = Through(Load(Path("model")), GgufType::kQ8_0, "once.gguf");
+  const auto file = GgufFile::Open(Path("once.gguf"));
+  ASSERT_TRUE(file.ok());
+  EXPECT_EQ(*(*file)->String("tokenizer.chat_template"), text);
+  EXPECT_EQ(*(*file)->String("tokenizer.chat_template.tool_use"), "tools");
+  EXPECT_EQ(*(*file)->Strings("tokenizer.chat_templates"), std::vector<std::string>{"tool_use"});
+  Through(once, GgufType::kQ8_0, "twice.gguf");
+  ConvertOptions options;
+  const auto target = ParseConvertTarget("hf-bf16", options);
+  ASSERT_TRUE(target.ok());
+  const auto folder = (*target)->write(context_.context, once, options, Path("folder"));
+  ASSERT_TRUE(folder.ok()) << folder.error().message;
+  EXPECT_EQ(*ReadTextFile(Path("folder/chat_template.jinja")), text);
+  const OrderedJson messages = {{{"role", "user"}, {"content", "hi"}}};
+  const auto first = ChatTemplate::Load(Path("once.gguf"));
+  ASSERT_TRUE(first.ok()) << first.error().message;
+  const std::string rendered = *first->Render(messages, {});
+  EXPECT_THAT(rendered, HasSubstr("hi"));
+  for (const char* name : {"twice.gguf", "folder"}) {
+    const auto chat = ChatTemplate::Load(Path(name));
+    ASSERT_TRUE(chat.ok()) << chat.error().message;
+    EXPECT_EQ(chat->special_tokens(), first->special_tokens()) << name;
+    EXPECT_EQ(*chat->Render(messages, {}), rendered) << name;
+    const auto tools = ChatTemplate::Load(Path(name), "tool_use");
+    ASSERT_TRUE(tools.ok()) << tools.error().message;
+    EXPECT_EQ(*tools->Render(messages, {}), "tools");
   }
 }
 

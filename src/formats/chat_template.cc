@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
+#include <filesystem>
+#include <map>
 
 #include "base/file.h"
 #include "base/names.h"
@@ -31,6 +34,7 @@ struct Found {
 };
 
 constexpr const char* kDefault = "default";
+constexpr const char* kGgufTemplate = "tokenizer.chat_template";
 constexpr const char* kTokens[] = {"bos_token", "eos_token", "unk_token", "sep_token",
                                    "pad_token", "cls_token", "mask_token"};
 
@@ -112,7 +116,7 @@ Result<Found> SearchFolder(const std::string& folder, const std::string& name) {
 Result<Found> SearchGguf(const std::string& path) {
   PLANISH_TRY(const auto file, GgufFile::Open(path));
   Found found;
-  const std::string key = "tokenizer.chat_template";
+  const std::string key = kGgufTemplate;
   for (const auto& [name, value] : file->metadata()) {
     const bool is_default = name == key;
     if (!is_default && !name.starts_with(key + ".")) continue;
@@ -140,6 +144,38 @@ Result<Found> Search(const std::string& model_path, const std::string& name) {
   return FileExists(model_path) ? SearchGguf(model_path) : SearchFolder(model_path, name);
 }
 
+// "additional_chat_templates/NAME.jinja" of a folder.
+constexpr const char* kAdditional = "additional_chat_templates";
+Result<std::vector<std::string>> AdditionalNames(const std::string& folder) {
+  std::vector<std::string> names;
+  const std::string path = JoinPath(folder, kAdditional);
+  std::error_code error;
+  if (!std::filesystem::is_directory(path, error)) return names;
+  for (auto it = std::filesystem::directory_iterator(path, error);
+       it != std::filesystem::directory_iterator(); it.increment(error)) {
+    if (error) break;
+    if (it->path().extension() == ".jinja") names.push_back(it->path().stem().string());
+  }
+  if (error) return InputError(fmt::format("{}: cannot list: {}", path, error.message()));
+  std::ranges::sort(names);
+  return names;
+}
+
+// A name as GGUF keys and files have it.
+std::string PlainName(std::string name) {
+  std::ranges::replace_if(
+      name, [](unsigned char c) { return std::isalnum(c) == 0; }, '_');
+  return name;
+}
+
+// Every template under its plain name; the first of a name counts.
+std::map<std::string, std::string> PlainNames(const StoredTemplates& templates) {
+  std::map<std::string, std::string> plain;
+  for (const auto& [name, text] : templates.named) plain.emplace(PlainName(name), text);
+  plain.erase("");
+  return plain;
+}
+
 // A message without content has no such member, as transformers has it since version 5.
 OrderedJson WithoutNullContent(const OrderedJson& messages) {
   OrderedJson kept = messages;
@@ -157,6 +193,48 @@ Result<Template> ParseSource(const Source& source) {
 }
 
 }  // namespace
+
+Result<StoredTemplates> ReadStoredTemplates(const std::string& model_path) {
+  PLANISH_TRY(Found found, Search(model_path, ""));
+  if (!FileExists(model_path)) {
+    PLANISH_TRY(const auto names, AdditionalNames(model_path));
+    for (const std::string& name : names) {
+      const std::string path = JoinPath(model_path, fmt::format("{}/{}.jinja", kAdditional, name));
+      PLANISH_TRY(std::string text, ReadTextFile(path, kMaxConfigBytes));
+      found.Add(name, {path, std::move(text)});
+    }
+  }
+  StoredTemplates stored;
+  for (auto& [name, source] : found.named) stored.named.emplace_back(name, std::move(source.text));
+  stored.special_tokens = std::move(found.special_tokens);
+  return stored;
+}
+
+void AddTemplates(const StoredTemplates& templates, GgufMetadata& metadata) {
+  std::vector<std::string> names;
+  for (const auto& [name, text] : PlainNames(templates)) {
+    if (name == kDefault) {
+      metadata.String(kGgufTemplate, text);
+    } else {
+      metadata.String(fmt::format("{}.{}", kGgufTemplate, name), text);
+      names.push_back(name);
+    }
+  }
+  if (!names.empty()) metadata.Strings("tokenizer.chat_templates", names);
+}
+
+Status WriteTemplates(const StoredTemplates& templates, const std::string& folder) {
+  for (const auto& [name, text] : PlainNames(templates)) {
+    if (name == kDefault) {
+      PLANISH_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(folder, "chat_template.jinja"), text));
+      continue;
+    }
+    const std::string additional = JoinPath(folder, kAdditional);
+    PLANISH_RETURN_IF_ERROR(MakeDirectories(additional));
+    PLANISH_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(additional, name + ".jinja"), text));
+  }
+  return {};
+}
 
 Result<ChatTemplate> ChatTemplate::Load(const std::string& model_path, const std::string& name) {
   PLANISH_TRY(Found found, Search(model_path, name));

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "formats/gguf.h"
 #include "formats/template.h"
 #include "formats/tokenizer.h"
 
@@ -20,6 +21,19 @@ struct ChatOptions {
   OrderedJson extra = OrderedJson::object();  // further variables by name, enable_thinking for example
   std::optional<TemplateTime> now;            // for templates that print the date
 };
+
+// The templates of a model as they are stored, for conversions: not parsed.
+struct StoredTemplates {
+  std::vector<std::pair<std::string, std::string>> named;  // name, text; "default": what is used unless told
+  OrderedJson special_tokens = OrderedJson::object();      // bos_token, eos_token, ...: their texts
+};
+// Of a model folder or GGUF file; none is no error. Errors: files that cannot be read.
+Result<StoredTemplates> ReadStoredTemplates(const std::string& model_path);
+// Adds tokenizer.chat_template, tokenizer.chat_template.NAME and the list of names tokenizer.chat_templates.
+// Characters of names besides letters and digits become '_', as in llama.cpp's converter.
+void AddTemplates(const StoredTemplates& templates, GgufMetadata& metadata);
+// Writes chat_template.jinja and additional_chat_templates/NAME.jinja, names changed in the same way.
+Status WriteTemplates(const StoredTemplates& templates, const std::string& folder);
 
 // Never changes after it is loaded; any number of threads may use it at once.
 class ChatTemplate {

@@ -1,6 +1,7 @@
 #include "model/folder.h"
 
 #include "base/file.h"
+#include "formats/chat_template.h"
 #include "formats/tokenizer_files.h"
 
 namespace planish {
@@ -14,8 +15,7 @@ constexpr const char* kCompanions[] = {"generation_config.json",
                                        "tokenizer.model",
                                        "vocab.json",
                                        "merges.txt",
-                                       "added_tokens.json",
-                                       "chat_template.jinja"};
+                                       "added_tokens.json"};
 
 // Families that come from GGUF files, and the classes of their models.
 struct ModelClass {
@@ -36,14 +36,21 @@ Status CarryCompanions(const Model& model, const std::string& folder) {
     PLANISH_TRY(const std::string content, ReadTextFile(path));
     PLANISH_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(folder, name), content));
   }
+  PLANISH_TRY(const StoredTemplates templates, ReadStoredTemplates(model.path));
+  PLANISH_RETURN_IF_ERROR(WriteTemplates(templates, folder));
   if (!FileExists(model.path)) return {};
   PLANISH_TRY(const TokenizerFiles files, ReadTokenizerFiles(model.path));
-  for (const auto& [name, content] : {std::pair{"tokenizer.json", &files.json},
-                                      {"tokenizer.model", &files.model},
-                                      {"tokenizer_config.json", &files.config}}) {
+  for (const auto& [name, content] :
+       {std::pair{"tokenizer.json", &files.json}, {"tokenizer.model", &files.model}}) {
     if (!content->empty()) PLANISH_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(folder, name), *content));
   }
-  return {};
+  // The special tokens, which templates use by name.
+  OrderedJson config = {{"tokenizer_class", "PreTrainedTokenizerFast"}};
+  if (!files.config.empty()) config = OrderedJson::parse(files.config);
+  for (const auto& [name, token] : templates.special_tokens.items()) {
+    if (!config.contains(name)) config[name] = token;
+  }
+  return WriteFileAtomically(JoinPath(folder, "tokenizer_config.json"), DumpJson(config, 1) + "\n");
 }
 
 Result<OrderedJson> OriginalConfig(const Model& model, const std::string& dtype) {
