@@ -9,6 +9,7 @@
 #include "apps/inspect_stored.h"
 #include "evaluate/outliers.h"
 #include "model/model.h"
+#include "model/vector_tensors.h"
 #include "runtime/packed_model.h"
 
 namespace planish::app {
@@ -120,7 +121,9 @@ Result<std::vector<Row>> Collect(const Context& context, const InspectFlags& fla
   for (const auto& slot : model.program.linears) {
     if (!slot.bias.empty()) PLANISH_RETURN_IF_ERROR(add_vector(slot.bias));
   }
-  for (const auto& slot : model.program.vectors) PLANISH_RETURN_IF_ERROR(add_vector(slot.name));
+  for (const auto& slot : model.program.vectors) {
+    for (const auto& name : TensorsOf(slot)) PLANISH_RETURN_IF_ERROR(add_vector(name));
+  }
   return rows;
 }
 

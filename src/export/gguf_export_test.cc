@@ -15,6 +15,7 @@
 #include "grids/gguf_fit.h"
 #include "model/family_models.h"
 #include "model/model_test_util.h"
+#include "model/tiny_rows_test_util.h"
 
 namespace planish {
 namespace {
@@ -164,6 +165,11 @@ class GgufFamilies : public GgufExportTest, public testing::WithParamInterface<t
     Json config = test::ReadJson((from / "config.json").string());
     config.update(c.gguf);
     EXPECT_TRUE(WriteFileAtomically((to / "config.json").string(), DumpJson(config)).ok());
+    AddTokenizer(to);
+    return Load(to.string());
+  }
+  // Of single bytes.
+  static void AddTokenizer(const std::filesystem::path& to) {
     Json tokenizer = test::ReadJson(kDemo + "/tokenizer.json");
     Json vocab = Json::object();
     for (const auto& [token, id] : tokenizer["model"]["vocab"].items()) {
@@ -174,7 +180,6 @@ class GgufFamilies : public GgufExportTest, public testing::WithParamInterface<t
     tokenizer["added_tokens"] = Json::array();
     tokenizer["post_processor"] = nullptr;
     EXPECT_TRUE(WriteFileAtomically((to / "tokenizer.json").string(), DumpJson(tokenizer)).ok());
-    return Load(to.string());
   }
   // Longer than the lengths from which the tiny models' rotations are others.
   static std::vector<int32_t> Ids() {
@@ -210,6 +215,31 @@ INSTANTIATE_TEST_SUITE_P(All, GgufFamilies,
                          [](const auto& tested) { return test::NameOf(tested.param); });
 INSTANTIATE_TEST_SUITE_P(TwoRotations, GgufFamilies,
                          testing::Values(test::FamilyModel{"gemma3", {{"rope_parameters", ScaledGlobal()}}}));
+
+// StableLM 2 12B: a norm for every head, whose tensors lie together in one, and no norm before the MLP.
+TEST_F(GgufFamilies, NormsOfHeadsLieTogether) {
+  test::TinyModel tiny("stablelm");
+  tiny.config.update({{"vocab_size", 256},
+                      {"hidden_size", 16},
+                      {"num_attention_heads", 4},
+                      {"num_key_value_heads", 2},
+                      {"head_dim", 4},
+                      {"partial_rotary_factor", 0.5},
+                      {"qk_layernorm", true},
+                      {"use_parallel_residual", true}});
+  tiny.MakeTensors();
+  test::SplitRows(tiny);
+  tiny.Write(folder_.string());
+  AddTokenizer(folder_);
+  const Model model = Load(folder_.string()), back = Through(model, GgufType::kF32, "norms.gguf");
+  const auto file = GgufFile::Open(Path("norms.gguf"));
+  ASSERT_TRUE(file.ok());
+  const GgufTensor* norms = (*file)->Find("blk.1.attn_k_norm.weight");
+  ASSERT_NE(norms, nullptr);
+  EXPECT_THAT(norms->dims, testing::ElementsAre(4, 2));
+  EXPECT_TRUE(back.checkpoint.Has("model.layers.1.self_attn.k_layernorm.norms.1.weight"));
+  EXPECT_LE(Difference(model, back), 2e-6 * test::MaxAbs(OnePass(context_.context, model, Ids())));
+}
 
 // Files from before keys and values were two tensors: one, and lengths of the heads under the plain keys.
 TEST_F(GgufFamilies, OlderFilesOfLatentAttentionAreRead) {

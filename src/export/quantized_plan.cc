@@ -14,6 +14,7 @@
 #include "layer/bit_run.h"
 #include "math/nn.h"
 #include "model/folder.h"
+#include "model/vector_tensors.h"
 
 namespace planish {
 namespace {
@@ -249,8 +250,9 @@ Result<QuantizedPlan> PlanQuantized(const Context& context, const Model& model, 
   PLANISH_RETURN_IF_ERROR(refusals.Result(format.name));
   if (plan.coded.empty()) return InputError(fmt::format("{}: no linear to quantize", format.name));
   if (rounding.scale == ScaleKind::kE4M3 && rounded > 0) SetUnits(plan.coded);
-  for (const VectorSlot& slot : model.program.vectors)
-    PLANISH_RETURN_IF_ERROR(AddStored(model, slot.name, plan));
+  for (const VectorSlot& slot : model.program.vectors) {
+    for (const std::string& name : TensorsOf(slot)) PLANISH_RETURN_IF_ERROR(AddStored(model, name, plan));
+  }
   if (rounded > 0) {
     plan.notes.push_back(
         fmt::format("{} layers are rounded to the nearest {}; `planish compress` first, and converting what "

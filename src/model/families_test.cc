@@ -164,6 +164,28 @@ TEST(Spelling, BareInfinity) {
   EXPECT_THAT(LoadModel(folder.path()).error().message, HasSubstr("'hidden_size': expected an integer"));
 }
 
+// Where the router says nothing every expert has an eighth of the score, and three of them, divided by their
+// sum, a third: as if an eighth were scaled by 8/3.
+TEST(Experts, WeightsDividedByTheirSum) {
+  Spelled divided("tiny/deepseek_v2"), scaled("tiny/deepseek_v2");
+  for (Spelled* spelled : {&divided, &scaled}) {
+    for (auto& [name, tensor] : spelled->tensors) {
+      if (name.ends_with("mlp.gate.weight")) std::ranges::fill(tensor.bytes, std::byte{0});
+    }
+  }
+  divided.config.update({{"norm_topk_prob", true}, {"routed_scaling_factor", 1.0}});
+  scaled.config.update({{"norm_topk_prob", false}, {"routed_scaling_factor", 8.0 / 3}});
+  const TemporaryFolder a, b;
+  divided.Write(a.path());
+  scaled.Write(b.path());
+  const auto model = LoadModel(a.path()), other = LoadModel(b.path());
+  ASSERT_TRUE(model.ok() && other.ok()) << (model.ok() ? other.error() : model.error()).message;
+  const TestContext run;
+  const std::vector<int32_t> ids = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8};
+  const Mat<float> logits = OnePass(run.context, *model, ids);
+  EXPECT_LE(MaxDifference(logits, 0, OnePass(run.context, *other, ids)), 1e-5 * test::MaxAbs(logits));
+}
+
 TEST(Refusals, ByName) {
   struct Case {
     const char* folder;
@@ -174,7 +196,7 @@ TEST(Refusals, ByName) {
            {"tiny/falcon", {{"alibi", true}}, "alibi: true is not implemented for falcon; expected false"},
            {"tiny/falcon", {{"num_kv_heads", 3}}, "no multiple of num_key_value_heads 3"},
            {"tiny/falcon", {{"num_ln_in_parallel_attn", 3}}, "'num_ln_in_parallel_attn': expected 1 to 2"},
-           {"tiny/stablelm", {{"qk_layernorm", true}}, "qk_layernorm: true is not implemented for stablelm"},
+           {"tiny/stablelm", {{"qk_layernorm", 3}}, "field 'qk_layernorm': expected"},
            {"tiny/gemma2",
             {{"use_bidirectional_attention", true}},
             "use_bidirectional_attention: true is not"},
@@ -195,7 +217,12 @@ TEST(Refusals, ByName) {
             {{"mlp_only_layers", {2}}},
             "mlp_only_layers: expected layers below 2, found 2"},
            {"tiny/deepseek_v2", {{"topk_method", "noaux_tc"}}, "topk_method 'noaux_tc' is not supported"},
-           {"tiny/deepseek_v2", {{"norm_topk_prob", true}}, "norm_topk_prob: true is not implemented"},
+           {"tiny/deepseek_v2",
+            {{"norm_topk_prob", true}},
+            "norm_topk_prob with routed_scaling_factor 2 and num_experts_per_tok 3: programs differ"},
+           {"tiny/deepseek_v2",
+            {{"norm_topk_prob", true}, {"routed_scaling_factor", 1.0}, {"num_experts_per_tok", 1}},
+            "norm_topk_prob with routed_scaling_factor 1 and num_experts_per_tok 1: programs differ"},
            {"tiny/deepseek_v2",
             {{"scoring_func", "sigmoid"}},
             "scoring_func: \"sigmoid\" is not implemented"},

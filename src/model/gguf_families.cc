@@ -17,10 +17,11 @@ using Rows = GgufFamily::Rows;
 
 constexpr std::string_view kPrefix = "blk.";
 
-// Matches `text` to a pattern with at most one star, which takes digits; the number, -1 without a star.
+// Matches `text` to a pattern with at most one star, which takes digits; the number, -1 without one.
 std::optional<int64_t> MatchNumber(std::string_view text, std::string_view pattern) {
+  if (text == pattern) return -1;
   const size_t star = pattern.find('*');
-  if (star == std::string_view::npos) return text == pattern ? std::optional<int64_t>(-1) : std::nullopt;
+  if (star == std::string_view::npos) return std::nullopt;
   const std::string_view before = pattern.substr(0, star), after = pattern.substr(star + 1);
   if (text.size() <= before.size() + after.size() || !text.starts_with(before) || !text.ends_with(after)) {
     return std::nullopt;

@@ -13,8 +13,8 @@
 
 namespace planish {
 
-// Without ".weight" and ".bias". A star in the second stands for an expert's number: such tensors of a layer
-// lie together in one.
+// Without ".weight" and ".bias". A star in the second stands for a number, of an expert or of a vector's row:
+// such tensors of a layer lie together in one.
 struct GgufName {
   const char* gguf;
   const char* hf;

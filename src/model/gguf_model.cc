@@ -306,6 +306,25 @@ void AddPart(const std::string& name, GgufType type, std::vector<int64_t> shape,
   tensors.push_back(std::move(loose));
 }
 
+// The rows of a vector, one by one: `name` has a star for their number.
+Status AddRows(const GgufTensor& tensor, const std::string& name, const std::vector<int64_t>& shape,
+               Json& config, std::vector<Checkpoint::Loose>& tensors) {
+  constexpr int64_t kMaxRows = int64_t{1} << 16;
+  if (shape.size() != 2 || tensor.type != GgufType::kF32 || shape[0] < 1 || shape[0] > kMaxRows) {
+    return InputError(fmt::format("tensor '{}': expected at most {} rows of F32, found {} [{}]",
+                                  Abbreviate(tensor.name), kMaxRows, InfoOf(tensor.type).name,
+                                  fmt::join(shape, ", ")));
+  }
+  const size_t size = tensor.bytes.size() / static_cast<size_t>(shape[0]);
+  for (int64_t i = 0; i < shape[0]; ++i) {
+    std::string own = name;
+    own.replace(name.find('*'), 1, std::to_string(i));
+    AddPart(own, tensor.type, {shape[1]}, tensor.bytes.subspan(static_cast<size_t>(i) * size, size), false,
+            config, tensors);
+  }
+  return {};
+}
+
 Status AddTensor(const GgufTensor& tensor, const GgufFamily& family, const GgufRowOrder& order, Json& config,
                  Owner& owner, std::vector<Checkpoint::Loose>& tensors) {
   const auto name = HfNameOf(family, tensor.name);
@@ -317,7 +336,11 @@ Status AddTensor(const GgufTensor& tensor, const GgufFamily& family, const GgufR
                                   InfoOf(tensor.type).name));
   }
   std::vector<int64_t> shape(tensor.dims.rbegin(), tensor.dims.rend());
-  if (const size_t star = name->find('*'); star != std::string::npos) {  // the experts of a layer
+  const size_t star = name->find('*');
+  if (star != std::string::npos && family.experts == nullptr) {
+    return AddRows(tensor, *name, shape, config, tensors);
+  }
+  if (star != std::string::npos) {  // the experts of a layer
     const auto experts = config[family.experts].get<int64_t>();
     if (shape.size() != 3 || shape.front() != experts) {
       return InputError(fmt::format("tensor '{}': expected {} matrices, found dimensions [{}]",

@@ -222,6 +222,20 @@ TEST(GgufModel, NamesWhatIsWrongInRotationsAndScans) {
   }
 }
 
+TEST(GgufModel, RowsOfNorms) {
+  Parts parts;
+  parts.arch = "stablelm";
+  parts.ints = {{"context_length", 32},      {"embedding_length", 32},    {"block_count", 1},
+                {"feed_forward_length", 32}, {"attention.head_count", 2}, {"rope.dimension_count", 4}};
+  parts.floats = {{"attention.layer_norm_epsilon", 1e-5f}};
+  parts.tensors = {{"token_embd.weight", GgufType::kF32, {32, 8}},
+                   {"blk.0.attn_q_norm.weight", GgufType::kF32, {16}}};
+  EXPECT_THAT(Message(parts), HasSubstr("tensor 'blk.0.attn_q_norm.weight': expected at most 65536 rows of "
+                                        "F32, found F32 [16]"));
+  parts.tensors.back().dims = {16, 2};
+  EXPECT_EQ(Message(parts), "(opens)");
+}
+
 // Whatever the order in which families were linked.
 TEST(GgufModel, RowsOfAnArchitectureHaveRanksOfTheirOwn) {
   size_t count = 0;

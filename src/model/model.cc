@@ -14,6 +14,7 @@
 #include "layer/quantized.h"
 #include "model/family.h"
 #include "model/gguf_model.h"
+#include "model/vector_tensors.h"
 
 namespace planish {
 namespace {
@@ -53,6 +54,14 @@ Result<Json> ReadJsonFile(const std::string& path) {
 
 Result<std::vector<float>> ReadVector(const VectorSlot& slot, const Checkpoint& checkpoint) {
   const std::string& name = slot.name;
+  if (name.find('*') != std::string::npos) {
+    std::vector<float> rows;
+    for (const std::string& row : TensorsOf(slot)) {
+      PLANISH_TRY(const auto values, ReadVector({row, slot.shape.back(), {}, slot.plus}, checkpoint));
+      rows.insert(rows.end(), values.begin(), values.end());
+    }
+    return rows;
+  }
   PLANISH_TRY(const TensorView view, checkpoint.Get(name));
   const auto shape = slot.shape.empty() ? std::vector<int64_t>{slot.size} : slot.shape;
   if (!IsComputable(view.type) || view.shape != shape) {

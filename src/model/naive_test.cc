@@ -1,9 +1,10 @@
-// Whole forward passes of small models against plain loops in double: every family, biases, norms of heads,
-// sliding windows on some or all layers.
+// Whole forward passes of small models against plain loops in double: families, biases, norms of heads,
+// sliding windows on some or all layers, branches in parallel.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "model/model_test_util.h"
+#include "model/tiny_rows_test_util.h"
 
 namespace planish {
 namespace {
@@ -23,6 +24,9 @@ class Naive {
     kv_heads_ = tiny.config["num_key_value_heads"].get<int64_t>();
     dim_ = tiny.config["head_dim"].get<int64_t>();
     eps_ = tiny.config["rms_norm_eps"].get<double>();
+    rotated_ =
+        static_cast<size_t>(static_cast<double>(dim_) * tiny.config.value("partial_rotary_factor", 1.0));
+    parallel_ = tiny.config.value("use_parallel_residual", false);
     qk_norm_ = program.family == "qwen3";
   }
 
@@ -30,7 +34,7 @@ class Naive {
     Rows x;
     for (int32_t id : ids) x.push_back(Row("model.embed_tokens.weight", id));
     for (size_t l = 0; l < windows_.size(); ++l) Layer(fmt::format("model.layers.{}.", l), windows_[l], x);
-    for (auto& row : x) row = Linear("lm_head", Norm("model.norm.weight", row));
+    for (auto& row : x) row = Linear("lm_head", Norm("model.norm", row));
     return x;
   }
 
@@ -52,9 +56,15 @@ class Naive {
     }
     return y;
   }
-  // Over groups as wide as the weight.
+  // With a bias a LayerNorm, else over groups as wide as the weight.
   std::vector<double> Norm(const std::string& name, std::vector<double> x) const {
-    const auto& w = tiny_.tensors.at(name).values;
+    const auto bias = tiny_.tensors.find(name + ".bias");
+    if (bias != tiny_.tensors.end()) {
+      x = Centered(tiny_.tensors.at(name + ".weight").values, x);
+      for (size_t i = 0; i < x.size(); ++i) x[i] += bias->second.values[i];
+      return x;
+    }
+    const auto& w = tiny_.tensors.at(name + ".weight").values;
     for (size_t begin = 0; begin < x.size(); begin += w.size()) {
       double sum = 0;
       for (size_t i = 0; i < w.size(); ++i) sum += x[begin + i] * x[begin + i];
@@ -63,9 +73,31 @@ class Naive {
     }
     return x;
   }
+  std::vector<double> Centered(const std::vector<float>& w, std::vector<double> x) const {
+    const auto size = static_cast<double>(x.size());
+    const double mean = std::accumulate(x.begin(), x.end(), 0.0) / size;
+    double sum = 0;
+    for (double& value : x) {
+      value -= mean;
+      sum += value * value;
+    }
+    for (size_t i = 0; i < x.size(); ++i) x[i] *= w[i] / std::sqrt(sum / size + eps_);
+    return x;
+  }
+  // Every head by a norm of its own, where there are some.
+  std::vector<double> NormHeads(const std::string& name, std::vector<double> x) const {
+    const auto dim = static_cast<size_t>(dim_);
+    for (size_t h = 0; h < x.size() / dim; ++h) {
+      const auto weight = tiny_.tensors.find(fmt::format("{}.norms.{}.weight", name, h));
+      if (weight == tiny_.tensors.end()) return x;
+      const auto head = x.begin() + static_cast<ptrdiff_t>(h * dim);
+      std::ranges::copy(Centered(weight->second.values, {head, head + dim_}), head);
+    }
+    return x;
+  }
   std::vector<double> Rotate(std::vector<double> x, size_t position) const {
-    const auto half = static_cast<size_t>(dim_ / 2);
-    for (size_t head = 0; head < x.size(); head += 2 * half) {
+    const size_t half = rotated_ / 2;
+    for (size_t head = 0; head < x.size(); head += static_cast<size_t>(dim_)) {
       for (size_t i = 0; i < half; ++i) {
         const double angle = static_cast<double>(position) *
                              std::pow(theta_, -static_cast<double>(i) / static_cast<double>(half));
@@ -105,17 +137,19 @@ class Naive {
   void Layer(const std::string& prefix, int64_t window, Rows& x) const {
     Rows keys, values;
     for (size_t position = 0; position < x.size(); ++position) {
-      const auto h = Norm(prefix + "input_layernorm.weight", x[position]);
+      const auto h = Norm(prefix + "input_layernorm", x[position]);
       const std::string attention = prefix + "self_attn.";
       auto q = Linear(attention + "q_proj", h), k = Linear(attention + "k_proj", h);
       if (qk_norm_) {
-        q = Norm(attention + "q_norm.weight", q);
-        k = Norm(attention + "k_norm.weight", k);
+        q = Norm(attention + "q_norm", q);
+        k = Norm(attention + "k_norm", k);
       }
+      q = NormHeads(attention + "q_layernorm", q);
+      k = NormHeads(attention + "k_layernorm", k);
       keys.push_back(Rotate(k, position));
       values.push_back(Linear(attention + "v_proj", h));
       Add(Linear(attention + "o_proj", Attend(Rotate(q, position), keys, values, window)), x[position]);
-      const auto m = Norm(prefix + "post_attention_layernorm.weight", x[position]);
+      const auto m = parallel_ ? h : Norm(prefix + "post_attention_layernorm", x[position]);
       auto gate = Linear(prefix + "mlp.gate_proj", m);
       const auto up = Linear(prefix + "mlp.up_proj", m);
       for (size_t i = 0; i < gate.size(); ++i) gate[i] *= up[i] / (1 + std::exp(-gate[i]));
@@ -126,7 +160,8 @@ class Naive {
   const TinyModel& tiny_;
   double theta_, eps_;
   int64_t heads_, kv_heads_, dim_;
-  bool qk_norm_;
+  size_t rotated_;
+  bool qk_norm_, parallel_;
   std::vector<int64_t> windows_;
 };
 
@@ -144,6 +179,7 @@ TEST_P(NaiveTest, OnePassAndStepsAgree) {
   TinyModel tiny(c.type);
   tiny.config.update(c.changes);
   tiny.MakeTensors();
+  test::SplitRows(tiny);
   const TemporaryFolder folder;
   tiny.Write(folder.path());
   const auto model = LoadModel(folder.path());
@@ -170,12 +206,23 @@ TEST_P(NaiveTest, OnePassAndStepsAgree) {
   EXPECT_EQ(without_window > 0.1, windowed) << "without a window logits move by " << without_window;
 }
 
+Json Stablelm(bool heads, bool parallel) {
+  return {{"layer_norm_eps", 1e-5},
+          {"partial_rotary_factor", 0.5},
+          {"qk_layernorm", heads},
+          {"use_parallel_residual", parallel},
+          {"use_qkv_bias", true}};
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Families, NaiveTest,
     testing::Values(NaiveCase{"llama", "llama", Json::object(), {0, 0}},
                     NaiveCase{"llama_bias", "llama", {{"attention_bias", true}, {"mlp_bias", true}}, {0, 0}},
                     NaiveCase{"qwen2", "qwen2", Json::object(), {0, 0}},
                     NaiveCase{"qwen3", "qwen3", Json::object(), {0, 0}},
+                    NaiveCase{"stablelm", "stablelm", Stablelm(false, false), {0, 0}},
+                    NaiveCase{"stablelm_parallel", "stablelm", Stablelm(false, true), {0, 0}},
+                    NaiveCase{"stablelm_12b", "stablelm", Stablelm(true, true), {0, 0}},
                     NaiveCase{"mistral_window_3", "mistral", {{"sliding_window", 3}}, {3, 3}},
                     NaiveCase{"mistral_window_1", "mistral", {{"sliding_window", 1}}, {1, 1}},
                     NaiveCase{"mistral_full", "mistral", {{"sliding_window", nullptr}}, {0, 0}},

@@ -160,7 +160,7 @@ struct LinearSlot {
   Bank bank;
 };
 struct VectorSlot {
-  std::string name;
+  std::string name;  // with a star: its rows are tensors of their own (vector_tensors.h)
   int64_t size = 0;
   std::vector<int64_t> shape;  // empty: [size]
   float plus = 0;              // added at load: norms that multiply by 1 + w

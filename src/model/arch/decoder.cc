@@ -47,13 +47,14 @@ Qkv ProjectQkv(BlockBuilder& b, const DecoderSpec& spec, const std::string& pref
           b.Slice(qkv, "v", {period, group + dim, dim})};
 }
 
-// A norm of q or k: of each head by itself, or of all at once.
+// A norm of q or k: of each head by itself, or of all at once. LayerNorms have no bias here, and weights of
+// their own for every head.
 ValueId NormalizeHeads(BlockBuilder& b, const DecoderSpec& spec, const std::string& name, int64_t heads,
                        ValueId x) {
   const std::string weight = name + ".weight";
   const bool by_head = spec.qk_norm == DecoderSpec::QkNorm::kHead;
   if (spec.norm == NormKind::kLayer || spec.norm == NormKind::kLayerNoBias) {
-    return b.LayerNorm(x, weight, spec.norm == NormKind::kLayer, spec.eps, {heads, spec.head_dim});
+    return b.LayerNorm(x, weight, /*bias=*/false, spec.eps, {heads, spec.head_dim});
   }
   return b.RmsNorm(x, weight, by_head ? spec.head_dim : b.width(x), spec.eps,
                    spec.norm == NormKind::kRmsPlusOne ? 1.0f : 0.0f);

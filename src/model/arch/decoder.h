@@ -22,7 +22,7 @@ struct DecoderNames {
   std::string after_attention, after_mlp;  // norms of what a branch adds
   std::string q = "self_attn.q_proj", k = "self_attn.k_proj", v = "self_attn.v_proj", o = "self_attn.o_proj";
   std::string qkv;             // q, k and v in one tensor instead
-  std::string q_norm, k_norm;  // of q and k before rotation
+  std::string q_norm, k_norm;  // of q and k before rotation; a star: a tensor for every head
   std::string gate = "mlp.gate_proj", up = "mlp.up_proj", down = "mlp.down_proj";  // no gate: act(up)
   std::string gate_up;  // both in one tensor instead, gate first
 };

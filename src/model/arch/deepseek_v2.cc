@@ -94,10 +94,18 @@ Result<Mixture> ReadMixture(const Json& config, const DecoderSpec& spec) {
   Mixture mixture;
   RouteShape& route = mixture.experts.route;
   PLANISH_RETURN_IF_ERROR(Require(config, "deepseek_v2", "scoring_func", "softmax"));
-  PLANISH_RETURN_IF_ERROR(Require(config, "deepseek_v2", "norm_topk_prob", false));
   PLANISH_TRY(route.experts, ReadSize(config, "n_routed_experts", 64, kMaxExperts));
   PLANISH_TRY(route.chosen, ReadSize(config, "num_experts_per_tok", 6, kMaxExperts));
   PLANISH_TRY(route.scale, ReadFactor(config, "routed_scaling_factor", 1));
+  // Divided by their sum, weights are scaled in some programs and not in DeepSeek's own, where a single one
+  // is not divided either.
+  PLANISH_TRY(route.normalize, JsonBool(config, "norm_topk_prob", false));
+  if (route.normalize && (route.scale != 1 || route.chosen < 2)) {
+    return InputError(fmt::format(
+        "norm_topk_prob with routed_scaling_factor {} and num_experts_per_tok {}: programs differ in what it "
+        "means; expected a factor of 1 and at least 2 experts",
+        route.scale, route.chosen));
+  }
   PLANISH_TRY(const std::string method, JsonString(config, "topk_method", "greedy"));
   if (method == "group_limited_greedy") {
     PLANISH_TRY(route.groups, ReadSize(config, "n_group", 1, kMaxExperts));

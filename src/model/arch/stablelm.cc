@@ -8,7 +8,6 @@ namespace {
 Result<Program> BuildStablelm(const Json& config) {
   PLANISH_TRY(DecoderSpec spec,
               ReadDecoderSizes(config, "stablelm", {50304, 2560, 6912, 32, 32, 32, 4096, 0}));
-  PLANISH_RETURN_IF_ERROR(Require(config, "stablelm", "qk_layernorm", false));
   spec.norm = NormKind::kLayer;
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "layer_norm_eps", 1e-5));
   PLANISH_TRY(spec.activation, ReadActivation(config));
@@ -16,17 +15,33 @@ Result<Program> BuildStablelm(const Json& config) {
   PLANISH_TRY(spec.qkv_bias, JsonBool(config, "use_qkv_bias", false));
   PLANISH_TRY(spec.parallel, JsonBool(config, "use_parallel_residual", false));
   if (spec.parallel) spec.names.mlp_norm = "";
+  PLANISH_TRY(const bool qk_norm, JsonBool(config, "qk_layernorm", false));
+  if (qk_norm) spec.qk_norm = DecoderSpec::QkNorm::kHead;
+  spec.names.q_norm = "self_attn.q_layernorm.norms.*";
+  spec.names.k_norm = "self_attn.k_layernorm.norms.*";
   PLANISH_RETURN_IF_ERROR(ReadRotation(config, spec, 10000, 0.25));
   return BuildDecoder(config, std::move(spec));
 }
 
+constexpr GgufName kGgufLayer[] = {{"attn_norm", "input_layernorm"},
+                                   {"attn_q", "self_attn.q_proj"},
+                                   {"attn_k", "self_attn.k_proj"},
+                                   {"attn_v", "self_attn.v_proj"},
+                                   {"attn_output", "self_attn.o_proj"},
+                                   {"attn_q_norm", "self_attn.q_layernorm.norms.*"},
+                                   {"attn_k_norm", "self_attn.k_layernorm.norms.*"},
+                                   {"ffn_norm", "post_attention_layernorm"},
+                                   {"ffn_gate", "mlp.gate_proj"},
+                                   {"ffn_up", "mlp.up_proj"},
+                                   {"ffn_down", "mlp.down_proj"}};
 constexpr GgufKey kGgufKeys[] = {
     {GgufKey::Kind::kBool, "use_parallel_residual", "use_parallel_residual", "false"}};
-constexpr GgufName kGgufFlags[] = {{"blk.0.attn_q.bias", "use_qkv_bias"}};
+constexpr GgufName kGgufFlags[] = {{"blk.0.attn_q.bias", "use_qkv_bias"},
+                                   {"blk.0.attn_q_norm.weight", "qk_layernorm"}};
 constexpr GgufFamily kGguf[] = {{.model_type = "stablelm",
                                  .arch = "stablelm",
                                  .top = kDecoderTop,
-                                 .layer = kDecoderLayer,
+                                 .layer = kGgufLayer,
                                  .keys = kGgufKeys,
                                  .implied = kSiluImplied,
                                  .flags = kGgufFlags,
@@ -37,7 +52,8 @@ constexpr GgufFamily kGguf[] = {{.model_type = "stablelm",
 }  // namespace
 
 extern const Family kFamily_stablelm;
-const Family kFamily_stablelm = {"stablelm", "llama with LayerNorm and rotation of a quarter of each head",
-                                 BuildStablelm, kGguf};
+const Family kFamily_stablelm = {
+    "stablelm", "llama with LayerNorm, also on the heads of q and k, and rotation of a quarter of each head",
+    BuildStablelm, kGguf};
 
 }  // namespace planish
