@@ -305,7 +305,7 @@ TEST_F(CliTest, BenchReportsSpeedsAndPeaks) {
       {{"bench", "demo", "--shape", "llama-1b"}, "give a MODEL, or --shape"},
       {{"bench", "--shape", "llama-1"}, "no shape 'llama-1'; known: smollm2-135m, llama-1b"},
       {{"bench", "demo", "--strict"}, "--strict excludes"},
-      {{"bench", "demo", "--sequences", "9"}, "--sequences"},
+      {{"bench", "demo", "--sequences", "257"}, "--sequences"},
       {{"bench", "demo", "--generate", "0"}, "--generate"},
       {{"bench", "demo", "--depth", "-1"}, "--depth"},
   };
