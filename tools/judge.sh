@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What transformers and peft make of folders and adapters that planish wrote. By hand, as torch is large (about
+# What transformers, peft and compressed-tensors make of what planish wrote, and planish of what they wrote. By
+# hand, as torch is large (about
 # 1 GB installed); outcomes are in docs/judged.md.
 #   tools/judge.sh PROGRAM [MODEL ...]        models: Hugging Face folders; default: models/demo
 set -euo pipefail
@@ -9,12 +10,13 @@ shift
 [ $# -gt 0 ] || set -- "$here/models/demo"
 venv=${JUDGE_VENV:-/tmp/venv-judge}
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
-if ! "$venv/bin/python" -c "import torch, transformers, peft" 2> /dev/null; then
-  nice "$venv/bin/pip" install -q torch numpy safetensors transformers peft
+if ! "$venv/bin/python" -c "import torch, transformers, peft, compressed_tensors" 2> /dev/null; then
+  nice "$venv/bin/pip" install -q torch numpy safetensors transformers peft compressed-tensors
 fi
 for model in "$@"; do
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
   nice "$venv/bin/python" "$here/tools/judge_transformers.py" "$program" "$model" "$here/models/text/sample.txt" "$work"
   rm -rf "$work"
+  nice "$venv/bin/python" "$here/tools/judge_checkpoints.py" "$program" "$model" "$here/models/text/sample.txt"
 done

@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
-"""Lets the libraries that own the formats judge quantized checkpoints, both ways. Run by hand:
+"""Lets the libraries that own the formats judge quantized checkpoints, both ways. Called by judge.sh:
 
-    python3 -m venv venv && venv/bin/pip install numpy safetensors torch transformers compressed-tensors
-    venv/bin/python tools/judge_checkpoints.py build/release/planish models/demo models/text/sample.txt
+    judge_checkpoints.py PROGRAM MODEL TEXT
 
 1. planish compresses the model and converts the artifact to compressed-tensors; transformers loads and
    decompresses that. Every weight must be the same fp32 number as the artifact's parts by the page
