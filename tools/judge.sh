@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# What transformers, peft and compressed-tensors make of what planish wrote, and planish of what they wrote. By
-# hand, as torch is large (about
-# 1 GB installed); outcomes are in docs/judged.md.
+# What transformers, peft and compressed-tensors make of what planish wrote, and planish of what they wrote. By hand,
+# as torch is large (about 1 GB installed); outcomes are in docs/judged.md.
 #   tools/judge.sh PROGRAM [MODEL ...]        models: Hugging Face folders; default: models/demo
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
