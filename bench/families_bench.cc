@@ -170,22 +170,29 @@ void Attentions(const Setup& setup, int64_t tokens) {
   struct Case {
     const char* name;
     AttentionShape shape;
+    int64_t tokens = 0;  // 0: all
   };
-  const std::vector<Case> cases = {
+  // As many keys a query, on average, as a window of a quarter leaves.
+  const auto few = static_cast<int64_t>(2 * Pairs(tokens, tokens / 4) / static_cast<double>(tokens)) - 1;
+  std::vector<Case> cases = {
       {"attention: 8 heads of 128", {.heads = 8, .kv_heads = 8, .head_dim = 128, .scale = 0.1f}},
       {"  4 heads of k and v", {.heads = 8, .kv_heads = 4, .head_dim = 128, .scale = 0.1f}},
       {"  keys of 192, values of 128",
        {.heads = 8, .kv_heads = 8, .head_dim = 192, .scale = 0.1f, .value_dim = 128}},
       {"  window of a quarter",
        {.heads = 8, .kv_heads = 8, .head_dim = 128, .scale = 0.1f, .window = tokens / 4}},
+      {"  as many keys a query without a window",
+       {.heads = 8, .kv_heads = 8, .head_dim = 128, .scale = 0.1f},
+       few},
       {"  soft cap", {.heads = 8, .kv_heads = 8, .head_dim = 128, .scale = 0.1f, .softcap = 50}}};
   std::vector<Mat<float>> q, k, v, out;
   std::vector<std::function<void()>> works;
-  for (const Case& c : cases) {
-    q.push_back(RandomMat(tokens, c.shape.heads * c.shape.head_dim, 1));
-    k.push_back(RandomMat(tokens, c.shape.kv_heads * c.shape.head_dim, 2));
-    v.push_back(RandomMat(tokens, c.shape.kv_heads * c.shape.ValueDim(), 3));
-    out.emplace_back(tokens, c.shape.heads * c.shape.ValueDim());
+  for (Case& c : cases) {
+    if (c.tokens == 0) c.tokens = tokens;
+    q.push_back(RandomMat(c.tokens, c.shape.heads * c.shape.head_dim, 1));
+    k.push_back(RandomMat(c.tokens, c.shape.kv_heads * c.shape.head_dim, 2));
+    v.push_back(RandomMat(c.tokens, c.shape.kv_heads * c.shape.ValueDim(), 3));
+    out.emplace_back(c.tokens, c.shape.heads * c.shape.ValueDim());
   }
   for (size_t i = 0; i < cases.size(); ++i) {
     works.emplace_back(
@@ -194,9 +201,9 @@ void Attentions(const Setup& setup, int64_t tokens) {
   const auto seconds = bench::BestInTurns(setup.clock, works, kRuns);
   for (size_t i = 0; i < cases.size(); ++i) {
     const AttentionShape& shape = cases[i].shape;
-    Line(
-        cases[i].name, seconds[i],
-        Pairs(tokens, shape.window) * static_cast<double>(shape.heads * (shape.head_dim + shape.ValueDim())));
+    Line(cases[i].name, seconds[i],
+         Pairs(cases[i].tokens, shape.window) *
+             static_cast<double>(shape.heads * (shape.head_dim + shape.ValueDim())));
   }
 }
 
