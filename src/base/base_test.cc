@@ -153,6 +153,18 @@ TEST_F(FileTest, AtomicFileAppearsOnlyAtCommit) {
   EXPECT_EQ(NumEntries(), 1);
 }
 
+TEST_F(FileTest, AtomicFileTakesNoOtherThingsPlace) {
+  const std::string pipe = Path("pipe");
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  for (const std::string& path : {pipe, Path("")}) {
+    const auto file = AtomicFile::Create(path);
+    ASSERT_FALSE(file.ok());
+    EXPECT_EQ(file.error().code, Code::kInput);
+    EXPECT_THAT(file.error().message, HasSubstr("is no ordinary file"));
+  }
+  EXPECT_TRUE(std::filesystem::is_fifo(pipe));
+}
+
 TEST_F(FileTest, AtomicFileDestroyedWithoutCommitLeavesTheOldFile) {
   const std::string path = Path("out.bin");
   ASSERT_TRUE(WriteFileAtomically(path, "old").ok());
@@ -193,9 +205,9 @@ TEST_F(FileTest, PathsThatCannotBeWrittenAreInputErrors) {
 }
 
 TEST_F(FileTest, CommitOntoAFolderFailsAndLeavesNothing) {
-  ASSERT_TRUE(MakeDirectories(Path("taken/inner")).ok());
   auto file = AtomicFile::Create(Path("taken"));
   ASSERT_TRUE(file.ok());
+  ASSERT_TRUE(MakeDirectories(Path("taken/inner")).ok());
   const Status status = file->Commit();
   ASSERT_FALSE(status.ok());
   EXPECT_THAT(status.error().message, HasSubstr("cannot finish writing"));

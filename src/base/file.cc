@@ -117,6 +117,12 @@ Result<std::string> ReadTextFile(const std::string& path, int64_t limit_bytes) {
 }
 
 Result<AtomicFile> AtomicFile::Create(const std::string& path) {
+  // The finished file takes the place of whatever has its name: not of a device, a pipe or a folder.
+  std::error_code ignored;
+  const auto status = std::filesystem::status(path, ignored);
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
+    return InputError(fmt::format("{}: exists and is no ordinary file; choose another output", path));
+  }
   std::string temporary = path + ".tmp";
   const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (fd < 0) {
