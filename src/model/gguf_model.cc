@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstring>
 
@@ -325,11 +326,27 @@ Status AddRows(const GgufTensor& tensor, const std::string& name, const std::vec
   return {};
 }
 
+// A tensor of a layer behind the last would be lost without a word.
+Status CheckLayer(const GgufTensor& tensor, const GgufFamily& family, const Json& config) {
+  constexpr std::string_view kLayer = "blk.";
+  const std::string_view name = tensor.name;
+  if (!name.starts_with(kLayer)) return {};
+  const auto layers = config.at(family.sizes.layers).get<int64_t>();
+  int64_t layer = 0;
+  const char* end = name.data() + name.size();
+  const auto [stop, error] = std::from_chars(name.data() + kLayer.size(), end, layer);
+  if (error == std::errc() && layer < layers) return {};
+  return InputError(fmt::format(
+      "tensor '{}': the file's block_count is {}, so that layers end at blk.{} (is it from another file?)",
+      Abbreviate(tensor.name), layers, layers - 1));
+}
+
 Status AddTensor(const GgufTensor& tensor, const GgufFamily& family, const GgufRowOrder& order, Json& config,
                  Owner& owner, std::vector<Checkpoint::Loose>& tensors) {
   const auto name = HfNameOf(family, tensor.name);
   if (!name)
     return InputError(fmt::format("tensor '{}' has no place in this architecture", Abbreviate(tensor.name)));
+  PLANISH_RETURN_IF_ERROR(CheckLayer(tensor, family, config));
   const bool blocks = DTypeOf(tensor.type) == DType::kU8;
   if (blocks && (!InfoOf(tensor.type).decodes || tensor.dims.size() < 2)) {
     return InputError(fmt::format("tensor '{}': values of type {} cannot be read", Abbreviate(tensor.name),

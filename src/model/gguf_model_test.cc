@@ -70,6 +70,8 @@ TEST(GgufModel, NamesWhatIsWrong) {
       {[](Parts& p) { p.tensors[0].name = "token_embd.bias"; }, "tensor 'token_embd.weight' is missing"},
       {[](Parts& p) { p.tensors[2].name = "blk.0.ffn_down.weight"; }, "has no place in this architecture"},
       {[](Parts& p) { p.tensors[2].type = GgufType::kI8; }, "values of type I8 cannot be read"},
+      {[](Parts& p) { p.tensors[2].name = "blk.1.ffn_gate_exps.weight"; },
+       "tensor 'blk.1.ffn_gate_exps.weight': the file's block_count is 1, so that layers end at blk.0"},
       {[](Parts& p) {
          p.tensors[1].dims = {32, 1, 1, 2};
        },
