@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <numeric>
 
 #include "export/quantized_plan.h"
 #include "layer/bit_run.h"
@@ -168,7 +169,10 @@ Result<Converted> WriteGptq(const Context& context, const Model& model, const Co
     plan.tensors.push_back(Scales(linear, source));
     plan.tensors.push_back(GroupIndex(linear));
   }
-  NoteServing(plan.coded, 32 / std::min(plan.coded.front().grid.bits, 8), plan.notes);
+  // Outputs whose zeros fill whole words: three words hold 32 of 3 bits.
+  int unit = 1;
+  for (const CodedLinear& linear : plan.coded) unit = std::max(unit, 32 / std::gcd(32, linear.grid.bits));
+  NoteServing(plan.coded, unit, plan.notes);
   const OrderedJson config = GptqConfig(plan, v1);
   return WriteQuantizedFolder(context, model, std::move(plan), config, "quantize_config.json",
                               options.FolderShardBytes(), output);

@@ -410,6 +410,10 @@ TEST_F(QuantizedExportTest, ServersAreToldWhatDivides) {
   EXPECT_THAT(converted->notes,
               testing::Contains(HasSubstr("that divide it: 1; not 2: model.layers.0.mlp.down_proj "
                                           "is [64, 96] in groups of 32")));
+  // Three words hold the codes of 32 outputs, which every layer has.
+  const auto three = Convert(OnGrid(Integers(3, 32, true)), "gptq");
+  ASSERT_TRUE(three.ok());
+  EXPECT_THAT(three->notes, testing::Contains(HasSubstr("that divide it: 1; not 2: ")));
 }
 
 }  // namespace
