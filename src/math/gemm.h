@@ -13,6 +13,7 @@
 // A precision below fp32 (Precision of base/context.h) is for products that say so: panels are packed as
 // pairs of bf16 for matrix tiles or AVX-512's products of bf16 where the processor has them, else rounded to
 // the same values and multiplied in fp32. The order of k then differs between processors, never with threads.
+// Few rows of A (kSmallM) stay in fp32: memory bounds them.
 #pragma once
 
 #include <string>

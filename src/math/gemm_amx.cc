@@ -23,7 +23,7 @@ namespace {
 #include "math/tile_asm-inl.h"
 
 constexpr int kSide = 16, kBoth = 2 * kSide;  // rows of a tile and steps of k in it; of C in the kernel
-constexpr int kPairsPerStep = kSide * kSide;  // floats of a tile
+constexpr int kTileFloats = kSide * kSide;    // floats of a tile
 
 struct TilePairs : Pairs512 {
   static constexpr bool kPadSteps = true;
@@ -54,7 +54,7 @@ void Steps(int64_t kc, const float* a, const float* b, const void* ahead) {
     LoadTile<7>(right + kSide, 128);
     MultiplyTiles<1, 4, 7>();
     if constexpr (kRows == 2) {
-      LoadTile<5>(left + kPairsPerStep, 64);
+      LoadTile<5>(left + kTileFloats, 64);
       MultiplyTiles<2, 5, 6>();
       MultiplyTiles<3, 5, 7>();
     }
@@ -140,10 +140,10 @@ void PackColsOfTiles(const float* source, int64_t stride, int64_t cols, int64_t 
 // Four tiles of sums of scale * offset.
 float TileChains(int64_t iterations, float scale, float offset) {
   ConfigureTiles(kConfig);
-  alignas(64) float a[kPairsPerStep], b[kPairsPerStep];
+  alignas(64) float a[kTileFloats], b[kTileFloats];
   const __m512 left = TilePairs::JoinRows(_mm512_set1_ps(scale), _mm512_set1_ps(scale), 0);
   const __m512 right = TilePairs::JoinRows(_mm512_set1_ps(offset), _mm512_set1_ps(offset), 0);
-  for (int i = 0; i < kPairsPerStep; i += kSide) {
+  for (int i = 0; i < kTileFloats; i += kSide) {
     Vec512::Store(a + i, left);
     Vec512::Store(b + i, right);
   }
