@@ -49,6 +49,19 @@ function(planish_precompiled name)
   target_compile_options(${name} PRIVATE ${ARG_OPTIONS})
 endfunction()
 
+# A layer's sources are compiled as one, and so are its tests: most of the time a source takes by itself goes into
+# the same headers and templates. That makes the names in anonymous namespaces a layer's own: two files that need
+# the same helper share it, two that mean different things by a name find a better one, and the compiler says so.
+# Kernels stay apart, as each instruction set makes its own from the same source (*-inl.h), and so does cpu.cc, which
+# tests replace by a processor of their own.
+function(planish_separate)
+  foreach(source ${ARGN})
+    if(source MATCHES "(_scalar|_sse4|/base/cpu)\\.cc$" OR source MATCHES "/model/arch/")
+      set_source_files_properties(${source} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+    endif()
+  endforeach()
+endfunction()
+
 # planish_layer(name [LIBS target...]): library planish_<name> from src/<name>/**/*.cc, and, when
 # there are *_test.cc files, program <name>_test registered as a fast test and, when any test's
 # name holds "Slow", also as a slow one.
@@ -81,8 +94,10 @@ function(planish_layer name)
       set_property(SOURCE ${source} APPEND_STRING PROPERTY COMPILE_FLAGS " -fno-sanitize=all -O1")
     endif()
   endforeach()
+  planish_separate(${sources})
   if(sources)
     add_library(planish_${name} STATIC ${sources})
+    set_target_properties(planish_${name} PROPERTIES UNITY_BUILD ${PLANISH_UNITY} UNITY_BUILD_BATCH_SIZE 0)
     target_include_directories(planish_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
     target_link_libraries(planish_${name} PUBLIC ${PLANISH_LAYERS_SO_FAR} ${ARG_LIBS})
     target_precompile_headers(planish_${name} REUSE_FROM planish_headers)
@@ -96,6 +111,7 @@ endfunction()
 function(planish_test name)
   add_executable(${name} ${ARGN})
   target_link_libraries(${name} PRIVATE ${PLANISH_LAYERS_SO_FAR} GTest::gmock GTest::gtest_main)
+  set_target_properties(${name} PROPERTIES UNITY_BUILD ${PLANISH_UNITY} UNITY_BUILD_BATCH_SIZE 0)
   target_precompile_headers(${name} REUSE_FROM planish_test_headers)
   target_compile_options(${name} PRIVATE ${PLANISH_TEST_OPTIONS})
   target_compile_definitions(${name} PRIVATE

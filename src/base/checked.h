@@ -38,6 +38,9 @@ template <std::integral To, std::integral From>
   return static_cast<To>(value);
 }
 
+// a / b rounded up; a >= 0, b > 0.
+[[nodiscard]] constexpr int64_t CeilDiv(int64_t a, int64_t b) { return a / b + (a % b != 0 ? 1 : 0); }
+
 // Product of all dimensions (1 for none).
 [[nodiscard]] constexpr std::optional<int64_t> CheckedProduct(std::span<const int64_t> dims) {
   int64_t product = 1;

@@ -98,8 +98,8 @@ std::vector<uint8_t> CodesOfLevels(const GridSpec& grid) {
 
 // Rows of codes, each filled by `fill` from the row's packed codes.
 template <typename FillRow>
-TensorSource Rows(const CodedLinear& linear, const Source& source, const char* suffix, DType type,
-                  int64_t width, FillRow fill) {
+TensorSource RowsSource(const CodedLinear& linear, const Source& source, const char* suffix, DType type,
+                        int64_t width, FillRow fill) {
   const int64_t bytes = width * DTypeBits(type) / 8, row_bytes = PackedBytes(linear.cols(), linear.grid.bits);
   return {{linear.module + suffix, type, {linear.rows(), width}},
           [=](int64_t row, int64_t count, std::span<std::byte> out) -> Status {
@@ -192,7 +192,7 @@ void AddTensors(const CodedLinear& linear, Layout layout, const Source& source,
         std::memset(to, 0, static_cast<size_t>(4 * words));
         std::memcpy(to, from, static_cast<size_t>(row_bytes));
       };
-      out.push_back(Rows(linear, source, ".weight_packed", DType::kI32, words, copy));
+      out.push_back(RowsSource(linear, source, ".weight_packed", DType::kI32, words, copy));
       out.push_back(Scales(linear, source, DType::kF16));
       out.push_back(Shape(linear));
       if (!linear.grid.symmetric) out.push_back(PackedZeros(linear, source));
@@ -203,18 +203,18 @@ void AddTensors(const CodedLinear& linear, Layout layout, const Source& source,
       const auto flip = [=](const std::byte* from, std::byte* to) {
         for (int64_t j = 0; j < cols; ++j) to[j] = from[j] ^ std::byte{0x80};
       };
-      out.push_back(Rows(linear, source, ".weight", DType::kI8, cols, flip));
+      out.push_back(RowsSource(linear, source, ".weight", DType::kI8, cols, flip));
       out.push_back(Scales(linear, source, DType::kF16));
       return;
     }
     case Layout::kFloat8:
     case Layout::kMxFloat8:
-      out.push_back(Rows(linear, source, ".weight", DType::kF8E4M3, cols, bytes));
+      out.push_back(RowsSource(linear, source, ".weight", DType::kF8E4M3, cols, bytes));
       out.push_back(Scales(linear, source, layout == Layout::kFloat8 ? DType::kF16 : DType::kU8));
       return;
     case Layout::kMxFloat4:
     case Layout::kNvFloat4:
-      out.push_back(Rows(linear, source, ".weight_packed", DType::kU8, cols / 2, nibbles));
+      out.push_back(RowsSource(linear, source, ".weight_packed", DType::kU8, cols / 2, nibbles));
       out.push_back(Scales(linear, source, layout == Layout::kNvFloat4 ? DType::kF8E4M3 : DType::kU8));
       if (layout == Layout::kNvFloat4) out.push_back(GlobalScale(linear, source));
       return;

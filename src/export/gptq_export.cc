@@ -76,7 +76,7 @@ TensorSource GptqZeros(const CodedLinear& linear, const Source& source, int less
           {}};
 }
 
-TensorSource GroupIndex(const CodedLinear& linear) {
+TensorSource GptqGroupIndex(const CodedLinear& linear) {
   const int64_t group = linear.grid.GroupSize(linear.cols());
   const TensorSpec spec{linear.module + ".g_idx", DType::kI32, {linear.cols()}};
   if (const auto index = GroupIndexOf(linear); !index.empty()) return {spec, nullptr, index};
@@ -167,7 +167,7 @@ Result<Converted> WriteGptq(const Context& context, const Model& model, const Co
     plan.tensors.push_back(GptqWords(linear, source));
     plan.tensors.push_back(GptqZeros(linear, source, v1 ? 1 : 0));
     plan.tensors.push_back(Scales(linear, source));
-    plan.tensors.push_back(GroupIndex(linear));
+    plan.tensors.push_back(GptqGroupIndex(linear));
   }
   // Outputs whose zeros fill whole words: three words hold 32 of 3 bits.
   int unit = 1;

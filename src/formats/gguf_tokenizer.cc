@@ -46,7 +46,7 @@ Result<Tokens> ReadTokens(const GgufFile& file) {
   return tokens;
 }
 
-OrderedJson AddedTokens(const Tokens& tokens) {
+OrderedJson AddedTokensJson(const Tokens& tokens) {
   OrderedJson added = OrderedJson::array();
   for (size_t i = 0; i < tokens.text.size(); ++i) {
     const PieceType type = tokens.types[i];
@@ -104,7 +104,7 @@ Result<std::string> ByteLevelJson(const GgufFile& file) {
   PLANISH_TRY(const int64_t before, EndId(file, "bos", found->add_bos, -1));
   PLANISH_TRY(const int64_t after, EndId(file, "eos", false, -1));
   json["version"] = "1.0";
-  json["added_tokens"] = AddedTokens(tokens);
+  json["added_tokens"] = AddedTokensJson(tokens);
   json["normalizer"] = nullptr;
   json["pre_tokenizer"] = PreTokenizerJson(*found->split);
   json["post_processor"] = Around(tokens, before, after);
@@ -155,7 +155,7 @@ Result<std::string> WordPieceJson(const GgufFile& file) {
   // The key is spelled so.
   PLANISH_TRY(const int64_t separator, file.Int("tokenizer.ggml.seperator_token_id", 102));
   const OrderedJson json = {{"version", "1.0"},
-                            {"added_tokens", AddedTokens(tokens)},
+                            {"added_tokens", AddedTokensJson(tokens)},
                             {"normalizer",
                              {{"type", "BertNormalizer"},
                               {"clean_text", true},

@@ -19,8 +19,6 @@ namespace {
 using testing::HasSubstr;
 using Ids = std::vector<int32_t>;
 
-const std::string kTokenizers = std::string(PLANISH_SHARED_DIR) + "/models/tiny/tokenizers/";
-
 class GgufTokenizerTest : public testing::Test {
  protected:
   void SetUp() override {

@@ -18,19 +18,19 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 
 template <typename T>
-std::string Bytes(T value) {
+std::string BytesOf(T value) {
   return std::string(reinterpret_cast<const char*>(&value), sizeof(T));
 }
-std::string Str32(const std::string& text) { return Bytes(static_cast<int32_t>(text.size())) + text; }
+std::string Str32(const std::string& text) { return BytesOf(static_cast<int32_t>(text.size())) + text; }
 
-Result<Imatrix> Parse(const std::string& bytes) {
+Result<Imatrix> ParseBytes(const std::string& bytes) {
   return ParseImatrix(std::as_bytes(std::span(bytes)), "f.imatrix");
 }
 
 // The format page's example in the older form.
 struct Old {
-  std::string entries = Bytes(1), name = Str32("a.weight"), calls = Bytes(1), size = Bytes(2),
-              values = Bytes(5.0f) + Bytes(2.0f), chunks = Bytes(1), dataset = Str32("");
+  std::string entries = BytesOf(1), name = Str32("a.weight"), calls = BytesOf(1), size = BytesOf(2),
+              values = BytesOf(5.0f) + BytesOf(2.0f), chunks = BytesOf(1), dataset = Str32("");
   std::string Join() const { return entries + name + calls + size + values + chunks + dataset; }
 };
 
@@ -53,7 +53,7 @@ std::string Written(const Imatrix& imatrix, const std::string& name) {
 }
 
 TEST(Imatrix, OlderFormOfTheExample) {
-  const auto read = Parse(Old().Join());
+  const auto read = ParseBytes(Old().Join());
   ASSERT_TRUE(read.ok()) << read.error().message;
   EXPECT_EQ(read->chunk_count, 1);
   EXPECT_THAT(*read->Importance("a.weight", 2), ElementsAre(5, 2));
@@ -66,18 +66,18 @@ TEST(Imatrix, OlderFormOfTheExample) {
   // Files that end behind their entries, and calls of 0.
   Old old;
   old.chunks = old.dataset = "";
-  EXPECT_TRUE(Parse(old.Join()).ok());
-  old.calls = Bytes(0);
-  EXPECT_THAT(*Parse(old.Join())->Importance("a.weight", 2), ElementsAre(5, 2));
-  old.calls = Bytes(4);
-  EXPECT_THAT(*Parse(old.Join())->Importance("a.weight", 2), ElementsAre(1.25f, 0.5f));
+  EXPECT_TRUE(ParseBytes(old.Join()).ok());
+  old.calls = BytesOf(0);
+  EXPECT_THAT(*ParseBytes(old.Join())->Importance("a.weight", 2), ElementsAre(5, 2));
+  old.calls = BytesOf(4);
+  EXPECT_THAT(*ParseBytes(old.Join())->Importance("a.weight", 2), ElementsAre(1.25f, 0.5f));
 }
 
 TEST(Imatrix, GgufRoundTripWithExperts) {
   Imatrix imatrix = Example();
   imatrix.entries["blk.0.ffn_up_exps.weight"] = {3, {2, 4, 6, 8, 0, 0}, {2, 4, 0}};
   const std::string bytes = Written(imatrix, "example.gguf");
-  const auto read = Parse(bytes);
+  const auto read = ParseBytes(bytes);
   ASSERT_TRUE(read.ok()) << read.error().message;
   EXPECT_EQ(read->chunk_count, 1);
   EXPECT_EQ(read->chunk_size, 2);
@@ -90,7 +90,7 @@ TEST(Imatrix, GgufRoundTripWithExperts) {
   EXPECT_THAT((*file)->Find("a.weight.in_sum2")->dims, ElementsAre(2, 1));
   EXPECT_THAT((*file)->Find("blk.0.ffn_up_exps.weight.counts")->dims, ElementsAre(1, 3));
   // The older form knows means only: an expert without tokens weighs all columns alike.
-  const auto old = Parse(Written(imatrix, "experts.dat"));
+  const auto old = ParseBytes(Written(imatrix, "experts.dat"));
   ASSERT_TRUE(old.ok()) << old.error().message;
   EXPECT_THAT(*old->Importance("blk.0.ffn_up_exps.weight", 2, 3, 0), ElementsAre(1, 2));
   EXPECT_THAT(*old->Importance("blk.0.ffn_up_exps.weight", 2, 3, 2), ElementsAre(1, 1));
@@ -103,36 +103,36 @@ TEST(Imatrix, MalformedOlderFiles) {
     const char* message;
   };
   const Case cases[] = {
-      {&Old::entries, Bytes(0), "neither GGUF nor an older importance matrix: 0 entries"},
-      {&Old::entries, Bytes(-1), "-1 entries"},
-      {&Old::entries, Bytes(1 << 30), "1073741824 entries in 40 bytes"},
-      {&Old::entries, Bytes(2), "entry 2 of 2: number of calls: 4 bytes, but 3 are left"},
-      {&Old::name, Bytes(-1), "length -1, expected 0 to 1024"},
-      {&Old::name, Bytes(1 << 20), "length 1048576"},
+      {&Old::entries, BytesOf(0), "neither GGUF nor an older importance matrix: 0 entries"},
+      {&Old::entries, BytesOf(-1), "-1 entries"},
+      {&Old::entries, BytesOf(1 << 30), "1073741824 entries in 40 bytes"},
+      {&Old::entries, BytesOf(2), "entry 2 of 2: number of calls: 4 bytes, but 3 are left"},
+      {&Old::name, BytesOf(-1), "length -1, expected 0 to 1024"},
+      {&Old::name, BytesOf(1 << 20), "length 1048576"},
       {&Old::name, Str32(""), "a weight without a name"},
-      {&Old::calls, Bytes(-3), "-3 calls and 2 values"},
-      {&Old::size, Bytes(0), "1 calls and 0 values, expected at least 0 and 1"},
-      {&Old::size, Bytes(INT32_MAX), "values: 8589934588 bytes, but"},
-      {&Old::values, Bytes(-1.0f) + Bytes(2.0f), "element 0 is -1"},
-      {&Old::values, Bytes(1.0f) + Bytes(NAN), "element 1 is nan"},
-      {&Old::chunks, Bytes(-1), "-1 chunks"},
-      {&Old::dataset, Bytes(70000), "length 70000"},
-      {&Old::dataset, Bytes(3), "name of the data set: 3 bytes, but 0 are left"},
+      {&Old::calls, BytesOf(-3), "-3 calls and 2 values"},
+      {&Old::size, BytesOf(0), "1 calls and 0 values, expected at least 0 and 1"},
+      {&Old::size, BytesOf(INT32_MAX), "values: 8589934588 bytes, but"},
+      {&Old::values, BytesOf(-1.0f) + BytesOf(2.0f), "element 0 is -1"},
+      {&Old::values, BytesOf(1.0f) + BytesOf(NAN), "element 1 is nan"},
+      {&Old::chunks, BytesOf(-1), "-1 chunks"},
+      {&Old::dataset, BytesOf(70000), "length 70000"},
+      {&Old::dataset, BytesOf(3), "name of the data set: 3 bytes, but 0 are left"},
       {&Old::dataset, Str32("") + "x", "1 bytes behind the end"},
   };
   for (const Case& c : cases) {
     Old old;
     old.*c.piece = c.with;
-    const auto read = Parse(old.Join());
+    const auto read = ParseBytes(old.Join());
     ASSERT_FALSE(read.ok()) << c.message;
     EXPECT_THAT(read.error().message, HasSubstr(c.message));
     EXPECT_THAT(read.error().message, testing::StartsWith("f.imatrix: "));
   }
   Old twice;
-  twice.entries = Bytes(2);
+  twice.entries = BytesOf(2);
   twice.values += twice.name + twice.calls + twice.size + twice.values;
-  EXPECT_THAT(Parse(twice.Join()).error().message, HasSubstr("'a.weight' occurs twice"));
-  EXPECT_THAT(Parse("").error().message, HasSubstr("number of entries"));
+  EXPECT_THAT(ParseBytes(twice.Join()).error().message, HasSubstr("'a.weight' occurs twice"));
+  EXPECT_THAT(ParseBytes("").error().message, HasSubstr("number of entries"));
 }
 
 TEST(Imatrix, MalformedGgufFiles) {

@@ -16,7 +16,7 @@
 namespace planish {
 namespace {
 
-constexpr int64_t kMaxConfigBytes = int64_t{16} << 20;
+constexpr int64_t kMaxPeftConfigBytes = int64_t{16} << 20;
 constexpr int64_t kMaxRank = int64_t{1} << 16;
 constexpr size_t kMaxPatterns = 4096;
 
@@ -143,7 +143,7 @@ Status ReadTargets(const Json& config, PeftConfig& read) {
   return {};
 }
 
-Result<PeftConfig> ReadConfig(const std::string& text) {
+Result<PeftConfig> ReadPeftConfig(const std::string& text) {
   PLANISH_TRY(const Json config, ParseJson(text));
   if (!config.is_object()) return InputError("expected an object");
   PLANISH_RETURN_IF_ERROR(RefuseOtherKinds(config));
@@ -300,7 +300,7 @@ Result<std::vector<LoraPair>> ReadPeftTensors(const PeftConfig& config, const Sa
 
 Result<LoraAdapter> ReadPeft(const std::string& config_text,
                              const std::shared_ptr<const SafetensorsFile>& file, const std::string& name) {
-  const auto config = ReadConfig(config_text);
+  const auto config = ReadPeftConfig(config_text);
   if (!config.ok()) return config.error().At(JoinPath(name, kLoraConfigName));
   auto pairs = ReadPeftTensors(*config, *file);
   if (!pairs.ok()) return pairs.error().At(JoinPath(name, kLoraTensorsName));
@@ -380,7 +380,7 @@ Result<LoraAdapter> OpenLora(const std::string& path) {
                     "safetensors",
                     path));
   }
-  PLANISH_TRY(const std::string config, ReadTextFile(config_path, kMaxConfigBytes));
+  PLANISH_TRY(const std::string config, ReadTextFile(config_path, kMaxPeftConfigBytes));
   PLANISH_TRY(const auto file, SafetensorsFile::Open(tensors));
   return ReadPeft(config, file, path);
 }

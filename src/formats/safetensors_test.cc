@@ -14,7 +14,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-std::span<const std::byte> Bytes(std::string_view text) { return std::as_bytes(std::span(text)); }
+std::span<const std::byte> AsBytes(std::string_view text) { return std::as_bytes(std::span(text)); }
 
 std::string Length(uint64_t n) {
   std::string text;
@@ -36,7 +36,7 @@ const std::string kVector = std::string("\x38\0\0\0\0\0\0\0", 8) +
 
 TEST(SafetensorsTest, ReadsTheTestVector) {
   ASSERT_EQ(kVector.size(), 72u);
-  const auto file = SafetensorsFile::Parse(Bytes(kVector), "vector");
+  const auto file = SafetensorsFile::Parse(AsBytes(kVector), "vector");
   ASSERT_TRUE(file.ok()) << file.error().message;
   ASSERT_EQ((*file)->tensors().size(), 1u);
   const TensorInfo& w = (*file)->tensors()[0];
@@ -58,12 +58,12 @@ TEST(SafetensorsTest, ReadsTheTestVector) {
 
 TEST(SafetensorsTest, EveryTruncationOfTheTestVectorIsRefused) {
   for (size_t size = 0; size < kVector.size(); ++size) {
-    EXPECT_FALSE(SafetensorsFile::Parse(Bytes(kVector).first(size), "cut").ok()) << size;
+    EXPECT_FALSE(SafetensorsFile::Parse(AsBytes(kVector).first(size), "cut").ok()) << size;
   }
 }
 
-std::string Tensor(const std::string& name, const std::string& shape, const std::string& offsets,
-                   std::string_view dtype = "F32") {
+std::string TensorEntry(const std::string& name, const std::string& shape, const std::string& offsets,
+                        std::string_view dtype = "F32") {
   return fmt::format(R"("{}":{{"dtype":"{}","shape":{},"data_offsets":{}}})", name, dtype, shape, offsets);
 }
 
@@ -113,8 +113,9 @@ std::vector<BadFile> BadMembers() {
       {"tensor not an object", one(R"("w":3)"), "'w': expected an object, found 3"},
       {"tensor null", one(R"("w":null)"), "'w': expected an object, found null"},
       {"tensor array", one(R"("w":[])"), "'w': expected an object, found an array"},
-      {"dtype unknown", one(Tensor("w", "[1]", "[0,4]", "F33")), "tensor 'w': unknown dtype 'F33'"},
-      {"dtype in lower case", one(Tensor("w", "[1]", "[0,4]", "f32")), "tensor 'w': unknown dtype 'f32'"},
+      {"dtype unknown", one(TensorEntry("w", "[1]", "[0,4]", "F33")), "tensor 'w': unknown dtype 'F33'"},
+      {"dtype in lower case", one(TensorEntry("w", "[1]", "[0,4]", "f32")),
+       "tensor 'w': unknown dtype 'f32'"},
       {"dtype a number", one(R"("w":{"dtype":32,"shape":[1],"data_offsets":[0,4]})"),
        "tensor 'w': dtype: expected a string, found 32"},
       {"dtype missing", one(R"("w":{"shape":[1],"data_offsets":[0,4]})"), "tensor 'w': dtype is missing"},
@@ -124,22 +125,23 @@ std::vector<BadFile> BadMembers() {
        "tensor 'w': unknown member 'x'"},
       {"member twice", one(R"("w":{"dtype":"F32","shape":[1],"shape":[1],"data_offsets":[0,4]})"),
        "tensor 'w': 'shape' appears twice"},
-      {"shape a number", one(Tensor("w", "1", "[0,4]")), "shape: expected an array of numbers, found 1"},
-      {"shape nested", one(Tensor("w", "[[1]]", "[0,4]")), "shape: " /* then the number */},
-      {"shape of strings", one(Tensor("w", R"(["1"])", "[0,4]")), "found '1'"},
-      {"shape negative", one(Tensor("w", "[-1]", "[0,4]")), "found -1"},
-      {"shape minus zero", one(Tensor("w", "[-0]", "[0,4]")), "tensor 'w': shape: expected a whole number"},
-      {"shape fractional", one(Tensor("w", "[1.5]", "[0,4]")), "found 1.5"},
-      {"shape whole but a float", one(Tensor("w", "[1.0]", "[0,4]")), "found 1.0"},
-      {"shape 2^63", one(Tensor("w", "[9223372036854775808]", "[0,4]")), "found 9223372036854775808"},
-      {"shape 2^64", one(Tensor("w", "[18446744073709551616]", "[0,4]")), "found 18446744073709551616"},
-      {"shape too large for a double", one(Tensor("w", "[1e999]", "[0,4]")), "not valid JSON"},
-      {"offset negative", one(Tensor("w", "[1]", "[-4,0]")), "data_offsets: expected a whole number"},
-      {"offset 2^63", one(Tensor("w", "[1]", "[0,9223372036854775808]")), "found 9223372036854775808"},
-      {"one offset", one(Tensor("w", "[1]", "[4]")), "data_offsets: 1 numbers, expected [begin, end]"},
-      {"no offsets", one(Tensor("w", "[1]", "[]")), "data_offsets: 0 numbers"},
-      {"three offsets", one(Tensor("w", "[1]", "[0,4,4]")), "data_offsets: more than two numbers"},
-      {"offsets an object", one(Tensor("w", "[1]", "{}")), "data_offsets: expected an array of numbers"},
+      {"shape a number", one(TensorEntry("w", "1", "[0,4]")), "shape: expected an array of numbers, found 1"},
+      {"shape nested", one(TensorEntry("w", "[[1]]", "[0,4]")), "shape: " /* then the number */},
+      {"shape of strings", one(TensorEntry("w", R"(["1"])", "[0,4]")), "found '1'"},
+      {"shape negative", one(TensorEntry("w", "[-1]", "[0,4]")), "found -1"},
+      {"shape minus zero", one(TensorEntry("w", "[-0]", "[0,4]")),
+       "tensor 'w': shape: expected a whole number"},
+      {"shape fractional", one(TensorEntry("w", "[1.5]", "[0,4]")), "found 1.5"},
+      {"shape whole but a float", one(TensorEntry("w", "[1.0]", "[0,4]")), "found 1.0"},
+      {"shape 2^63", one(TensorEntry("w", "[9223372036854775808]", "[0,4]")), "found 9223372036854775808"},
+      {"shape 2^64", one(TensorEntry("w", "[18446744073709551616]", "[0,4]")), "found 18446744073709551616"},
+      {"shape too large for a double", one(TensorEntry("w", "[1e999]", "[0,4]")), "not valid JSON"},
+      {"offset negative", one(TensorEntry("w", "[1]", "[-4,0]")), "data_offsets: expected a whole number"},
+      {"offset 2^63", one(TensorEntry("w", "[1]", "[0,9223372036854775808]")), "found 9223372036854775808"},
+      {"one offset", one(TensorEntry("w", "[1]", "[4]")), "data_offsets: 1 numbers, expected [begin, end]"},
+      {"no offsets", one(TensorEntry("w", "[1]", "[]")), "data_offsets: 0 numbers"},
+      {"three offsets", one(TensorEntry("w", "[1]", "[0,4,4]")), "data_offsets: more than two numbers"},
+      {"offsets an object", one(TensorEntry("w", "[1]", "{}")), "data_offsets: expected an array of numbers"},
       {"metadata a string", one(R"("__metadata__":"pt")"), "'__metadata__': expected an object"},
       {"metadata null", one(R"("__metadata__":null)"), "'__metadata__': expected an object, found null"},
       {"metadata of numbers", one(R"("__metadata__":{"a":1})"),
@@ -157,35 +159,39 @@ std::vector<BadFile> BadLayouts() {
   };
   const auto one = [](const std::string& entry, size_t data) { return FileOf(entry, Zeros(data)); };
   return {
-      {"hole between", two(Tensor("a", "[1]", "[0,4]"), Tensor("b", "[1]", "[8,12]"), 12),
+      {"hole between", two(TensorEntry("a", "[1]", "[0,4]"), TensorEntry("b", "[1]", "[8,12]"), 12),
        "tensor 'b': data begins at 8, expected 4: a hole"},
-      {"hole at the start", one(Tensor("a", "[1]", "[4,8]"), 8), "tensor 'a': data begins at 4, expected 0"},
-      {"overlap", two(Tensor("a", "[2]", "[0,8]"), Tensor("b", "[1]", "[4,8]"), 8),
+      {"hole at the start", one(TensorEntry("a", "[1]", "[4,8]"), 8),
+       "tensor 'a': data begins at 4, expected 0"},
+      {"overlap", two(TensorEntry("a", "[2]", "[0,8]"), TensorEntry("b", "[1]", "[4,8]"), 8),
        "tensor 'b': data begins at 4, expected 8: it overlaps"},
-      {"same place", two(Tensor("a", "[1]", "[0,4]"), Tensor("b", "[1]", "[0,4]"), 4), "it overlaps"},
-      {"empty tensor inside another", two(Tensor("a", "[2]", "[0,8]"), Tensor("b", "[0]", "[4,4]"), 8),
+      {"same place", two(TensorEntry("a", "[1]", "[0,4]"), TensorEntry("b", "[1]", "[0,4]"), 4),
+       "it overlaps"},
+      {"empty tensor inside another",
+       two(TensorEntry("a", "[2]", "[0,8]"), TensorEntry("b", "[0]", "[4,4]"), 8),
        "tensor 'b': data begins at 4, expected 8"},
-      {"product overflows", one(Tensor("w", "[8589934592,8589934592]", "[0,8]"), 8),
+      {"product overflows", one(TensorEntry("w", "[8589934592,8589934592]", "[0,8]"), 8),
        "tensor 'w': shape [8589934592, 8589934592] of F32 overflows"},
-      {"bits overflow", one(Tensor("w", "[9223372036854775807]", "[0,8]"), 8), "overflows"},
-      {"product overflows before a zero", one(Tensor("w", "[8589934592,8589934592,0]", "[0,0]"), 0),
+      {"bits overflow", one(TensorEntry("w", "[9223372036854775807]", "[0,8]"), 8), "overflows"},
+      {"product overflows before a zero", one(TensorEntry("w", "[8589934592,8589934592,0]", "[0,0]"), 0),
        "overflows"},
-      {"end before begin", one(Tensor("w", "[2]", "[8,0]"), 8), "data_offsets [8, 0]: end before begin"},
-      {"end past the file", one(Tensor("w", "[2]", "[0,8]"), 4), "reach beyond the 4 bytes of data"},
-      {"end far past the file", one(Tensor("w", "[0]", "[9223372036854775807,9223372036854775807]"), 4),
+      {"end before begin", one(TensorEntry("w", "[2]", "[8,0]"), 8), "data_offsets [8, 0]: end before begin"},
+      {"end past the file", one(TensorEntry("w", "[2]", "[0,8]"), 4), "reach beyond the 4 bytes of data"},
+      {"end far past the file", one(TensorEntry("w", "[0]", "[9223372036854775807,9223372036854775807]"), 4),
        "reach beyond"},
-      {"size too small", one(Tensor("w", "[2]", "[0,4]"), 4),
+      {"size too small", one(TensorEntry("w", "[2]", "[0,4]"), 4),
        "tensor 'w': shape [2] of F32 needs 8 bytes, data_offsets give 4"},
-      {"size too large", one(Tensor("w", "[]", "[0,8]"), 8),
+      {"size too large", one(TensorEntry("w", "[]", "[0,8]"), 8),
        "shape [] of F32 needs 4 bytes, data_offsets give 8"},
-      {"half a byte", one(Tensor("w", "[3]", "[0,2]", "F4"), 2),
+      {"half a byte", one(TensorEntry("w", "[3]", "[0,2]", "F4"), 2),
        "shape [3] of F4 is 12 bits, not whole bytes"},
-      {"six bits", one(Tensor("w", "[1]", "[0,1]", "F6_E2M3"), 1), "is 6 bits, not whole bytes"},
-      {"name twice", two(Tensor("a", "[1]", "[0,4]"), Tensor("a", "[1]", "[4,8]"), 8),
+      {"six bits", one(TensorEntry("w", "[1]", "[0,1]", "F6_E2M3"), 1), "is 6 bits, not whole bytes"},
+      {"name twice", two(TensorEntry("a", "[1]", "[0,4]"), TensorEntry("a", "[1]", "[4,8]"), 8),
        "tensor 'a' appears twice"},
-      {"name twice, empty", two(Tensor("a", "[0]", "[0,0]"), Tensor("a", "[0]", "[0,0]"), 0),
+      {"name twice, empty", two(TensorEntry("a", "[0]", "[0,0]"), TensorEntry("a", "[0]", "[0,0]"), 0),
        "tensor 'a' appears twice"},
-      {"name twice, escaped", two(Tensor("a", "[1]", "[0,4]"), Tensor("\\u0061", "[1]", "[4,8]"), 8),
+      {"name twice, escaped",
+       two(TensorEntry("a", "[1]", "[0,4]"), TensorEntry("\\u0061", "[1]", "[4,8]"), 8),
        "tensor 'a' appears twice"},
   };
 }
@@ -194,7 +200,7 @@ class BadFileTest : public ::testing::TestWithParam<BadFile> {};
 
 TEST_P(BadFileTest, IsRefusedWithItsReason) {
   const BadFile& bad = GetParam();
-  const auto file = SafetensorsFile::Parse(Bytes(bad.bytes), "bad.safetensors");
+  const auto file = SafetensorsFile::Parse(AsBytes(bad.bytes), "bad.safetensors");
   ASSERT_FALSE(file.ok()) << bad.what;
   EXPECT_EQ(file.error().code, Code::kInput);
   EXPECT_THAT(file.error().message, HasSubstr(bad.expected)) << bad.what;
@@ -210,8 +216,8 @@ TEST(SafetensorsTest, MessagesStayShortWhateverTheHeader) {
   const std::string name(1'000'000, 'n');
   std::string shape = "[1";
   for (int i = 0; i < 100'000; ++i) shape += ",1";
-  const std::string bytes = FileOf(Tensor(name, shape + "]", "[0,8]"), Zeros(8));
-  const auto file = SafetensorsFile::Parse(Bytes(bytes), "long");
+  const std::string bytes = FileOf(TensorEntry(name, shape + "]", "[0,8]"), Zeros(8));
+  const auto file = SafetensorsFile::Parse(AsBytes(bytes), "long");
   ASSERT_FALSE(file.ok());
   EXPECT_LT(file.error().message.size(), 400u);
   EXPECT_THAT(file.error().message, HasSubstr("... 100001 dimensions"));
@@ -220,10 +226,10 @@ TEST(SafetensorsTest, MessagesStayShortWhateverTheHeader) {
 TEST(SafetensorsTest, LegalOddities) {
   const std::string bytes =
       FileOf(fmt::format(R"({},"__metadata__":{{"format":"pt","":"x"}},{},{},{})",
-                         Tensor("late", "[1]", "[4,5]", "U8"), Tensor("scalar", "[]", "[0,4]"),
-                         Tensor("none", "[3,0,2]", "[4,4]"), Tensor("", "[2]", "[5,6]", "F4")),
+                         TensorEntry("late", "[1]", "[4,5]", "U8"), TensorEntry("scalar", "[]", "[0,4]"),
+                         TensorEntry("none", "[3,0,2]", "[4,4]"), TensorEntry("", "[2]", "[5,6]", "F4")),
              "abcdef");
-  const auto file = SafetensorsFile::Parse(Bytes(bytes), "odd");
+  const auto file = SafetensorsFile::Parse(AsBytes(bytes), "odd");
   ASSERT_TRUE(file.ok()) << file.error().message;
   std::vector<std::string> names;
   for (const TensorInfo& t : (*file)->tensors()) names.push_back(t.name);
@@ -240,10 +246,10 @@ TEST(SafetensorsTest, LegalOddities) {
 TEST(SafetensorsTest, DataMayStartAtAnyAddress) {
   for (int spaces = 0; spaces < 8; ++spaces) {
     const float values[] = {0.25f, -3.0f};
-    const std::string header = fmt::format("{{{}}}{:{}}", Tensor("w", "[2]", "[0,8]"), "", spaces);
+    const std::string header = fmt::format("{{{}}}{:{}}", TensorEntry("w", "[2]", "[0,8]"), "", spaces);
     const std::string bytes =
         File(header, std::string(reinterpret_cast<const char*>(values), sizeof(values)));
-    const auto file = SafetensorsFile::Parse(Bytes(bytes), "unaligned");
+    const auto file = SafetensorsFile::Parse(AsBytes(bytes), "unaligned");
     ASSERT_TRUE(file.ok());
     const TensorView w = (*file)->View((*file)->tensors()[0]);
     EXPECT_EQ(LoadElement(w.data, w.type, 0), 0.25f);
@@ -256,8 +262,8 @@ TEST(SafetensorsTest, EveryDTypeIsReadWithItsSize) {
     const auto type = static_cast<DType>(i);
     const size_t bytes = static_cast<size_t>(DTypeBits(type));  // eight elements
     const std::string text =
-        FileOf(Tensor("w", "[2,4]", fmt::format("[0,{}]", bytes), DTypeName(type)), Zeros(bytes));
-    const auto file = SafetensorsFile::Parse(Bytes(text), "dtype");
+        FileOf(TensorEntry("w", "[2,4]", fmt::format("[0,{}]", bytes), DTypeName(type)), Zeros(bytes));
+    const auto file = SafetensorsFile::Parse(AsBytes(text), "dtype");
     ASSERT_TRUE(file.ok()) << file.error().message;
     EXPECT_EQ((*file)->tensors()[0].type, type);
   }
@@ -267,11 +273,11 @@ TEST(SafetensorsTest, LongestHeaderOfSpacesIsLegalAndOneMoreIsNot) {
   // Mapped memory that is only read twice: the parser must not see, let alone copy, the padding.
   std::string bytes = Length(kMaxSafetensorsHeaderBytes) + "{}";
   bytes.resize(8 + kMaxSafetensorsHeaderBytes + 1, ' ');
-  const auto longest = SafetensorsFile::Parse(Bytes(bytes).first(bytes.size() - 1), "spaces");
+  const auto longest = SafetensorsFile::Parse(AsBytes(bytes).first(bytes.size() - 1), "spaces");
   ASSERT_TRUE(longest.ok()) << longest.error().message;
   EXPECT_TRUE((*longest)->tensors().empty());
   bytes.replace(0, 8, Length(kMaxSafetensorsHeaderBytes + 1));
-  EXPECT_FALSE(SafetensorsFile::Parse(Bytes(bytes), "spaces").ok());
+  EXPECT_FALSE(SafetensorsFile::Parse(AsBytes(bytes), "spaces").ok());
 }
 
 // --- Writing --------------------------------------------------------------------------------------
@@ -310,7 +316,7 @@ TEST_F(SafetensorsWriterTest, BytesAreThoseOfTheReferenceLibrary) {
       "\x05\x00\x00\x00\xff\xff\xff\xff\x00\x3e\x07\x01\x00",
       41);
   const auto put = [&](const std::string& name, size_t begin, size_t end) {
-    const Status status = writer->Append(name, Bytes(data).subspan(begin, end - begin));
+    const Status status = writer->Append(name, AsBytes(data).subspan(begin, end - begin));
     EXPECT_TRUE(status.ok()) << status.error().message;
   };
   put("c", 0, 8);
@@ -350,7 +356,7 @@ TEST_F(SafetensorsWriterTest, WhatIsWrittenReadsBack) {
     return data;
   };
   for (const TensorSpec& spec : writer->order())
-    ASSERT_TRUE(writer->Append(spec.name, Bytes(data_of(spec))).ok());
+    ASSERT_TRUE(writer->Append(spec.name, AsBytes(data_of(spec))).ok());
   ASSERT_TRUE(writer->Commit().ok());
 
   const auto file = SafetensorsFile::Open(path_);
@@ -384,30 +390,30 @@ TEST_F(SafetensorsWriterTest, DataOutOfOrderOrOfTheWrongSizeIsAnError) {
   };
   {
     auto writer = create();
-    EXPECT_THAT(writer.Append("b", Bytes("xx")).error().message,
+    EXPECT_THAT(writer.Append("b", AsBytes("xx")).error().message,
                 HasSubstr("'b' out of order, expected 2 more bytes of 'a'"));
   }
   {
     auto writer = create();
-    EXPECT_THAT(writer.Append("a", Bytes("xxx")).error().message,
+    EXPECT_THAT(writer.Append("a", AsBytes("xxx")).error().message,
                 HasSubstr("tensor 'a': 3 bytes after 0 of 2"));
   }
   {
     auto writer = create();
-    ASSERT_TRUE(writer.Append("a", Bytes("x")).ok());
-    EXPECT_THAT(writer.Append("c", Bytes("x")).error().message, HasSubstr("expected 1 more bytes of 'a'"));
+    ASSERT_TRUE(writer.Append("a", AsBytes("x")).ok());
+    EXPECT_THAT(writer.Append("c", AsBytes("x")).error().message, HasSubstr("expected 1 more bytes of 'a'"));
   }
   {
     auto writer = create();
-    ASSERT_TRUE(writer.Append("a", Bytes("xx")).ok());
-    ASSERT_TRUE(writer.Append("b", Bytes("x")).ok());
+    ASSERT_TRUE(writer.Append("a", AsBytes("xx")).ok());
+    ASSERT_TRUE(writer.Append("b", AsBytes("x")).ok());
     EXPECT_THAT(writer.Commit().error().message, HasSubstr("tensor 'b': 1 of 2 bytes were written"));
   }
   {
     auto writer = create();
-    ASSERT_TRUE(writer.Append("a", Bytes("xx")).ok());
-    ASSERT_TRUE(writer.Append("b", Bytes("xx")).ok());
-    EXPECT_THAT(writer.Append("a", Bytes("x")).error().message, HasSubstr("expected no more data"));
+    ASSERT_TRUE(writer.Append("a", AsBytes("xx")).ok());
+    ASSERT_TRUE(writer.Append("b", AsBytes("xx")).ok());
+    EXPECT_THAT(writer.Append("a", AsBytes("x")).error().message, HasSubstr("expected no more data"));
   }
   EXPECT_TRUE(FolderIsEmpty());
 }

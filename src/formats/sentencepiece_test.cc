@@ -21,8 +21,7 @@ using testing::HasSubstr;
 using Ids = std::vector<int32_t>;
 using TokenizerPtr = std::shared_ptr<const Tokenizer>;
 
-const std::string kTokenizers = std::string(PLANISH_SHARED_DIR) + "/models/tiny/tokenizers/";
-const std::string kSpace = "\xE2\x96\x81";
+const std::string kSpaceMark = "\xE2\x96\x81";
 
 SentencePieceModel ReadModel(const std::string& path) {
   const auto file = ReadTextFile(path);
@@ -134,7 +133,7 @@ TEST(SentencePiece, ControlPieces) {
 
 TEST(SentencePiece, Spaces) {
   const auto ids = [](const PieceNormalization& normalization, const char* text) {
-    SentencePieceModel model = Small(kBpe, {{kSpace, -2}, {"a", -2}, {"_", -2}, {" ", -2}});
+    SentencePieceModel model = Small(kBpe, {{kSpaceMark, -2}, {"a", -2}, {"_", -2}, {" ", -2}});
     model.normalization = normalization;
     return *Make(model)->Encode(text);
   };
@@ -151,18 +150,18 @@ TEST(SentencePiece, StreamsBytesAndLeadingSpaces) {
   ASSERT_TRUE(tokenizer.ok());
   const auto byte = [](int b) { return 4 + b; };
   StreamDecoder stream(**tokenizer);
-  EXPECT_EQ(stream.Push(*(*tokenizer)->TokenId(kSpace)), "");
+  EXPECT_EQ(stream.Push(*(*tokenizer)->TokenId(kSpaceMark)), "");
   EXPECT_EQ(stream.Push(byte(0xF0)), "");
   EXPECT_EQ(stream.Push(byte(0x9F)), "");
   EXPECT_EQ(stream.Push(byte(0x98)), "");
   EXPECT_EQ(stream.Push(byte(0x80)), "\xF0\x9F\x98\x80");
   EXPECT_EQ(stream.Push(byte(0xE2)), "");
   EXPECT_EQ(stream.Push(byte(0x82)), "");
-  EXPECT_EQ(stream.Push(*(*tokenizer)->TokenId(kSpace + "t")), "\xEF\xBF\xBD\xEF\xBF\xBD t");
+  EXPECT_EQ(stream.Push(*(*tokenizer)->TokenId(kSpaceMark + "t")), "\xEF\xBF\xBD\xEF\xBF\xBD t");
   EXPECT_EQ(stream.Push(byte(0xC3)), "");
   EXPECT_EQ(stream.Flush(), "\xEF\xBF\xBD");
   // As new again.
-  EXPECT_EQ(stream.Push(*(*tokenizer)->TokenId(kSpace + "t")), "t");
+  EXPECT_EQ(stream.Push(*(*tokenizer)->TokenId(kSpaceMark + "t")), "t");
 }
 
 TEST(SentencePiece, WritesWhatItReads) {

@@ -16,7 +16,9 @@ namespace {
 // The largest tokenizers have some 256,000 tokens and files of 35 MB.
 constexpr int64_t kMaxFileBytes = int64_t{512} << 20;
 
-Status At(Status status, const std::string& place) { return status.ok() ? status : status.error().At(place); }
+Status Located(Status status, const std::string& place) {
+  return status.ok() ? status : status.error().At(place);
+}
 
 // The file's content, or nothing where there is no such file.
 Status ReadIfThere(const std::string& folder, const char* name, std::string* content) {
@@ -45,7 +47,7 @@ std::optional<std::string> NamedToken(const Json& config, const char* key) {
   return text.get<std::string>();
 }
 
-Json AddedToken(const std::string& content, int64_t id, bool special) {
+Json AddedTokenEntry(const std::string& content, int64_t id, bool special) {
   return {{"id", id},        {"content", content},  {"single_word", false}, {"lstrip", false},
           {"rstrip", false}, {"normalized", false}, {"special", special}};
 }
@@ -60,7 +62,7 @@ Result<Json> AddedTokens(const Json& config, const Json& added_tokens) {
         return InputError(fmt::format("added_tokens.json: '{}': expected an id, found {}", Abbreviate(token),
                                       Abbreviate(DumpJson(id))));
       }
-      list.push_back(AddedToken(token, id.get<int64_t>(), false));
+      list.push_back(AddedTokenEntry(token, id.get<int64_t>(), false));
     }
     return list;
   }
@@ -104,7 +106,7 @@ Result<std::string> Gpt2TokenizerJson(const std::string& vocab_json, const std::
   Json added = Json::array();
   constexpr const char* kEnd = "<|endoftext|>";
   if (const auto it = vocab.find(kEnd); it != vocab.end() && it->is_number_integer()) {
-    added.push_back(AddedToken(kEnd, it->get<int64_t>(), true));
+    added.push_back(AddedTokenEntry(kEnd, it->get<int64_t>(), true));
   }
   const Json json = {
       {"added_tokens", added},
@@ -163,8 +165,10 @@ Result<std::string> ApplyTokenizerConfig(const TokenizerFiles& files, SentencePi
     PLANISH_TRY(*to, JsonBool(config, key, fallback));
     return {};
   };
-  PLANISH_RETURN_IF_ERROR(At(flag("add_bos_token", defaults.bos, &model->add_bos), "tokenizer_config.json"));
-  PLANISH_RETURN_IF_ERROR(At(flag("add_eos_token", defaults.eos, &model->add_eos), "tokenizer_config.json"));
+  PLANISH_RETURN_IF_ERROR(
+      Located(flag("add_bos_token", defaults.bos, &model->add_bos), "tokenizer_config.json"));
+  PLANISH_RETURN_IF_ERROR(
+      Located(flag("add_eos_token", defaults.eos, &model->add_eos), "tokenizer_config.json"));
   for (const auto& [key, id] : {std::pair{"bos_token", &model->bos}, {"eos_token", &model->eos}}) {
     const auto token = NamedToken(config, key);
     const auto piece = std::ranges::find_if(model->pieces, [&](const Piece& p) { return token == p.text; });

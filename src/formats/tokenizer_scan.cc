@@ -26,9 +26,9 @@ constexpr std::array<uint8_t, 128> MakeAsciiClasses() {
 constexpr std::array<uint8_t, 128> kAsciiClasses = MakeAsciiClasses();
 
 // One text being scanned; positions are byte offsets at character boundaries.
-class Cursor {
+class ScanCursor {
  public:
-  Cursor(std::string_view text, const CharClassTable& table) : text_(text), table_(table) {}
+  ScanCursor(std::string_view text, const CharClassTable& table) : text_(text), table_(table) {}
 
   // Class of the character at `at` (bits of kAnyClass), its length in *length.
   uint8_t Class(size_t at, size_t* length) const {
@@ -110,7 +110,7 @@ std::optional<Scanner> Scanner::ForPattern(std::string_view pattern) {
 }
 
 size_t Scanner::NextGpt2(std::string_view text, size_t from) const {
-  const Cursor cursor(text, *table_);
+  const ScanCursor cursor(text, *table_);
   const char first = text[from];
   if (first == '\'') {
     if (const size_t length = Contraction(text, from, false)) return from + length;
@@ -125,7 +125,7 @@ size_t Scanner::NextGpt2(std::string_view text, size_t from) const {
 }
 
 size_t Scanner::NextLlama3(std::string_view text, size_t from) const {
-  const Cursor cursor(text, *table_);
+  const ScanCursor cursor(text, *table_);
   const char first = text[from];
   if (first == '\'') {
     if (const size_t length = Contraction(text, from, true)) return from + length;

@@ -357,7 +357,7 @@ Status ParseDelimiter(const Json& json, PreTokenizerChain* chain) {
   return {};
 }
 
-constexpr std::pair<const char*, Status (*)(const Json&, PreTokenizerChain*)> kPreTokenizers[] = {
+constexpr std::pair<const char*, Status (*)(const Json&, PreTokenizerChain*)> kJsonPreTokenizers[] = {
     {"Sequence", ParseSequence},     {"Split", ParseSplit},
     {"Digits", ParseDigits},         {"ByteLevel", ParseByteLevel},
     {"Metaspace", ParseMetaspace},   {"Punctuation", ParsePunctuation},
@@ -372,7 +372,7 @@ Status ParseStage(const Json& json, PreTokenizerChain* chain) {
     return InputError(fmt::format("'{}' behind ByteLevel is not supported: ByteLevel must be last", *type));
   }
   std::string known;
-  for (const auto& [name, parse] : kPreTokenizers) {
+  for (const auto& [name, parse] : kJsonPreTokenizers) {
     known.append(known.empty() ? "" : ", ").append(name);
     if (*type != name) continue;
     const Status status = parse(json, chain);

@@ -17,6 +17,9 @@
 
 namespace planish {
 
+// Folders of tokenizers with goldens, by name.
+inline const std::string kTokenizers = std::string(PLANISH_SHARED_DIR) + "/models/tiny/tokenizers/";
+
 // A file of JSON; null, and a failure of the test, when there is none.
 inline Json ReadJson(const std::string& path) {
   const auto text = ReadTextFile(path);

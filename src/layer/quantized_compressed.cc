@@ -8,6 +8,7 @@
 #include <cstring>
 #include <map>
 
+#include "base/checked.h"
 #include "base/names.h"
 #include "layer/bit_run.h"
 #include "layer/compressed_tensors.h"
@@ -17,8 +18,6 @@ namespace planish::quantized {
 namespace {
 
 using Strategy = TensorArgs::Strategy;
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Codes of packed integers: the words of a row are a run of bits. Before 2026, files with widths that do not
 // divide 32 had whole codes in every word instead.

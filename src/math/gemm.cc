@@ -13,6 +13,7 @@
 #include <chrono>
 #include <vector>
 
+#include "base/checked.h"
 #include "math/gemm_kernels.h"
 #include "math/gemm_scratch.h"
 
@@ -39,7 +40,6 @@ constexpr int64_t kMinChunkK = 512;
 // Below this many floats packing is not worth waking threads.
 constexpr int64_t kInlinePack = 16384;
 
-constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // The size of equal parts of n, each at most `limit` and a multiple of `unit`.
 int64_t EvenPart(int64_t n, int64_t limit, int64_t unit) {
   const int64_t parts = CeilDiv(n, std::max(limit, unit));

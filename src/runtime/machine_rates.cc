@@ -11,11 +11,12 @@
 #endif
 
 namespace planish {
-namespace {
 
-double Now() {
+double SecondsNow() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
+
+namespace {
 
 // Reads 64 bytes at a time from each of `streams` equal parts; the sum keeps the loads alive.
 uint64_t ReadStreams(const std::byte* data, int64_t bytes, int streams) {
@@ -152,12 +153,12 @@ double BandwidthMeter::Measure(int turns) {
   std::atomic<uint64_t> sink{0};
   for (int turn = 0; turn < turns; ++turn) {
     for (const int streams : {1, 8}) {
-      const double start = Now();
+      const double start = SecondsNow();
       team_.Run([&](int member) {
         const auto part = PartOf(buffer_, member, team_.size());
         sink += ReadStreams(part.data(), static_cast<int64_t>(part.size()), streams);
       });
-      best = std::max(best, static_cast<double>(buffer_.size()) / (Now() - start));
+      best = std::max(best, static_cast<double>(buffer_.size()) / (SecondsNow() - start));
     }
   }
   return best;
@@ -169,10 +170,10 @@ std::vector<Peak> MeasurePeaks(Team& team, int turns) {
   for (const Spin& spin : Spins()) {
     Peak peak{spin.instruction, spin.type, 0};
     for (int turn = 0; turn < turns; ++turn) {
-      const double start = Now();
+      const double start = SecondsNow();
       team.Run([&](int) { spin.run(spin.rounds); });
       const double macs = spin.macs * static_cast<double>(spin.rounds) * team.size();
-      peak.rate = std::max(peak.rate, macs / (Now() - start));
+      peak.rate = std::max(peak.rate, macs / (SecondsNow() - start));
     }
     peaks.push_back(std::move(peak));
   }

@@ -10,6 +10,9 @@
 
 namespace planish {
 
+// Seconds of a clock that only goes forward.
+double SecondsNow();
+
 // Bytes a second at which the team reads a buffer of `bytes`, each member its own part in one or eight
 // sequential streams, whichever is faster, in huge pages where the system gives them: the best of `turns`
 // passes.

@@ -54,8 +54,6 @@ class Bytes {
   bool ok_ = true;
 };
 
-int64_t CeilDiv(int64_t a, int64_t b) { return a / b + (a % b != 0 ? 1 : 0); }
-
 // Whole units of columns.
 int64_t NumSteps(const PackedShape& s) {
   return CeilDiv(s.cols, UnitColumns(s.step)) * (UnitColumns(s.step) / s.step);

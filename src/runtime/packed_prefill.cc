@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <atomic>
 
+#include "base/checked.h"
+
 namespace planish {
 namespace {
 
@@ -12,8 +14,6 @@ constexpr int64_t kGroup = packed::kMaxTokens;
 // Tiles of a task, and groups of tokens that go through all of them before the next: 128 tokens of 2,048
 // columns are 256 KiB.
 constexpr int64_t kTilesOfTask = 8, kGroupsOfBlock = 16;
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Quantizes x in groups; false when a value is not finite.
 bool SetAll(const Context& context, const packed::KernelSet& kernels, MatView<const float> x,

@@ -9,12 +9,12 @@
 namespace planish {
 namespace {
 
-struct Case {
+struct AttentionCase {
   int64_t heads, kv_heads, head_dim, window;
   float softcap;
 };
 
-Program OneLayer(const Case& c) {
+Program OneLayer(const AttentionCase& c) {
   Program program;
   program.cache_layers = 1;
   Block block;
@@ -81,14 +81,14 @@ Batch Positions(int64_t first, int64_t count, int slot = 0) {
   return Batch::Of(std::vector<int32_t>(static_cast<size_t>(count), 0), slot, first);
 }
 
-const Case kCases[] = {{4, 2, 64, 0, 0},  {9, 3, 64, 0, 0},   {8, 8, 128, 100, 0}, {71, 1, 16, 0, 0},
-                       {4, 1, 80, 0, 30}, {2, 2, 20, 300, 0}, {6, 2, 7, 0, 0}};
+const AttentionCase kCases[] = {{4, 2, 64, 0, 0},  {9, 3, 64, 0, 0},   {8, 8, 128, 100, 0}, {71, 1, 16, 0, 0},
+                                {4, 1, 80, 0, 30}, {2, 2, 20, 300, 0}, {6, 2, 7, 0, 0}};
 
 // bf16 keeps 8 bits: keys and queries of about 1 give scores off by some 2^-8, which moves averages of
 // values of about 1 by less than 0.02; int8 codes of a head are off by up to absmax / 254, about 0.012.
 TEST(PagedCache, AgreesWithTheFormulaForEveryInstructionSet) {
   ThreadPool pool(2);
-  for (const Case& c : kCases) {
+  for (const AttentionCase& c : kCases) {
     const Program program = OneLayer(c);
     const int64_t keys = 700, first = 650;
     const AttentionShape& shape = ShapeOf(program);

@@ -1,16 +1,12 @@
 #include "runtime/speed.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "base/random.h"
+#include "runtime/machine_rates.h"
 
 namespace planish {
 namespace {
-
-double Now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 double Median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -60,9 +56,9 @@ class Meter {
     const int64_t last = options_.prompt - 1;
     double best = 0;
     for (int turn = 0; turn < 2; ++turn) {
-      const double start = Now();
+      const double start = SecondsNow();
       PLANISH_RETURN_IF_ERROR(engine_.Forward(context_, batch, {&last, 1}, logits_));
-      best = std::max(best, static_cast<double>(options_.prompt) / (Now() - start));
+      best = std::max(best, static_cast<double>(options_.prompt) / (SecondsNow() - start));
     }
     return best;
   }
@@ -97,7 +93,7 @@ class Meter {
   Result<double> Steps(int64_t depth, int64_t steps) {
     std::vector<int64_t> rows(static_cast<size_t>(options_.sequences));
     for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<int64_t>(i);
-    const double start = Now();
+    const double start = SecondsNow();
     for (int64_t step = 0; step < steps; ++step) {
       Batch batch;
       for (int32_t slot = 0; slot < options_.sequences; ++slot) {
@@ -106,7 +102,7 @@ class Meter {
       }
       PLANISH_RETURN_IF_ERROR(engine_.Forward(context_, batch, rows, logits_));
     }
-    return Now() - start;
+    return SecondsNow() - start;
   }
 
   // Multiply-adds of attention for one token at `position`.

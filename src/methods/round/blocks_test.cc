@@ -19,7 +19,7 @@ using ::testing::HasSubstr;
 constexpr const char* kNames[] = {"q2_k",   "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs",
                                   "iq4_nl", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"};
 
-Mat<float> RandomWeights(int64_t rows, int64_t cols) {
+Mat<float> BlockWeights(int64_t rows, int64_t cols) {
   Mat<float> w(rows, cols);
   const Random random(1);
   for (int64_t i = 0; i < rows * cols; ++i) w.data()[i] = 0.02f * static_cast<float>(random.Normal(i));
@@ -67,7 +67,7 @@ class BlocksTest : public testing::Test {
 
   ThreadPool pool_;
   Context context_{.isa = BestIsa()};
-  Mat<float> w_ = RandomWeights(70, 512), h_ = CorrelatedHessian(512);
+  Mat<float> w_ = BlockWeights(70, 512), h_ = CorrelatedHessian(512);
   double lambda_ = 0;
 };
 
@@ -161,7 +161,7 @@ TEST_F(BlocksTest, ZerosStayFinite) {
 }
 
 TEST_F(BlocksTest, RowsThatNoBlockFits) {
-  w_ = RandomWeights(3, 40);
+  w_ = BlockWeights(3, 40);
   h_ = CorrelatedHessian(40);
   const GridSpec grid = FitToRows(*FindGrid("q4_k"), 40);
   const auto site = FactorSite(context_, h_, grid.group, {});
