@@ -4,15 +4,15 @@
 //   2. steps up and down of falling size around the best;
 //   3. least squares: with the codes fixed the best scale is sum(h T w) / sum(h T T).
 // Every candidate is judged with its scale as stored. The nearest level is found by comparing with all
-// midpoints, two operations each and no branch: for 16 levels 4 operations a weight and candidate.
+// midpoints, two operations each and no branch, for 16 levels 4 operations a weight and candidate; or, of
+// more than 32 levels, by a search of gathers.
 #pragma once
 
 #include "grids/fit_scale-inl.h"
+#include "grids/levels_search-inl.h"
 
 namespace planish {
 namespace {
-
-constexpr int kLevelTries = 2;
 
 struct LevelFit {
   const float* w;
@@ -24,7 +24,14 @@ struct LevelFit {
   Lanes best_s, best_err;
 };
 
+// mids[i] holds midpoint i of every lane.
+inline Lanes FoundLevel(const LevelFit& f, const Lanes* mids, Lanes x) {
+  const Lanes code = SearchLevel(reinterpret_cast<const float*>(mids), Lanes::kWidth, f.count, x);
+  return LevelAt(f.levels, kPanelRows, code);
+}
+
 inline Lanes LevelOf(const LevelFit& f, const Lanes* mids, Lanes x) {
+  if (f.count > kMostCompared) return FoundLevel(f, mids, x);
   Lanes value = Load(f.levels);
   for (int i = 1; i < f.count; ++i) value = SelectLess(mids[i], x, Load(f.levels + i * kPanelRows), value);
   return value;
@@ -36,30 +43,35 @@ inline void Midpoints(const LevelFit& f, Lanes* mids) {
   }
 }
 
-inline void JudgeLevels(LevelFit& f, const Lanes* mids, const Lanes (&s)[kLevelTries]) {
-  Lanes inv[kLevelTries], err[kLevelTries];
-  for (int t = 0; t < kLevelTries; ++t) {
+// Candidates that are judged together share the loads.
+template <int kTries>
+inline void JudgeLevels(LevelFit& f, const Lanes* mids, const Lanes (&s)[kTries]) {
+  Lanes inv[kTries], err[kTries];
+  for (int t = 0; t < kTries; ++t) {
     inv[t] = Div(Set(1.0f), s[t]);
     err[t] = Set(0.0f);
   }
   for (int64_t k = 0; k < f.cols; ++k) {
     const Lanes w = Load(f.w + k * f.ld);
     const Lanes h = Set(f.h == nullptr ? 1.0f : f.h[k]);
-    Lanes x[kLevelTries], value[kLevelTries];
-    for (int t = 0; t < kLevelTries; ++t) {
+    Lanes x[kTries], value[kTries];
+    for (int t = 0; t < kTries; ++t) {
       x[t] = Mul(w, inv[t]);
       value[t] = Load(f.levels);
     }
-    for (int i = 1; i < f.count; ++i) {
-      const Lanes level = Load(f.levels + i * kPanelRows);
-      for (int t = 0; t < kLevelTries; ++t) value[t] = SelectLess(mids[i], x[t], level, value[t]);
+    if (f.count > kMostCompared) {
+      for (int t = 0; t < kTries; ++t) value[t] = FoundLevel(f, mids, x[t]);
     }
-    for (int t = 0; t < kLevelTries; ++t) {
+    for (int i = 1; i < f.count && f.count <= kMostCompared; ++i) {
+      const Lanes level = Load(f.levels + i * kPanelRows);
+      for (int t = 0; t < kTries; ++t) value[t] = SelectLess(mids[i], x[t], level, value[t]);
+    }
+    for (int t = 0; t < kTries; ++t) {
       const Lanes d = Fnma(value[t], s[t], w);
       err[t] = Fma(Mul(h, d), d, err[t]);
     }
   }
-  for (int t = 0; t < kLevelTries; ++t) {
+  for (int t = 0; t < kTries; ++t) {
     f.best_s = SelectLess(err[t], f.best_err, s[t], f.best_s);
     f.best_err = Min(err[t], f.best_err);
   }
@@ -105,11 +117,14 @@ inline void SearchLevels(LevelFit& f, const Lanes* mids, Lanes full) {
   if (f.rule.form == ScaleForm::kPowerOfTwo) {  // only the neighbors; a ladder would try them again and again
     return JudgeLevels(f, mids, {Mul(f.best_s, Set(2.0f)), Mul(f.best_s, Set(0.5f))});
   }
-  constexpr int kRungs = 16;
-  for (int i = 0; i < kRungs; i += kLevelTries) {
-    Lanes s[kLevelTries];
-    for (int t = 0; t < kLevelTries; ++t) {
-      s[t] = SnapScale(f.rule, Mul(full, Set(1.08f - 0.045f * static_cast<float>(i + t))));
+  // Many levels lose little between two rungs.
+  const bool many = f.count > kMostCompared;
+  const int rungs = many ? 6 : 16;
+  const float apart = many ? 0.09f : 0.045f;
+  for (int i = 0; i < rungs; i += 2) {
+    Lanes s[2];
+    for (int t = 0; t < 2; ++t) {
+      s[t] = SnapScale(f.rule, Mul(full, Set(1.08f - apart * static_cast<float>(i + t))));
     }
     JudgeLevels(f, mids, s);
   }
@@ -119,8 +134,7 @@ inline void SearchLevels(LevelFit& f, const Lanes* mids, Lanes full) {
                  SnapScale(f.rule, Mul(f.best_s, Set(1.0f - move)))});
   }
   for (int i = 0; i < 2; ++i) {
-    const Lanes s = SnapScale(f.rule, LeastSquaresLevels(f, mids));
-    JudgeLevels(f, mids, {s, s});
+    JudgeLevels(f, mids, {SnapScale(f.rule, LeastSquaresLevels(f, mids))});
   }
 }
 
@@ -142,7 +156,7 @@ inline void FitLevelLanes(const PanelFit& fit, int64_t row) {
     const Lanes full = CoveringScale(f);
     const Lanes start = SnapScale(f.rule, Mul(full, Set(MxFactor(fit, f))));
     f.best_s = SelectLess(Set(0.0f), full, start, SnapScale(f.rule, Set(1.0f)));
-    if (fit.search || fit.num_sets > 1) JudgeLevels(f, mids, {f.best_s, f.best_s});
+    if (fit.search || fit.num_sets > 1) JudgeLevels(f, mids, {f.best_s});
     if (fit.search) {
       SearchLevels(f, mids, SelectLess(Set(0.0f), full, full, f.best_s));
     }

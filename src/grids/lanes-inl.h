@@ -55,6 +55,10 @@ inline Lanes RoundEven(Lanes a) {
 inline Lanes SelectLess(Lanes a, Lanes b, Lanes yes, Lanes no) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), no.v, yes.v)};
 }
+// p[index] of each lane, whole numbers.
+inline Lanes Gather(const float* p, Lanes index) {
+  return {_mm512_i32gather_ps(_mm512_cvtps_epi32(index.v), p, 4)};
+}
 inline float Largest(Lanes a) {
   return Largest(_mm_max_ps(_mm_max_ps(_mm512_castps512_ps128(a.v), _mm512_extractf32x4_ps(a.v, 1)),
                             _mm_max_ps(_mm512_extractf32x4_ps(a.v, 2), _mm512_extractf32x4_ps(a.v, 3))));
@@ -89,6 +93,9 @@ inline Lanes RoundEven(Lanes a) {
 inline Lanes SelectLess(Lanes a, Lanes b, Lanes yes, Lanes no) {
   return {_mm256_blendv_ps(no.v, yes.v, _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ))};
 }
+inline Lanes Gather(const float* p, Lanes index) {
+  return {_mm256_i32gather_ps(p, _mm256_cvtps_epi32(index.v), 4)};
+}
 inline float Largest(Lanes a) {
   return Largest(_mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1)));
 }
@@ -120,6 +127,7 @@ inline Lanes Min(Lanes a, Lanes b) { return {a.v < b.v ? a.v : b.v}; }  // b if 
 inline Lanes Max(Lanes a, Lanes b) { return {a.v > b.v ? a.v : b.v}; }  // b if either is NaN
 inline Lanes RoundEven(Lanes a) { return {std::nearbyint(a.v)}; }
 inline Lanes SelectLess(Lanes a, Lanes b, Lanes yes, Lanes no) { return a.v < b.v ? yes : no; }
+inline Lanes Gather(const float* p, Lanes index) { return {p[static_cast<int64_t>(index.v)]}; }
 inline float Largest(Lanes a) { return a.v; }
 inline Lanes RoundToHalf(Lanes a) { return {ToFloat(ToF16(a.v))}; }
 inline void StoreBytes(uint8_t* p, Lanes a) { *p = static_cast<uint8_t>(a.v); }

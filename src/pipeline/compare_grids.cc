@@ -47,6 +47,25 @@ Status AddPart(const std::string& part, GridSpec& grid) {
   return {};
 }
 
+// Parts that say nothing about the grid.
+Status CheckParts(const std::string& text, const std::string& name, const GridSpec& known,
+                  const GridSpec& grid) {
+  const auto refuse = [&](const char* part, const char* reason) {
+    return InputError(fmt::format("grid '{}': {} says nothing here: {}", Abbreviate(text), part, reason));
+  };
+  const bool own = grid.tables == TableScope::kGroup || (grid.tables == TableScope::kRow && grid.group == 0);
+  if (grid.symmetric != known.symmetric && (!grid.Uniform() || known.bits == 1)) {
+    return refuse("sym", name == "int1" ? "int1 is symmetric" : "the grid has no zeros");
+  }
+  if (grid.zero_bits != known.zero_bits && (!grid.Uniform() || known.bits == 1 || grid.symmetric)) {
+    return refuse("zN", grid.symmetric ? "a symmetric grid has no stored zeros" : "the grid has no zeros");
+  }
+  if (own && grid.levels == LevelKind::kTable && grid.scale == ScaleKind::kSteps) {
+    return refuse("sN", "tables of their own have no scales");
+  }
+  return {};
+}
+
 // A linear to round, with what its site shares.
 struct Task {
   const Linear* linear;
@@ -154,6 +173,7 @@ Result<GridChoice> ParseGridChoice(const std::string& text) {
     const Status added = AddPart(part, grid);
     if (!added.ok()) return added.error().At(fmt::format("grid '{}'", Abbreviate(text)));
   }
+  PLANISH_RETURN_IF_ERROR(CheckParts(text, name, *known, grid));
   const bool own = grid.tables == TableScope::kGroup || (grid.tables == TableScope::kRow && grid.group == 0);
   if (own && grid.levels == LevelKind::kTable) grid.scale = ScaleKind::kNone;
   if (const std::string wrong = CheckGrid(grid); !wrong.empty()) {

@@ -30,6 +30,14 @@ TEST(CompareGrids, MistakesInTextsAreNamed) {
   EXPECT_THAT(message("mxfp4 g64"), HasSubstr("mxfp4 fixes its groups and scales"));
   EXPECT_THAT(message("nf4 row"), HasSubstr("tables: only grids table2 to table4"));
   EXPECT_THAT(message(""), HasSubstr("no such number format"));
+  EXPECT_THAT(message("nf4 z8"), HasSubstr("grid 'nf4 z8': zN says nothing here: the grid has no zeros"));
+  EXPECT_THAT(message("nf4 sym"), HasSubstr("sym says nothing here: the grid has no zeros"));
+  EXPECT_THAT(message("int1 sym"), HasSubstr("int1 is symmetric"));
+  EXPECT_THAT(message("int4 sym z6"),
+              HasSubstr("zN says nothing here: a symmetric grid has no stored zeros"));
+  EXPECT_THAT(message("table3 row g0 s6"),
+              HasSubstr("sN says nothing here: tables of their own have no scales"));
+  EXPECT_THAT(message("table3 each s6 g64"), HasSubstr("sN says nothing here"));
 }
 
 TEST(CompareGrids, TableMarksWhatNothingBeats) {

@@ -196,6 +196,10 @@ TEST(Emulated, RoundsAndConverts) {
     all.resize(7);
     return all;
   }());
+  const float table[] = {10, 11, 12, 13};
+  const __m512i places = _mm512_cvtps_epi32(FirstFloats({2, 0, -1}));
+  const auto taken = LanesOf<float>(_mm512_i32gather_ps(places, table + 1, 4));
+  EXPECT_EQ((std::vector<float>(taken.begin(), taken.begin() + 4)), (std::vector<float>{13, 11, 10, 11}));
   const auto rounded = LanesOf<float>(_mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   EXPECT_EQ(rounded[1], 2);
   EXPECT_EQ(rounded[2], -2);

@@ -70,6 +70,7 @@ __m512 _mm512_cvtph_ps(__m256i a);
 __m256i _mm512_cvtps_ph(__m512 a, int how);
 __m512 _mm512_cvtepi32_ps(__m512i a);
 __m512i _mm512_cvtps_epi32(__m512 a);
+__m512 _mm512_i32gather_ps(__m512i index, const void* base, int scale);
 __m512i _mm512_castps_si512(__m512 a);
 __m512d _mm512_castps_pd(__m512 a);
 __m512 _mm512_castsi512_ps(__m512i a);

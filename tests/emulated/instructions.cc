@@ -247,6 +247,14 @@ __m512i _mm512_cvtps_epi32(__m512 a) {
   }
   return To<__m512i>(out);
 }
+__m512 _mm512_i32gather_ps(__m512i index, const void* base, int scale) {
+  const Lanes<int32_t> at = As<int32_t>(index);
+  Lanes<float> out;
+  for (int i = 0; i < 16; ++i) {
+    std::memcpy(&out.v[i], static_cast<const char*>(base) + int64_t{at.v[i]} * scale, sizeof(float));
+  }
+  return To<__m512>(out);
+}
 __m512i _mm512_castps_si512(__m512 a) { return Bits<__m512i>(a); }
 __m512d _mm512_castps_pd(__m512 a) { return Bits<__m512d>(a); }
 __m512 _mm512_castsi512_ps(__m512i a) { return Bits<__m512>(a); }

@@ -142,8 +142,40 @@ MatView<float> PaddedRows(const ColumnProblem& problem, Mat<float>& m, int64_t c
   return {m.data(), count, problem.padded, problem.ld};
 }
 
-ColumnProblem MakeProblem(const Context& context, MatView<const float> w, const SiteFactor& site,
+namespace {
+
+// The weights and the diagonal of H that grids are fitted to: dead columns, whose weights may be anything,
+// are zeros that weigh nothing. The views are of w and site.diag where no column is dead.
+struct Alive {
+  Mat<float> zeroed;
+  std::vector<float> weights;
+  MatView<const float> w;
+  std::span<const float> diag;
+};
+
+void SetAlive(MatView<const float> w, const SiteFactor& site, Alive& alive) {
+  alive.w = w;
+  alive.diag = site.diag;
+  if (site.dead.empty()) return;
+  alive.zeroed.Resize(w.rows, w.cols);
+  for (int64_t i = 0; i < w.rows; ++i) {
+    std::copy_n(w.row(i), w.cols, alive.zeroed.row(i));
+    for (const int32_t j : site.dead) alive.zeroed(i, j) = 0.0f;
+  }
+  alive.w = alive.zeroed;
+  if (static_cast<int64_t>(site.dead.size()) == w.cols) return;
+  alive.weights = site.diag;
+  for (const int32_t j : site.dead) alive.weights[j] = 0.0f;
+  alive.diag = alive.weights;
+}
+
+}  // namespace
+
+ColumnProblem MakeProblem(const Context& context, MatView<const float> original, const SiteFactor& site,
                           const GridSpec& grid, ClipSearch search) {
+  Alive alive;
+  SetAlive(original, site, alive);
+  const MatView<const float> w = alive.w;
   ColumnProblem p;
   p.context = &context;
   p.site = &site;
@@ -160,12 +192,11 @@ ColumnProblem MakeProblem(const Context& context, MatView<const float> w, const 
       for (int64_t r = 0; r < kPanelRows; ++r) to[r] = row + r < w.rows ? w(row + r, j) : 0.0f;
     }
   });
-  for (const int32_t j : site.dead) std::fill_n(p.w.row(j), p.padded, 0.0f);
   if (grid.InBlocks()) {
     p.layout = LayoutOf(grid.block_type);
   } else {
-    p.fitter = std::make_shared<const GridFitter>(MakeFitter(context, w, site.diag, grid, search));
-    p.own_units = FitUnits(context, w, site.diag, *p.fitter, search);
+    p.fitter = std::make_shared<const GridFitter>(MakeFitter(context, w, alive.diag, grid, search));
+    p.own_units = FitUnits(context, w, alive.diag, *p.fitter, search);
   }
   p.units.assign(p.padded, 1.0f);
   for (int64_t r = 0; r < p.padded && !p.own_units.empty(); ++r) {

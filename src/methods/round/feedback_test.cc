@@ -354,6 +354,36 @@ TEST_F(FeedbackTest, DeadInputsBecomeZeroAndChangeNothingElse) {
   EXPECT_NEAR(rounded.loss, ExactLoss(w, rounded.matrix, h), 1e-4 * rounded.loss);
 }
 
+// Whatever the weights of dead inputs are, nothing else sees them: not tables, nor units of rows or of the
+// tensor.
+TEST_F(FeedbackTest, DeadWeightsReachNoParameterOfAnyGrid) {
+  const int64_t n = 96;
+  Mat<float> w = RandomWeights(20, n, 42), h = CorrelatedHessian(n, 300, 43);
+  for (const int64_t dead : {3, 40, 69}) {
+    for (int64_t j = 0; j < n; ++j) h(dead, j) = h(j, dead) = 0.0f;
+  }
+  const auto decoded = [&](const GridSpec& grid, float weight) {
+    for (int64_t i = 0; i < w.rows(); ++i) w(i, 3) = w(i, 40) = w(i, 69) = i % 2 == 0 ? weight : -weight;
+    Mat<float> w_hat(w.rows(), n);
+    Decode(Round(context_, w, h, grid, {.refit_rounds = 1}).matrix, w_hat);
+    return w_hat;
+  };
+  int grids = 0;
+  for (const NamedGrid& named : NamedGrids()) {
+    if (named.grid.InBlocks()) continue;  // chosen from the zeroed columns alone
+    for (const bool steps : {false, true}) {
+      GridSpec grid = named.grid;
+      if (steps && grid.scale != ScaleKind::kHalf) continue;
+      if (grid.scale == ScaleKind::kHalf) grid.group = 32;
+      if (steps) grid.scale = ScaleKind::kSteps, grid.scale_bits = 6;
+      const Mat<float> zero = decoded(grid, 0.0f), large = decoded(grid, 50.0f);
+      EXPECT_TRUE(std::equal(zero.data(), zero.data() + 20 * n, large.data())) << named.name << steps;
+      ++grids;
+    }
+  }
+  EXPECT_GT(grids, 40);
+}
+
 TEST_F(FeedbackTest, AllInputsDead) {
   const Mat<float> w = RandomWeights(5, 20, 44);
   Mat<float> h(20, 20);

@@ -66,9 +66,20 @@ std::vector<SparseEntry> ChooseOutliers(MatView<const float> w, std::span<const 
   return outliers;
 }
 
+void RestoreOutliers(MatView<const float> w, const GridMatrix& codes, std::vector<SparseEntry>& outliers) {
+  std::vector<float> base(static_cast<size_t>(w.cols));
+  int64_t decoded = -1;
+  for (SparseEntry& entry : outliers) {
+    if (entry.row != decoded) DecodeRow(codes, entry.row, 0, w.cols, base.data());
+    decoded = entry.row;
+    entry.value = Stored(w(entry.row, entry.col) - base[static_cast<size_t>(entry.col)]);
+  }
+}
+
 double RefitOutliers(const Context& context, MatView<const float> w, const GridMatrix& codes,
                      const SiteFactor& site, MatView<const float> h, std::vector<SparseEntry>& outliers) {
   const int64_t rows = w.rows, cols = w.cols;
+  RestoreOutliers(w, codes, outliers);
   Mat<float> e(rows, cols), g(rows, cols);
   std::vector<size_t> begins(static_cast<size_t>(rows) + 1, 0);
   for (const SparseEntry& entry : outliers) ++begins[entry.row + 1];

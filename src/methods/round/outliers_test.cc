@@ -88,7 +88,6 @@ TEST_F(OutliersTest, TheLargestByMagnitudeOrSensitivity) {
   EXPECT_EQ(places({}, 1).size(), 6u);
 }
 
-// Round to nearest: an outlier decodes to its weight but for what the code in its place says of zero.
 TEST_F(OutliersTest, LossFallsWithTheShareAndBytesAreExact) {
   for (const SolveStage* stage : {&RtnStage(), &GptqStage()}) {
     for (const char* by : {"magnitude", "sensitivity"}) {
@@ -106,15 +105,27 @@ TEST_F(OutliersTest, LossFallsWithTheShareAndBytesAreExact) {
   }
 }
 
+// What a grid says of zero, which int1 and tables do not have, is taken off the values.
 TEST_F(OutliersTest, EntriesReproduceTheirWeights) {
-  // Symmetric codes have an exact zero, which is nearest to a weight that was taken out.
-  auto given = Sparse(2.0);
-  given["symmetric"] = true;
-  const LayerSolution s = Solve(RtnStage(), given);
-  const Mat<float> w_hat = Reconstruct(s.matrix);
-  for (const SparseEntry& e : ChooseOutliers(w_, {}, 0.005)) {
-    EXPECT_NEAR(w_hat(e.row, e.col), w_(e.row, e.col), std::fabs(w_(e.row, e.col)) * 0x1p-11);
+  for (const char* grid : {"int3", "int1", "table3", "nf3"}) {
+    std::map<std::string, OptionValue> given = {
+        {"grid", std::string(grid)}, {"group", int64_t{0}}, {"sparse", 2.0}};
+    const LayerSolution s = Solve(RtnStage(), given);
+    const Mat<float> w_hat = Reconstruct(s.matrix);
+    // Of the stored value, which what the grid says of zero may make larger than the weight.
+    for (const SparseEntry& e : ChooseOutliers(w_, {}, 0.005)) {
+      EXPECT_NEAR(w_hat(e.row, e.col), w_(e.row, e.col), 2 * std::fabs(w_(e.row, e.col)) * 0x1p-11) << grid;
+    }
   }
+}
+
+// A channel that is always zero holds no outliers, however large its weights.
+TEST_F(OutliersTest, NoneOfDeadInputs) {
+  for (int64_t j = 0; j < kCols; ++j) h_(7, j) = h_(j, 7) = 0;
+  auto given = Sparse(2.0, "magnitude");
+  const double before = Solve(GptqStage(), given).steps.back().loss;
+  for (int64_t i = 0; i < kRows; ++i) w_(i, 7) = 100;
+  EXPECT_NEAR(Solve(GptqStage(), given).steps.back().loss, before, 1e-4 * before);
 }
 
 // At the best values the gradient of the damped loss at every outlier vanishes, but for what fp16, half a

@@ -8,6 +8,7 @@
 
 #include "grids/gguf_table-inl.h"
 #include "grids/lanes-inl.h"
+#include "grids/levels_search-inl.h"
 #include "methods/round/panel.h"
 
 namespace planish {
@@ -44,8 +45,12 @@ inline Rounding RoundUniform(const PanelBlock& b, int64_t group, int64_t at, Lan
   return {Mul(kFine ? Sub(a, part) : a, s), Add(a, whole)};
 }
 
-// The same to levels: a comparison with every midpoint, three operations a level.
+// The same to levels: a comparison with every midpoint, three operations a level, or a search.
 inline Rounding RoundLevels(const PanelBlock& b, int64_t at, Lanes t) {
+  if (b.num_levels > kMostCompared) {
+    const Lanes code = SearchLevel(b.midpoints + at, kPanelRows, b.num_levels, t);
+    return {LevelAt(b.values + at, kPanelRows, code), code};
+  }
   Rounding r{Load(b.values + at), Set(0.0f)};
   for (int i = 1; i < b.num_levels; ++i) {
     const Lanes mid = Load(b.midpoints + i * kPanelRows + at);

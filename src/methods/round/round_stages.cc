@@ -166,7 +166,8 @@ FeedbackOptions ReadFeedback(const Options& o) {
   return f;
 }
 
-// The weights without their outliers, and these.
+// The weights without their outliers, and these. Weights of dead inputs, which error feedback makes zero, are
+// none.
 struct Split {
   Mat<float> rest;
   std::vector<SparseEntry> outliers;
@@ -181,10 +182,13 @@ Split SplitOff(const LayerProblem& problem, const Options& o) {
   if (o.Text("sparse_by") == "sensitivity") {
     for (int64_t j = 0; j < problem.w.cols; ++j) diag.push_back(problem.h(j, j));
   }
-  split.outliers = ChooseOutliers(problem.w, diag, o.Number("sparse") / 100);
   split.rest.Resize(problem.w.rows, problem.w.cols);
-  for (int64_t i = 0; i < problem.w.rows; ++i)
+  for (int64_t i = 0; i < problem.w.rows; ++i) {
     std::copy_n(problem.w.row(i), problem.w.cols, split.rest.row(i));
+    if (problem.factor == nullptr) continue;
+    for (const int32_t j : problem.factor->dead) split.rest(i, j) = 0.0f;
+  }
+  split.outliers = ChooseOutliers(split.rest, diag, o.Number("sparse") / 100);
   for (const SparseEntry& entry : split.outliers) split.rest(entry.row, entry.col) = 0;
   split.w = split.rest;
   return split;
@@ -208,13 +212,37 @@ void TakeMatrix(Rounded& rounded, const Options& o, const GridSpec& grid, const 
   }
 }
 
+// Options of error feedback that would be ignored.
+Status CheckFeedbackOptions(const Options& o) {
+  PLANISH_RETURN_IF_ERROR(CheckGridOptions(o));
+  const bool own_tables = GridOfOptions(o, 256).scale == ScaleKind::kNone;
+  if (o.Bool("dynamic_groups") && o.Text("order") == "activation") {
+    return InputError(
+        "option 'dynamic_groups': groups are chosen one after the other, which order 'activation' does not "
+        "allow; "
+        "take order 'group_aware' or 'natural'");
+  }
+  if (o.Bool("dynamic_groups") && own_tables) {
+    return InputError(
+        "option 'dynamic_groups': tables of their own are learned before rounding; leave it false");
+  }
+  if (own_tables && o.Int("refit") > 0 && !o.Bool("polish")) {
+    return InputError(
+        "option 'refit': tables of their own have no scales to refit, and without 'polish' no codes move; "
+        "set "
+        "refit = 0, or polish = true");
+  }
+  return {};
+}
+
 Status SolveRtn(const Context& context, std::span<const LayerProblem> problems,
                 std::span<const Options> options, std::span<LayerSolution> solutions) {
   for (size_t i = 0; i < problems.size(); ++i) {
-    const Split split = SplitOff(problems[i], options[i]);
+    Split split = SplitOff(problems[i], options[i]);
     const GridSpec grid = GridOfOptions(options[i], problems[i].w.cols);
     auto rounded = RoundToNearest(context, split.w, problems[i].h, grid, ReadSearch(options[i]));
     if (!rounded.ok()) return rounded.error().At(problems[i].name);
+    if (!split.outliers.empty()) RestoreOutliers(problems[i].w, rounded->matrix, split.outliers);
     TakeMatrix(*rounded, options[i], grid, split, solutions[i]);
     if (!split.outliers.empty()) {
       rounded->loss = LayerLoss(context, problems[i].w, Reconstruct(solutions[i].matrix), problems[i].h);
@@ -270,7 +298,7 @@ const SolveStage& GptqStage() {
                     GridOptions(),
                     SolveGptq,
                     ReadFeedback,
-                    CheckGridOptions};
+                    CheckFeedbackOptions};
     s.options.push_back({"damping", 0.01, 0, 10, {}, "added to the diagonal of H, relative to its mean"});
     s.options.push_back({"order",
                          std::string("group_aware"),
