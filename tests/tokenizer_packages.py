@@ -5,6 +5,7 @@ usage: tokenizer_packages.py OUT
 """
 import collections
 import io
+import itertools
 import json
 import os
 import random
@@ -194,6 +195,57 @@ def tokenizers_kinds(charsmap):
                                                              special_tokens=["<unk>", "<pad>", "|"])
 
 
+def steps(pre_tokenizer, normalizer=None, decoder=None, model=None):
+    """A model that takes whatever the steps before it make: what is not in its vocabulary is unknown."""
+    tokenizer = Tokenizer(model or models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizer
+    if normalizer:
+        tokenizer.normalizer = normalizer
+    if decoder:
+        tokenizer.decoder = decoder
+    return tokenizer, trainers.BpeTrainer(vocab_size=2000, show_progress=False, limit_alphabet=400,
+                                          special_tokens=["<unk>"])
+
+
+def steps_kinds():
+    """The steps of the format that the kinds above leave out."""
+    split = pre_tokenizers.Split
+    sequence = pre_tokenizers.Sequence
+    yield "nfd_strip_accents", *steps(
+        sequence([pre_tokenizers.Punctuation("merged_with_previous"), pre_tokenizers.Digits(individual_digits=True)]),
+        normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Nmt()]),
+        decoders.Sequence([decoders.Replace(Regex("[0-9]"), "#"), decoders.Fuse(), decoders.Strip("e", 1, 2)]))
+    yield "nfkd_strip", *steps(
+        sequence([pre_tokenizers.CharDelimiterSplit("e"), pre_tokenizers.UnicodeScripts()]),
+        normalizers.Sequence([normalizers.NFKD(), normalizers.Strip(left=True, right=True)]))
+    yield "nfkc_first", *steps(
+        pre_tokenizers.Metaspace(prepend_scheme="first"), normalizers.NFKC(),
+        decoders.Metaspace(prepend_scheme="first"))
+    yield "metaspace_never", *steps(
+        sequence([pre_tokenizers.Metaspace(prepend_scheme="never", split=False),
+                  pre_tokenizers.Punctuation("removed")]),
+        normalizers.Sequence([normalizers.Replace(Regex(r"\s+"), " "), normalizers.Prepend("_")]),
+        decoders.Metaspace(prepend_scheme="never"))
+    yield "behaviors", *steps(
+        sequence([split("the", "removed"), split(Regex("[a-f]+"), "contiguous"),
+                  split(Regex("x|y"), "merged_with_previous", invert=True), pre_tokenizers.Punctuation("contiguous"),
+                  pre_tokenizers.Punctuation("merged_with_next"), pre_tokenizers.Digits(individual_digits=False)]))
+    yield "bert_kept", *steps(
+        pre_tokenizers.BertPreTokenizer(),
+        normalizers.BertNormalizer(clean_text=False, handle_chinese_chars=False, strip_accents=True, lowercase=False),
+        decoders.WordPiece(prefix="##", cleanup=False))
+    tokenizer, trainer = byte_level()
+    tokenizer.pre_tokenizer = sequence([
+        pre_tokenizers.Punctuation("contiguous"), pre_tokenizers.ByteLevel(add_prefix_space=False),
+        pre_tokenizers.Digits(individual_digits=False), split(Regex("[0-9][0-9][0-9]"), "isolated")])
+    yield "byte_level_falcon", tokenizer, trainer
+    tokenizer, trainer = byte_level()
+    tokenizer.pre_tokenizer = sequence([
+        pre_tokenizers.ByteLevel(add_prefix_space=True), split("Ġ", "merged_with_next"),
+        split(Regex("[A-Z]+"), "contiguous"), pre_tokenizers.UnicodeScripts()])
+    yield "byte_level_behind", tokenizer, trainer
+
+
 def main():
     out = sys.argv[1]
     raw = mixed_bytes(1 << 20)
@@ -204,7 +256,7 @@ def main():
     with open(os.path.join(out, "text.json"), "w", encoding="utf-8") as file:
         json.dump({"whole": text, "chunks": chunks}, file)
     charsmap = sentencepiece_kinds(out, text, chunks)
-    for name, tokenizer, trainer in tokenizers_kinds(charsmap):
+    for name, tokenizer, trainer in itertools.chain(tokenizers_kinds(charsmap), steps_kinds()):
         folder = os.path.join(out, name)
         os.makedirs(folder)
         tokenizer.train_from_iterator(frequent(text) if name.startswith("unigram") else chunks[:400], trainer)

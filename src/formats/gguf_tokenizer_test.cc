@@ -85,8 +85,9 @@ TEST_F(GgufTokenizerTest, RoundTrips) {
 
 // Without the copy of tokenizer.json, from tokens, merges, scores and types alone.
 TEST_F(GgufTokenizerTest, RoundTripsThroughKeysOnly) {
-  for (const char* name : {"bytelevel_gpt2", "bytelevel_llama3", "bytelevel_digits", "bytelevel_deepseek",
-                           "wordpiece", "sp_bpe", "sp_unigram"}) {
+  for (const char* name :
+       {"bytelevel_gpt2", "bytelevel_llama3", "bytelevel_digits", "bytelevel_deepseek", "bytelevel_qwen2",
+        "bpe_llama2", "bpe_gemma", "bpe_metaspace", "unigram", "wordpiece", "sp_bpe", "sp_unigram"}) {
     ExpectEqual(kTokenizers + name, Convert(kTokenizers + name, false));
   }
 }
@@ -170,6 +171,12 @@ TEST(GgufPreTokenizers, Words) {
   EXPECT_THAT(words("superbpe", "a1234567"), ElementsAre("a", "1", "234", "567"));
   EXPECT_THAT(words("afmoe", "1234567"), ElementsAre("1", "234", "567"));
   EXPECT_THAT(words("falcon", "a+b 12345"), ElementsAre("a", "+", "b", " ", "123", "45"));
+  // By the package tokenizers from the same patterns.
+  EXPECT_THAT(words("deepseek-llm", "Hello, world  12345 :x\n\n  Gr\u00f6\u00dfe!?  "),
+              ElementsAre("Hello", ",", " world", "  ", "12345", " :", "x", "\n", "\n", " ", " Gr",
+                          "\u00f6\u00df", "e", "!?", "  "));
+  EXPECT_THAT(words("deepseek-llm", "\u4f60\u597d\uff0c\u4e16\u754c2024\u5e74 \u05d0\u05d1"),
+              ElementsAre("\u4f60\u597d", "\uff0c", "\u4e16\u754c", "2024", "\u5e74", " \u05d0\u05d1"));
   EXPECT_THAT(words("kimi-k2",
                     "ab\xE6\x97\xA5\xE6\x9C\xAC"
                     "cd"),

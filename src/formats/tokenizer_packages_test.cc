@@ -102,7 +102,7 @@ TEST(TokenizerPackagesSlow, EqualIdsAndTexts) {
     Compare(entry.path().string(), text);
     ++kinds;
   }
-  EXPECT_EQ(kinds, 15);
+  EXPECT_EQ(kinds, 23);
   std::filesystem::remove_all(folder);
 }
 

@@ -6,9 +6,11 @@
 #include <string>
 #include <utility>
 
+#include "base/check.h"
 #include "formats/tokenizer_regex.h"
 #include "formats/tokenizer_scan.h"
 #include "formats/tokenizer_unicode.h"
+#include "formats/unicode_scripts.h"
 
 namespace planish {
 
@@ -244,6 +246,46 @@ class CharacterSplit : public PreTokenizer {
   Behavior behavior_;
 };
 
+// Words begin where another script does, and before the first character of one. Spaces and characters of no
+// script go with what stands before them; with nothing there they are lost, as in the reference.
+class ScriptSplit : public PreTokenizer {
+ public:
+  bool Split(std::string_view piece, const NextStage& next, Error*) const override {
+    constexpr uint32_t kProlongedSound = 0x30FC;  // both kana's, common in the table
+    static const uint32_t kHan = ScriptOf(0x4E00);
+    uint32_t last = 0;
+    size_t begin = 0;
+    for (size_t at = 0, length = 0; at < piece.size(); at += length) {
+      const uint32_t c = Utf8Decode(piece.data() + at, &length);
+      const uint32_t script = c == ' ' ? 0 : c == kProlongedSound ? kHan : ScriptOf(c);
+      if (script == 0 || script == last) continue;
+      if (last != 0 && !next(piece.substr(begin, at - begin))) return false;
+      begin = at;
+      last = script;
+    }
+    return last == 0 || next(piece.substr(begin));
+  }
+};
+
+// Around stages behind ByteLevel: texts to that alphabet, and their parts back to bytes.
+class ToAlphabet : public PreTokenizer {
+ public:
+  bool Split(std::string_view piece, const NextStage& next, Error*) const override {
+    std::string text;
+    for (const char byte : piece) text += ByteToAlphabet(static_cast<uint8_t>(byte));
+    return next(text);
+  }
+};
+
+class FromAlphabet : public PreTokenizer {
+ public:
+  bool Split(std::string_view piece, const NextStage& next, Error*) const override {
+    const auto bytes = AlphabetToBytes(piece);
+    PLANISH_CHECK(bytes.has_value());  // no stage between the two adds characters
+    return next(*bytes);
+  }
+};
+
 Status ParseStage(const Json& json, PreTokenizerChain* chain);
 
 Status ParseSequence(const Json& json, PreTokenizerChain* chain) {
@@ -357,19 +399,31 @@ Status ParseDelimiter(const Json& json, PreTokenizerChain* chain) {
   return {};
 }
 
+Status ParseScripts(const Json&, PreTokenizerChain* chain) {
+  chain->stages.push_back(std::make_unique<ScriptSplit>());
+  return {};
+}
+
 constexpr std::pair<const char*, Status (*)(const Json&, PreTokenizerChain*)> kJsonPreTokenizers[] = {
     {"Sequence", ParseSequence},     {"Split", ParseSplit},
     {"Digits", ParseDigits},         {"ByteLevel", ParseByteLevel},
     {"Metaspace", ParseMetaspace},   {"Punctuation", ParsePunctuation},
     {"Whitespace", ParseWhitespace}, {"WhitespaceSplit", ParseWhitespaceSplit},
-    {"BertPreTokenizer", ParseBert}, {"CharDelimiterSplit", ParseDelimiter}};
+    {"BertPreTokenizer", ParseBert}, {"CharDelimiterSplit", ParseDelimiter},
+    {"UnicodeScripts", ParseScripts}};
 
 Status ParseStage(const Json& json, PreTokenizerChain* chain) {
   if (!json.is_object()) return InputError("expected an object");
   const auto type = JsonString(json, "type");
   if (!type.ok()) return type.error();
-  if (chain->byte_level) {
-    return InputError(fmt::format("'{}' behind ByteLevel is not supported: ByteLevel must be last", *type));
+  if (chain->byte_level && (*type == "ByteLevel" || *type == "Metaspace")) {
+    return InputError(fmt::format(
+        "'{}' behind ByteLevel is not supported: it would write in an alphabet that stands for bytes",
+        *type));
+  }
+  if (chain->byte_level && !chain->in_alphabet && *type != "Sequence") {
+    chain->stages.push_back(std::make_unique<ToAlphabet>());
+    chain->in_alphabet = true;
   }
   std::string known;
   for (const auto& [name, parse] : kJsonPreTokenizers) {
@@ -397,6 +451,7 @@ Result<PreTokenizerChain> PreTokenizerChain::Parse(const Json& json) {
   if (json.is_null()) return chain;
   const Status status = ParseStage(json, &chain);
   if (!status.ok()) return status.error().At("pre_tokenizer");
+  if (chain.in_alphabet) chain.stages.push_back(std::make_unique<FromAlphabet>());
   return chain;
 }
 

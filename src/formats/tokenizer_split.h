@@ -53,6 +53,8 @@ struct PreTokenizerChain {
   // The words' bytes stand for the characters of the byte-level alphabet. The mapping itself is
   // left to the model, which reads its vocabulary in bytes.
   bool byte_level = false;
+  // Stages behind ByteLevel cut in that alphabet, characters in two where it makes several of one.
+  bool in_alphabet = false;
 
   // From the "pre_tokenizer" member; null is an empty chain: every piece is one word.
   static Result<PreTokenizerChain> Parse(const Json& json);

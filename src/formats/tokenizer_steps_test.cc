@@ -62,6 +62,51 @@ TEST(TokenizerSplit, Digits) {
   EXPECT_THAT(Words(digits(false), "ab12 3"), ElementsAre("ab", "12", " ", "3"));
 }
 
+// As Falcon's published tokenizers split, in parts of characters too; expected parts by the package
+// tokenizers.
+TEST(TokenizerSplit, StepsBehindByteLevel) {
+  const Json chain = {{"type", "Sequence"},
+                      {"pretokenizers",
+                       {{{"type", "Punctuation"}, {"behavior", "Contiguous"}},
+                        {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}},
+                        {{"type", "Digits"}, {"individual_digits", false}},
+                        Split("Regex", "[0-9][0-9][0-9]", "Isolated")}}};
+  EXPECT_THAT(Words(chain, "Year 12345, 678!"), ElementsAre("Year", " ", "123", "45", ",", " ", "678", "!"));
+  EXPECT_THAT(Words(chain, "a...b  1234567"), ElementsAre("a", "...", "b", " ", " ", "123", "456", "7"));
+  EXPECT_THAT(Words(chain, " 99 bottles"), ElementsAre(" ", "99", " bottles"));
+  // The alphabet has digits of its own: of the bytes B2, BD and B9.
+  EXPECT_THAT(Words(chain, "\xC3\xA9\xC2\xB2 \xC2\xBDx12"),
+              ElementsAre("\xC3\xA9", "\xC2", "\xB2", " \xC2", "\xBD", "x", "12"));
+  EXPECT_THAT(Words(chain,
+                    "\xE6\x97\xA5"
+                    "2021\xE5\xB9\xB4"),
+              ElementsAre("\xE6\x97\xA5", "202", "1", "\xE5", "\xB9", "\xB4"));
+}
+
+// Expected parts by the package tokenizers.
+TEST(TokenizerSplit, Scripts) {
+  const Json scripts = {{"type", "UnicodeScripts"}};
+  EXPECT_THAT(Words(scripts, "\u3069\u3053\u3067\u751f\u308c\u3002Yes"),
+              ElementsAre("\u3069\u3053\u3067\u751f\u308c", "\u3002", "Yes"));
+  EXPECT_THAT(Words(scripts, " Apples are \u308a\u3093\u3054 \u6797\u6a8e"),
+              ElementsAre("Apples are ", "\u308a\u3093\u3054 \u6797\u6a8e"));
+  EXPECT_THAT(Words(scripts, "\u30a2\u30fc1\u30ab\u30ca"), ElementsAre("\u30a2\u30fc", "1", "\u30ab\u30ca"));
+  EXPECT_THAT(Words(scripts, "a\u0301b"), ElementsAre("a", "\u0301", "b"));
+  EXPECT_THAT(Words(scripts, "  "), ElementsAre());
+  EXPECT_THAT(Words(scripts, "x\U0001FAE0y 1"), ElementsAre("x\U0001FAE0y ", "1"));  // of a later Unicode
+  EXPECT_THAT(Words(scripts,
+                    "\U0001FAE0"
+                    "a"),
+              ElementsAre("a"));
+  EXPECT_THAT(Words(scripts,
+                    "\u0395\u03bb\u03bb\u03b7\u03bd\u03b9\u03ba\u03ac \u0438 "
+                    "\u0440\u0443\u0441\u0441\u043a\u0438\u0439"),
+              ElementsAre("\u0395\u03bb\u03bb\u03b7\u03bd\u03b9\u03ba\u03ac ",
+                          "\u0438 \u0440\u0443\u0441\u0441\u043a\u0438\u0439"));
+  EXPECT_THAT(Words(scripts, "\ud55c\uad6d\uc5b4 \ud55c\uad6d ok"),
+              ElementsAre("\ud55c\uad6d\uc5b4 \ud55c\uad6d ", "ok"));
+}
+
 // Expected parts by the definition of each behavior in the format's documentation.
 TEST(TokenizerSplit, Behaviors) {
   for (const auto& [kind, pattern] : {std::pair{"String", "-"}, std::pair{"Regex", "-"}}) {

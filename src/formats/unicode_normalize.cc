@@ -19,45 +19,6 @@ constexpr uint32_t kLCount = 19, kVCount = 21, kTCount = 28, kSCount = kLCount *
 // Below this nothing changes in NFC; below 0xA0 in no form.
 constexpr uint32_t kFirstComposing = 0x300, kFirstCompatible = 0xA0;
 
-// Reads the items of unicode_data.cc.
-class ItemReader {
- public:
-  explicit ItemReader(const char* at) : at_(at) {}
-  bool Done() const { return *at_ == '\0'; }
-  // One of the marks, or the end of the item.
-  char Mark() { return *at_++; }
-  uint32_t Number(uint32_t base = 16) {
-    uint32_t value = 0;
-    for (;; ++at_) {
-      const char c = *at_;
-      const uint32_t digit = c >= '0' && c <= '9'   ? static_cast<uint32_t>(c - '0')
-                             : c >= 'A' && c <= 'F' ? static_cast<uint32_t>(c - 'A' + 10)
-                                                    : 16;
-      if (digit >= base) return value;
-      value = value * base + digit;
-    }
-  }
-  struct Range {
-    uint32_t first, last, step;
-  };
-  Range ReadRange() {
-    Range range{Number(), 0, 1};
-    range.last = range.first;
-    if (*at_ == '-') {
-      ++at_;
-      range.last = Number();
-    }
-    if (*at_ == '/') {
-      ++at_;
-      range.step = Number();
-    }
-    return range;
-  }
-
- private:
-  const char* at_;
-};
-
 struct Tables {
   struct Decomposition {
     bool compatible = false;
