@@ -116,6 +116,8 @@ void Models(const Setup& setup, int64_t tokens) {
                                                                        {"qk_nope_head_dim", 64},
                                                                        {"qk_rope_head_dim", 32},
                                                                        {"v_head_dim", 64},
+                                                                       {"n_shared_experts", 0},
+                                                                       {"num_experts_per_tok", 6},
                                                                        {"first_k_dense_replace", 2}})},
       {"sliding window of a quarter", with({{"model_type", "mistral"}, {"sliding_window", tokens / 4}})},
       {"soft caps on scores and logits, norms after branches", with({{"model_type", "gemma2"},

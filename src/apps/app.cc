@@ -27,6 +27,9 @@ void AddRunOptions(CLI::App& verb, RunOptions& options) {
   verb.add_option("--isa", options.isa, "Kernel set: scalar, sse4, avx2 or avx512 (default: the best here)");
   verb.add_flag("--strict", options.strict, "The same bytes on any CPU, not only on this one");
   verb.add_flag("--quiet,-q", options.quiet, "No progress");
+  verb.add_option("--ignore-config-fields", options.load.ignored_fields,
+                  "Read config.json as if it had not these fields, a,b (of options that are not implemented)")
+      ->delimiter(',');
   verb.add_flag("--json", options.json, "Results as JSON on standard output");
 }
 
@@ -113,7 +116,7 @@ void PrintNotes(const Model& model, const RunOptions& options) {
 }
 
 Result<Model> OpenModel(const std::string& path, const RunOptions& options) {
-  PLANISH_TRY(Model model, LoadModel(path));
+  PLANISH_TRY(Model model, LoadModel(path, options.load));
   PrintNotes(model, options);
   return model;
 }

@@ -9,11 +9,11 @@
 #include "base/context.h"
 #include "base/json.h"
 #include "formats/tokenizer.h"
-#include "model/model.h"
+#include "model/load.h"
 
 namespace planish::app {
 
-// --threads, --isa, --strict, --quiet, --json: the same on every verb that computes.
+// --threads, --isa, --strict, --quiet, --json, --ignore-config-fields: the same on every verb that computes.
 struct RunOptions {
   int threads = 0;
   std::string isa;
@@ -21,6 +21,7 @@ struct RunOptions {
   bool quiet = false;
   bool json = false;
   std::string precision = "fp32";
+  LoadOptions load;
 };
 void AddRunOptions(CLI::App& verb, RunOptions& options);
 // --precision, on verbs whose forward passes may be less exact than fp32.

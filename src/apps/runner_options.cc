@@ -30,9 +30,9 @@ void AddPrecisionOptions(CLI::App& verb, RuntimeOptions& options) {
       ->capture_default_str();
 }
 
-Result<Model> LoadAtPrecision(const Context& context, const std::string& path,
+Result<Model> LoadAtPrecision(const Context& context, const std::string& path, const LoadOptions& load,
                               const RuntimeOptions& options) {
-  PLANISH_TRY(Model model, LoadModel(path));
+  PLANISH_TRY(Model model, LoadModel(path, load));
   const NestedRule rule =
       options.precision_rule == "double" ? NestedRule::kDoubleRounding : NestedRule::kRefit;
   PLANISH_RETURN_IF_ERROR(UsePrecision(context, options.precision_bits, rule, model));

@@ -20,7 +20,8 @@ void AddRuntimeOptions(CLI::App& verb, RuntimeOptions& options);
 // --precision-bits, --precision-rule: how a model's codes are read.
 void AddPrecisionOptions(CLI::App& verb, RuntimeOptions& options);
 // The model at the precision asked for.
-Result<Model> LoadAtPrecision(const Context& context, const std::string& path, const RuntimeOptions& options);
+Result<Model> LoadAtPrecision(const Context& context, const std::string& path, const LoadOptions& load,
+                              const RuntimeOptions& options);
 // Without --runtime, for verbs that know only the packed one.
 void AddEngineOptions(CLI::App& verb, RuntimeOptions& options);
 

@@ -72,8 +72,8 @@ Status Eval(const EvalFlags& flags) {
   std::vector<std::unique_ptr<LogitSource>> sources;
   std::vector<std::unique_ptr<Runner>> runners;
   const auto open = [&](const std::string& path, bool reference) -> Status {
-    PLANISH_TRY(auto model,
-                reference ? LoadModel(path) : LoadAtPrecision(run->context(), path, flags.runtime));
+    PLANISH_TRY(auto model, reference ? LoadModel(path, flags.run.load)
+                                      : LoadAtPrecision(run->context(), path, flags.run.load, flags.runtime));
     PrintNotes(model, flags.run);
     if (!reference) PLANISH_RETURN_IF_ERROR(AttachAdapters(run->context(), flags.adapters, model));
     PLANISH_RETURN_IF_ERROR(CheckFinite(run->context(), model));

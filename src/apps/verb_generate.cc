@@ -68,7 +68,7 @@ Result<std::vector<int32_t>> PromptIds(GenerateFlags& flags, const std::string& 
 Status RunGenerate(GenerateFlags& flags) {
   PLANISH_TRY(const std::string prompt, CheckedText(flags.prompt, "--prompt"));
   PLANISH_TRY(const auto run, Run::Start(flags.run, flags.options.sampling.seed));
-  PLANISH_TRY(Model model, LoadAtPrecision(run->context(), flags.model, flags.runtime));
+  PLANISH_TRY(Model model, LoadAtPrecision(run->context(), flags.model, flags.run.load, flags.runtime));
   PrintNotes(model, flags.run);
   PLANISH_RETURN_IF_ERROR(AttachAdapters(run->context(), flags.adapters, model));
   PLANISH_TRY(const auto tokenizer, Tokenizer::Load(model.path));

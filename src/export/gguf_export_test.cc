@@ -224,6 +224,7 @@ TEST_F(GgufFamilies, NormsOfHeadsLieTogether) {
                       {"num_attention_heads", 4},
                       {"num_key_value_heads", 2},
                       {"head_dim", 4},
+                      {"rms_norm_eps", nullptr},
                       {"partial_rotary_factor", 0.5},
                       {"qk_layernorm", true},
                       {"use_parallel_residual", true}});

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <ranges>
 #include <string_view>
 #include <vector>
 
@@ -12,134 +13,88 @@
 namespace planish {
 namespace {
 
-// Fields that some family here reads, and fields that change nothing about a forward pass.
-constexpr std::string_view kUnderstood[] = {"_remove_final_layer_norm",
-                                            "_sliding_window_pattern",
-                                            "activation",
-                                            "activation_function",
-                                            "architectures",
-                                            "attention_bias",
-                                            "attention_dropout",
-                                            "attention_multiplier",
-                                            "attn_logit_softcapping",
-                                            "attn_pdrop",
-                                            "auto_map",
-                                            "bias",
-                                            "bos_token_id",
-                                            "conv_kernel",
-                                            "decoder_sparse_step",
-                                            "do_layer_norm_before",
-                                            "dtype",
-                                            "embd_pdrop",
-                                            "embedding_multiplier",
-                                            "enable_bias",
-                                            "eos_token_id",
-                                            "expand",
-                                            "ffn_dim",
-                                            "ffn_hidden_size",
-                                            "final_logit_softcapping",
-                                            "first_k_dense_replace",
-                                            "head_dim",
-                                            "hidden_act",
-                                            "hidden_activation",
-                                            "hidden_dropout",
-                                            "hidden_size",
-                                            "initializer_range",
-                                            "intermediate_size",
-                                            "kv_lora_rank",
-                                            "layer_norm_eps",
-                                            "layer_norm_epsilon",
-                                            "layer_types",
-                                            "logit_scale",
-                                            "logits_scaling",
-                                            "max_position_embeddings",
-                                            "max_window_layers",
-                                            "mlp_bias",
-                                            "mlp_only_layers",
-                                            "model_type",
-                                            "moe_intermediate_size",
-                                            "moe_layer_freq",
-                                            "multi_query",
-                                            "n_embd",
-                                            "n_group",
-                                            "n_groups",
-                                            "n_head",
-                                            "n_inner",
-                                            "n_layer",
-                                            "n_positions",
-                                            "n_routed_experts",
-                                            "n_shared_experts",
-                                            "new_decoder_architecture",
-                                            "no_rope_layer_interval",
-                                            "no_rope_layers",
-                                            "norm_epsilon",
-                                            "norm_topk_prob",
-                                            "num_attention_heads",
-                                            "num_experts",
-                                            "num_experts_per_tok",
-                                            "num_heads",
-                                            "num_hidden_layers",
-                                            "num_key_value_heads",
-                                            "num_kv_heads",
-                                            "num_ln_in_parallel_attn",
-                                            "num_local_experts",
-                                            "original_max_position_embeddings",
-                                            "output_router_logits",
-                                            "pad_token_id",
-                                            "parallel_attn",
-                                            "partial_rotary_factor",
-                                            "pretraining_tp",
-                                            "q_lora_rank",
-                                            "qk_nope_head_dim",
-                                            "qk_rope_head_dim",
-                                            "qk_layernorm",
-                                            "qkv_bias",
-                                            "query_pre_attn_scalar",
-                                            "resid_pdrop",
-                                            "residual_multiplier",
-                                            "rms_norm_eps",
-                                            "rope_local_base_freq",
-                                            "rope_parameters",
-                                            "rope_scaling",
-                                            "rope_theta",
-                                            "rotary_emb_base",
-                                            "rotary_pct",
-                                            "routed_scaling_factor",
-                                            "router_aux_loss_coef",
-                                            "scale_attn_by_inverse_layer_idx",
-                                            "scale_attn_weights",
-                                            "shared_expert_intermediate_size",
-                                            "sliding_window",
-                                            "sliding_window_pattern",
-                                            "state_size",
-                                            "text_config",
-                                            "tie_word_embeddings",
-                                            "time_step_limit",
-                                            "topk_group",
-                                            "topk_method",
-                                            "torch_dtype",
-                                            "transformers_version",
-                                            "use_bias",
-                                            "use_cache",
-                                            "use_conv_bias",
-                                            "use_parallel_residual",
-                                            "use_qk_norm",
-                                            "use_qkv_bias",
-                                            "use_sliding_window",
-                                            "v_head_dim",
-                                            "vocab_size",
-                                            "word_embed_proj_dim"};
+// What of a config a family would not read: neither as it is, nor where all fields have their defaults.
+std::vector<Config::Field> UnreadBy(const Family& family, const Json& config) {
+  static const Json kDefaults = Json::object();
+  const Config defaults(kDefaults), given(config);
+  (void)family.build(defaults);  // for the notes: what else may be wrong with the config matters not
+  (void)family.build(given);
+  given.TakeNotesOf(defaults);
+  return given.Unread();
+}
 
-// What sets an unknown family's config apart: fields nobody here would read, at most eight.
-std::vector<std::string> UnreadFields(const Json& config) {
-  std::vector<std::string> unread;
-  for (const auto& [key, value] : config.items()) {
-    if (key.starts_with("_") || value.is_null() ||
-        std::ranges::find(kUnderstood, key) != std::end(kUnderstood))
-      continue;
-    if (unread.size() < 8) unread.push_back(Abbreviate(key, 40));
+// 0: the same name, 1: nothing in common.
+double Apart(std::string_view a, std::string_view b) {
+  return static_cast<double>(EditDistance(a, b)) /
+         static_cast<double>(std::max({a.size(), b.size(), size_t{1}}));
+}
+
+std::string_view Stem(std::string_view architecture) {
+  constexpr std::string_view kSuffix = "ForCausalLM";
+  if (architecture.ends_with(kSuffix)) architecture.remove_suffix(kSuffix.size());
+  return architecture;
+}
+
+double NamesApart(const Family& family, const std::string& type, const Json& config) {
+  double apart = Apart(type, family.model_type);
+  if (family.also != nullptr) apart = std::min(apart, Apart(type, family.also));
+  const Json architectures = JsonMember(config, "architectures");
+  if (!architectures.is_array() || architectures.empty() || !architectures[0].is_string()) return apart;
+  const std::string architecture = Abbreviate(architectures[0].get<std::string>());
+  return std::min(apart, Apart(Stem(architecture), Stem(family.architecture)));
+}
+
+Error UnknownFamily(const std::string& type, const Json& config) {
+  // A name that has nothing in common weighs as much as that many fields that are not read.
+  constexpr double kNameWeight = 6;
+  std::vector<std::string> known;
+  const Family* nearest = nullptr;
+  double least = 0;
+  std::vector<Config::Field> unread;
+  for (const Family* family : AllFamilies()) {
+    known.emplace_back(family->model_type);
+    auto fields = UnreadBy(*family, config);
+    const double distance =
+        static_cast<double>(fields.size()) + kNameWeight * NamesApart(*family, type, config);
+    if (nearest != nullptr && distance >= least) continue;
+    nearest = family;
+    least = distance;
+    unread = std::move(fields);
   }
-  return unread;
+  std::string message = fmt::format("model_type '{}' is not known; known: {}; the nearest is '{}' ({})", type,
+                                    fmt::join(known, ", "), nearest->model_type, nearest->summary);
+  constexpr size_t kShown = 8;
+  std::vector<std::string> names;
+  for (const auto& field : unread | std::views::take(kShown)) names.push_back(Abbreviate(field.path, 40));
+  if (!names.empty()) message += fmt::format(", which has no {}", fmt::join(names, ", "));
+  if (unread.size() > kShown) message += fmt::format(" and {} more", unread.size() - kShown);
+  return InputError(message);
+}
+
+Status CheckAllRead(const Family& family, const Config& config) {
+  const auto unread = config.Unread();
+  if (unread.empty()) return {};
+  constexpr size_t kShown = 4;
+  std::vector<std::string> fields, names;
+  for (const auto& field : unread | std::views::take(kShown)) {
+    names.push_back(Abbreviate(field.path, 60));
+    fields.push_back(fmt::format("'{}': {}", names.back(), Abbreviate(DumpJson(*field.value), 60)));
+  }
+  const std::string more = unread.size() > kShown ? fmt::format(" and {} more", unread.size() - kShown) : "";
+  return InputError(
+      fmt::format("{} {}{}: not implemented for {}; where that changes nothing of what the model computes, "
+                  "--ignore-config-fields {} reads the config without",
+                  unread.size() == 1 ? "field" : "fields", fmt::join(fields, ", "), more, family.model_type,
+                  fmt::join(names, ",")));
+}
+
+Status CheckReadable(const Json& quantization) {
+  PLANISH_TRY(const std::string method, JsonString(quantization, "quant_method", "unnamed"));
+  if (method == "planish" || IsQuantizedMethod(method)) return {};
+  return InputError(
+      fmt::format("the checkpoint is already compressed with '{}', which cannot be read (gptq, awq and "
+                  "compressed-tensors can); use the original model",
+                  Abbreviate(method)));
 }
 
 }  // namespace
@@ -155,32 +110,32 @@ const Family* FindFamily(const std::string& model_type) {
 Result<Program> BuildProgram(const Json& config) {
   if (!config.is_object()) return InputError("expected a JSON object");
   PLANISH_TRY(const std::string type, JsonString(config, "model_type"));
-  if (config.contains("quantization_config") && config["quantization_config"].is_object()) {
-    PLANISH_TRY(const std::string method,
-                JsonString(config["quantization_config"], "quant_method", "unnamed"));
-    if (method != "planish" && !IsQuantizedMethod(method)) {
-      return InputError(
-          fmt::format("the checkpoint is already compressed with '{}', which cannot be read (gptq, awq and "
-                      "compressed-tensors can); use the original model",
-                      Abbreviate(method)));
-    }
+  if (const auto quantization = config.find("quantization_config");
+      quantization != config.end() && quantization->is_object()) {
+    PLANISH_RETURN_IF_ERROR(CheckReadable(*quantization));
   }
-  if (const Family* family = FindFamily(type)) return family->build(config);
-  std::vector<std::string> known;
-  const Family* nearest = nullptr;
-  for (const Family* family : AllFamilies()) {
-    known.push_back(family->model_type);
-    if (nearest == nullptr ||
-        EditDistance(type, family->model_type) < EditDistance(type, nearest->model_type)) {
-      nearest = family;
+  const Family* family = FindFamily(type);
+  if (family == nullptr) return UnknownFamily(Abbreviate(type), config);
+  const Config fields(config);
+  PLANISH_TRY(Program program, family->build(fields));
+  PLANISH_RETURN_IF_ERROR(CheckAllRead(*family, fields));
+  return program;
+}
+
+void IgnoreFields(const std::vector<std::string>& paths, Json& config) {
+  for (const std::string& path : paths) {
+    Json* object = &config;
+    std::string name = path;
+    size_t dot = 0;
+    // Some names have a dot of their own.
+    while (object->is_object() && !object->contains(name) && (dot = name.find('.')) != std::string::npos) {
+      const auto inside = object->find(name.substr(0, dot));
+      if (inside == object->end()) break;
+      object = &*inside;
+      name.erase(0, dot + 1);
     }
+    if (object->is_object()) object->erase(name);
   }
-  std::string message =
-      fmt::format("model_type '{}' is not known; known: {}; the nearest is '{}' ({})", Abbreviate(type),
-                  fmt::join(known, ", "), nearest->model_type, nearest->summary);
-  const auto unread = UnreadFields(config);
-  if (!unread.empty()) message += fmt::format(", which has no {}", fmt::join(unread, ", "));
-  return InputError(message);
 }
 
 }  // namespace planish

@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "formats/chat_template.h"
 #include "formats/tokenizer_files.h"
+#include "model/family.h"
 
 namespace planish {
 namespace {
@@ -16,16 +17,6 @@ constexpr const char* kCompanions[] = {"generation_config.json",
                                        "vocab.json",
                                        "merges.txt",
                                        "added_tokens.json"};
-
-// Families that come from GGUF files, and the classes of their models.
-struct ModelClass {
-  const char* family;
-  const char* name;
-};
-constexpr ModelClass kClasses[] = {{"llama", "LlamaForCausalLM"},
-                                   {"mistral", "MistralForCausalLM"},
-                                   {"qwen2", "Qwen2ForCausalLM"},
-                                   {"qwen3", "Qwen3ForCausalLM"}};
 
 }  // namespace
 
@@ -64,9 +55,8 @@ Result<OrderedJson> OriginalConfig(const Model& model, const std::string& dtype)
   }
   config[config.contains("dtype") ? "dtype" : "torch_dtype"] = dtype;  // newer and older name
   if (!config.contains("architectures")) {
-    for (const ModelClass& known : kClasses) {
-      if (model.program.family == known.family) config["architectures"] = {known.name};
-    }
+    const Family* family = FindFamily(config.value("model_type", ""));
+    if (family != nullptr) config["architectures"] = {family->architecture};
   }
   return config;
 }

@@ -34,6 +34,8 @@ struct GgufKey {
   const char* key;
   const char* field;
   const char* fallback;  // JSON: what a missing field means; null: the key is left out then
+  // JSON: what null means, where that is another thing; "null": what the key cannot say.
+  const char* null = nullptr;
 };
 
 // A field that the architecture leaves no choice in: its value, and what a missing one means, as JSON. No

@@ -127,7 +127,9 @@ Status CheckShapes(const GgufFamily& family, const Program& program, const Shape
 Status AddKeys(const GgufFamily& family, const Json& config, GgufMetadata& metadata) {
   const std::string a = std::string(family.arch) + ".";
   for (const GgufKey& key : family.keys) {
-    const Json value = FieldOf(config, key.field, key.fallback);
+    const bool null = key.null != nullptr && config.contains(key.field) && config[key.field].is_null();
+    const Json value = null ? Json::parse(key.null) : FieldOf(config, key.field, key.fallback);
+    if (null && value.is_null()) return Cannot(family, fmt::format("{} = null", key.field));
     if (value.is_null()) continue;
     const bool fits = key.kind == GgufKey::Kind::kBool  ? value.is_boolean()
                       : key.kind == GgufKey::Kind::kInt ? value.is_number_integer()

@@ -105,7 +105,8 @@ Result<Scaling> ScalingOf(const GgufFamily& family, const Json& config, const Pr
 // Frequencies before scaling over `scaled` ones.
 Result<std::vector<float>> DivisorsOf(const std::vector<double>& scaled, double theta) {
   const auto pairs = static_cast<int64_t>(scaled.size());
-  PLANISH_TRY(const RopeTable plain, ReadRope({{"rope_theta", theta}}, 2 * pairs, {.theta = theta}));
+  const Json unscaled = {{"rope_theta", theta}};
+  PLANISH_TRY(const RopeTable plain, ReadRope(Config(unscaled), 2 * pairs, {.theta = theta}));
   std::vector<float> divisors;
   for (size_t i = 0; i < scaled.size(); ++i) {
     divisors.push_back(static_cast<float>(plain.inv_freq[i] / scaled[i]));

@@ -14,6 +14,7 @@
 #include "layer/quantized.h"
 #include "model/family.h"
 #include "model/gguf_model.h"
+#include "model/load.h"
 #include "model/vector_tensors.h"
 
 namespace planish {
@@ -254,7 +255,7 @@ Status BindTensors(const Compressed& compressed, Model& model) {
   return {};
 }
 
-Result<Model> Bind(const std::string& path) {
+Result<Model> Bind(const std::string& path, const LoadOptions& options) {
   Model model;
   model.path = path;
   model.name = std::filesystem::path(path).filename().string();
@@ -268,6 +269,7 @@ Result<Model> Bind(const std::string& path) {
     PLANISH_TRY(model.config, ReadJsonFile(config_path));
     PLANISH_RETURN_IF_ERROR(ReadOwnConfig(path, model.config));
   }
+  IgnoreFields(options.ignored_fields, model.config);
   auto program = BuildProgram(model.config);
   if (!program.ok()) return program.error().At(config_path);
   model.program = std::move(program).value();
@@ -290,7 +292,9 @@ std::string ResolveModelPath(const std::string& path) {
   return path;
 }
 
-Result<Model> LoadModel(const std::string& given) {
+Result<Model> LoadModel(const std::string& path) { return LoadModel(path, LoadOptions()); }
+
+Result<Model> LoadModel(const std::string& given, const LoadOptions& options) {
   const std::string path = ResolveModelPath(given);
   if (!DirectoryExists(path) && !FileExists(path)) {
     return InputError(
@@ -298,7 +302,7 @@ Result<Model> LoadModel(const std::string& given) {
                     "safetensors files, a GGUF file, or 'demo'",
                     given));
   }
-  return Bind(path);
+  return Bind(path, options);
 }
 
 int64_t Model::Bytes() const { return checkpoint.file_bytes(); }

@@ -23,7 +23,8 @@ class Naive {
     heads_ = tiny.config["num_attention_heads"].get<int64_t>();
     kv_heads_ = tiny.config["num_key_value_heads"].get<int64_t>();
     dim_ = tiny.config["head_dim"].get<int64_t>();
-    eps_ = tiny.config["rms_norm_eps"].get<double>();
+    eps_ =
+        tiny.config[tiny.config["rms_norm_eps"].is_null() ? "layer_norm_eps" : "rms_norm_eps"].get<double>();
     rotated_ =
         static_cast<size_t>(static_cast<double>(dim_) * tiny.config.value("partial_rotary_factor", 1.0));
     parallel_ = tiny.config.value("use_parallel_residual", false);
@@ -207,11 +208,9 @@ TEST_P(NaiveTest, OnePassAndStepsAgree) {
 }
 
 Json Stablelm(bool heads, bool parallel) {
-  return {{"layer_norm_eps", 1e-5},
-          {"partial_rotary_factor", 0.5},
-          {"qk_layernorm", heads},
-          {"use_parallel_residual", parallel},
-          {"use_qkv_bias", true}};
+  return {{"rms_norm_eps", nullptr},           {"layer_norm_eps", 1e-5},
+          {"partial_rotary_factor", 0.5},      {"qk_layernorm", heads},
+          {"use_parallel_residual", parallel}, {"use_qkv_bias", true}};
 }
 
 INSTANTIATE_TEST_SUITE_P(

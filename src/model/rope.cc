@@ -12,27 +12,29 @@ namespace planish {
 namespace {
 
 struct RopeFields {
-  Json scaling = Json::object();
+  Config scaling;
   double theta = 10000;
   double partial = 1;
 };
 
-Result<RopeFields> ReadFields(const Json& config, const RopeDefaults& defaults,
-                              const std::string& layer_type) {
-  RopeFields fields;
-  const Json* parameters = nullptr;
-  if (config.contains("rope_parameters") && config["rope_parameters"].is_object()) {
-    parameters = &config["rope_parameters"];
-    const auto nested = parameters->find(layer_type);
-    if (nested != parameters->end() && nested->is_object()) parameters = &*nested;
-  } else if (config.contains("rope_scaling") && config["rope_scaling"].is_object()) {
-    fields.scaling = config["rope_scaling"];
+// rope_parameters, or what they hold for that kind of layer, or rope_scaling; empty where there is neither.
+Result<Config> Scaling(const Config& config, const RopeDefaults& defaults, const std::string& layer_type) {
+  static const Json kNone = Json::object();
+  if (config.Find("rope_parameters") != nullptr) {
+    PLANISH_TRY(const Config parameters, config.Object("rope_parameters"));
+    return parameters.Find(layer_type) == nullptr ? parameters : parameters.Object(layer_type);
   }
-  if (parameters != nullptr) fields.scaling = *parameters;
-  PLANISH_TRY(const double top_theta, JsonNumber(config, "rope_theta", defaults.theta));
-  PLANISH_TRY(fields.theta, JsonNumber(fields.scaling, "rope_theta", top_theta));
-  PLANISH_TRY(const double top_partial, JsonNumber(config, "partial_rotary_factor", defaults.partial));
-  PLANISH_TRY(fields.partial, JsonNumber(fields.scaling, "partial_rotary_factor", top_partial));
+  return defaults.scaled ? config.Object("rope_scaling") : Config(kNone);
+}
+
+Result<RopeFields> ReadFields(const Config& config, const RopeDefaults& defaults,
+                              const std::string& layer_type) {
+  PLANISH_TRY(const Config scaling, Scaling(config, defaults, layer_type));
+  RopeFields fields{scaling};
+  PLANISH_TRY(const double top_theta, config.Number(defaults.theta_field, defaults.theta));
+  PLANISH_TRY(fields.theta, fields.scaling.Number("rope_theta", top_theta));
+  PLANISH_TRY(const double top_partial, config.Number("partial_rotary_factor", defaults.partial));
+  PLANISH_TRY(fields.partial, fields.scaling.Number("partial_rotary_factor", top_partial));
   // At 1 all dimensions turn alike and yarn divides by ln 1; below, the fast ones would be the slow ones.
   if (!(fields.theta > 1) || !std::isfinite(fields.theta)) {
     return InputError(fmt::format("rope_theta: expected a number above 1, found {}", fields.theta));
@@ -46,8 +48,8 @@ Result<RopeFields> ReadFields(const Json& config, const RopeDefaults& defaults,
 // Published models stay below 2; scores grow with its square, and in fp32 they must not overflow.
 constexpr double kMaxAttentionFactor = 1000;
 
-Result<double> Factor(const Json& scaling) {
-  PLANISH_TRY(const double factor, JsonNumber(scaling, "factor"));
+Result<double> Factor(const Config& scaling) {
+  PLANISH_TRY(const double factor, scaling.Number("factor"));
   if (!(factor >= 1) || !std::isfinite(factor)) {
     return InputError(fmt::format("rope factor: expected at least 1, found {}", factor));
   }
@@ -55,10 +57,10 @@ Result<double> Factor(const Json& scaling) {
 }
 
 // Llama 3.1: long wavelengths are stretched by `factor`, short ones kept, a ramp between.
-Status ScaleLlama3(const Json& scaling, double original_positions, std::vector<double>& inv_freq) {
+Status ScaleLlama3(const Config& scaling, double original_positions, std::vector<double>& inv_freq) {
   PLANISH_TRY(const double factor, Factor(scaling));
-  PLANISH_TRY(const double low, JsonNumber(scaling, "low_freq_factor"));
-  PLANISH_TRY(const double high, JsonNumber(scaling, "high_freq_factor"));
+  PLANISH_TRY(const double low, scaling.Number("low_freq_factor"));
+  PLANISH_TRY(const double high, scaling.Number("high_freq_factor"));
   if (!(high > low) || !(low > 0)) {
     return InputError(fmt::format(
         "llama3 rope: expected 0 < low_freq_factor < high_freq_factor, found {} and {}", low, high));
@@ -115,9 +117,9 @@ Status CheckAttentionFactor(const char* kind, double factor) {
 }
 
 // A list of one positive factor a pair.
-Result<std::vector<double>> FactorList(const Json& scaling, const char* key, size_t pairs) {
-  const auto list = scaling.find(key);
-  if (list == scaling.end() || !list->is_array() || list->size() != pairs) {
+Result<std::vector<double>> FactorList(const Config& scaling, const char* key, size_t pairs) {
+  const Json* list = scaling.Find(key);
+  if (list == nullptr || !list->is_array() || list->size() != pairs) {
     return InputError(
         fmt::format("longrope: {}: expected a list of {} numbers, one a rotated pair", key, pairs));
   }
@@ -135,16 +137,16 @@ Result<std::vector<double>> FactorList(const Json& scaling, const char* key, siz
 
 // LongRoPE (arXiv 2402.13753) as Phi-3 uses it: a factor of its own for every pair, one list for sequences of
 // up to the original length and one for longer ones.
-Status ScaleLong(const Json& scaling, int64_t original, int64_t max_positions, RopeTable& rope) {
+Status ScaleLong(const Config& scaling, int64_t original, int64_t max_positions, RopeTable& rope) {
   PLANISH_TRY(const auto shorts, FactorList(scaling, "short_factor", rope.inv_freq.size()));
   PLANISH_TRY(const auto longs, FactorList(scaling, "long_factor", rope.inv_freq.size()));
   const double stretched = static_cast<double>(max_positions) / static_cast<double>(original);
-  PLANISH_TRY(const double factor, JsonNumber(scaling, "factor", stretched));
+  PLANISH_TRY(const double factor, scaling.Number("factor", stretched));
   double attention = 1;
   if (factor > 1 && original > 1) {
     attention = std::sqrt(1 + FixedLog(factor) / FixedLog(static_cast<double>(original)));
   }
-  PLANISH_TRY(attention, JsonNumber(scaling, "attention_factor", attention));
+  PLANISH_TRY(attention, scaling.Number("attention_factor", attention));
   PLANISH_RETURN_IF_ERROR(CheckAttentionFactor("longrope", attention));
   rope.attention_factor = static_cast<float>(attention);
   rope.longer_than = original;
@@ -156,7 +158,7 @@ Status ScaleLong(const Json& scaling, int64_t original, int64_t max_positions, R
   return {};
 }
 
-Status ScaleDynamic(const Json& scaling, int64_t max_positions, double theta, RopeTable& rope) {
+Status ScaleDynamic(const Config& scaling, int64_t max_positions, double theta, RopeTable& rope) {
   PLANISH_TRY(rope.factor, Factor(scaling));
   // Far above any model, and the stretched base stays a number.
   if (rope.factor > 1e6 || theta > 1e200) {
@@ -171,17 +173,17 @@ Status ScaleDynamic(const Json& scaling, int64_t max_positions, double theta, Ro
 }
 
 // YaRN (arXiv 2309.00071): interpolate dimensions that turn slowly, keep those that turn fast.
-Status ScaleYarn(const Json& scaling, double original_positions, double theta, RopeTable& rope) {
+Status ScaleYarn(const Config& scaling, double original_positions, double theta, RopeTable& rope) {
   PLANISH_TRY(const double factor, Factor(scaling));
-  PLANISH_TRY(const double fast, JsonNumber(scaling, "beta_fast", 32.0));
-  PLANISH_TRY(const double slow, JsonNumber(scaling, "beta_slow", 1.0));
-  PLANISH_TRY(const bool truncate, JsonBool(scaling, "truncate", true));
-  PLANISH_TRY(const double mscale, JsonNumber(scaling, "mscale", 0.0));
-  PLANISH_TRY(const double mscale_all, JsonNumber(scaling, "mscale_all_dim", 0.0));
+  PLANISH_TRY(const double fast, scaling.Number("beta_fast", 32.0));
+  PLANISH_TRY(const double slow, scaling.Number("beta_slow", 1.0));
+  PLANISH_TRY(const bool truncate, scaling.Bool("truncate", true));
+  PLANISH_TRY(const double mscale, scaling.Number("mscale", 0.0));
+  PLANISH_TRY(const double mscale_all, scaling.Number("mscale_all_dim", 0.0));
   const double both = mscale != 0 && mscale_all != 0
                           ? YarnScale(factor, mscale) / YarnScale(factor, mscale_all)
                           : YarnScale(factor, 1);
-  PLANISH_TRY(const double attention_factor, JsonNumber(scaling, "attention_factor", both));
+  PLANISH_TRY(const double attention_factor, scaling.Number("attention_factor", both));
   PLANISH_RETURN_IF_ERROR(CheckAttentionFactor("yarn", attention_factor));
   if (!(slow > 0) || !(fast > slow)) {
     return InputError(
@@ -206,7 +208,7 @@ Status ScaleYarn(const Json& scaling, double original_positions, double theta, R
 
 }  // namespace
 
-Result<RopeTable> ReadRope(const Json& config, int64_t head_dim, const RopeDefaults& defaults,
+Result<RopeTable> ReadRope(const Config& config, int64_t head_dim, const RopeDefaults& defaults,
                            const std::string& layer_type) {
   PLANISH_TRY(const RopeFields fields, ReadFields(config, defaults, layer_type));
   RopeTable rope;
@@ -214,14 +216,12 @@ Result<RopeTable> ReadRope(const Json& config, int64_t head_dim, const RopeDefau
   const int64_t pairs = static_cast<int64_t>(fields.partial * static_cast<double>(head_dim)) / 2;
   if (pairs < 1) return InputError(fmt::format("rope: head_dim {} leaves no pair to rotate", head_dim));
   rope.inv_freq = Powers(fields.theta, static_cast<size_t>(pairs));
-  PLANISH_TRY(const std::string old_name, JsonString(fields.scaling, "type", "default"));
-  PLANISH_TRY(const std::string type, JsonString(fields.scaling, "rope_type", old_name));
-  PLANISH_TRY(const int64_t max_positions,
-              JsonInt(config, "max_position_embeddings", defaults.max_positions));
+  PLANISH_TRY(const std::string old_name, fields.scaling.String("type", "default"));
+  PLANISH_TRY(const std::string type, fields.scaling.String("rope_type", old_name));
+  PLANISH_TRY(const int64_t max_positions, config.Int("max_position_embeddings", defaults.max_positions));
   // Phi-3 has it beside the other fields.
-  PLANISH_TRY(const int64_t top_original, JsonInt(config, "original_max_position_embeddings", max_positions));
-  PLANISH_TRY(const int64_t original,
-              JsonInt(fields.scaling, "original_max_position_embeddings", top_original));
+  PLANISH_TRY(const int64_t top_original, config.Int("original_max_position_embeddings", max_positions));
+  PLANISH_TRY(const int64_t original, fields.scaling.Int("original_max_position_embeddings", top_original));
   if (type == "default") return rope;
   if (original < 1) {
     return InputError(
@@ -249,8 +249,8 @@ Result<RopeTable> ReadRope(const Json& config, int64_t head_dim, const RopeDefau
     return rope;
   }
   if (type == "factors") {  // of a GGUF file: one divisor for each frequency
-    const auto factors = fields.scaling.find("factors");
-    if (factors == fields.scaling.end() || !factors->is_array() || factors->size() != rope.inv_freq.size()) {
+    const Json* factors = fields.scaling.Find("factors");
+    if (factors == nullptr || !factors->is_array() || factors->size() != rope.inv_freq.size()) {
       return InputError(fmt::format("rope: expected {} factors", rope.inv_freq.size()));
     }
     for (size_t i = 0; i < rope.inv_freq.size(); ++i) {

@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "base/json.h"
+#include "model/config.h"
 #include "model/program.h"
 
 namespace planish {
@@ -24,10 +24,12 @@ struct RopeDefaults {
   int64_t max_positions = 2048;
   double partial = 1;  // part of head_dim that rotates
   RopePairing pairing = RopePairing::kHalves;
+  const char* theta_field = "rope_theta";  // outside of rope_parameters
+  bool scaled = true;                      // by rope_scaling
 };
 
 // `layer_type` picks the entry when rope_parameters holds one object per layer type.
-Result<RopeTable> ReadRope(const Json& config, int64_t head_dim, const RopeDefaults& defaults,
+Result<RopeTable> ReadRope(const Config& config, int64_t head_dim, const RopeDefaults& defaults,
                            const std::string& layer_type = "full_attention");
 
 // Frequencies for a sequence of `length` tokens, [inv_freq.size()].

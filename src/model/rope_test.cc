@@ -20,11 +20,15 @@ using test::OnePass;
 using test::ReadJson;
 using test::TestContext;
 
+Result<RopeTable> ReadRopeOf(const Json& config, int64_t head_dim, const RopeDefaults& defaults) {
+  return ReadRope(Config(config), head_dim, defaults);
+}
+
 TEST(Rope, Llama31ScalesAsPublished) {
   const Json config = *ParseJson(R"({"max_position_embeddings":131072,"rope_theta":500000.0,"rope_scaling":
       {"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,
        "original_max_position_embeddings":8192}})");
-  const auto rope = ReadRope(config, 128, {});
+  const auto rope = ReadRopeOf(config, 128, {});
   ASSERT_TRUE(rope.ok()) << rope.error().message;
   ASSERT_EQ(rope->inv_freq.size(), 64u);
   for (size_t i = 0; i < 64; ++i) {
@@ -49,7 +53,7 @@ TEST(Rope, FrequenciesAreTheSameOnAnyCpuAndExact) {
     for (const char* scaling :
          {R"({"type":"default"})", R"({"type":"yarn","factor":4.0,"truncate":false})"}) {
       const Json config = {{"rope_theta", theta}, {"rope_scaling", *ParseJson(scaling)}};
-      const auto rope = ReadRope(config, 128, {});
+      const auto rope = ReadRopeOf(config, 128, {});
       ASSERT_TRUE(rope.ok()) << rope.error().message;
       for (size_t i = 0; i < rope->inv_freq.size(); ++i) {
         const uint64_t bits = std::bit_cast<uint64_t>(rope->inv_freq[i]);
@@ -71,7 +75,8 @@ TEST(Rope, OldAndNewSpellingAgree) {
   const Json by_layer = *ParseJson(
       R"({"max_position_embeddings":4096,"rope_parameters":{"full_attention":
           {"rope_type":"linear","rope_theta":20000.0,"factor":4.0}}})");
-  const auto a = ReadRope(old_form, 64, {}), b = ReadRope(new_form, 64, {}), c = ReadRope(by_layer, 64, {});
+  const auto a = ReadRopeOf(old_form, 64, {}), b = ReadRopeOf(new_form, 64, {}),
+             c = ReadRopeOf(by_layer, 64, {});
   ASSERT_TRUE(a.ok() && b.ok() && c.ok());
   EXPECT_EQ(a->inv_freq, b->inv_freq);
   EXPECT_EQ(a->inv_freq, c->inv_freq);
@@ -84,7 +89,7 @@ TEST(Rope, OldAndNewSpellingAgree) {
 TEST(Rope, YarnInterpolatesSlowDimensions) {
   const Json config = *ParseJson(R"({"max_position_embeddings":131072,"rope_theta":10000.0,"rope_scaling":
       {"type":"yarn","factor":16.0,"original_max_position_embeddings":4096}})");
-  const auto rope = ReadRope(config, 128, {});
+  const auto rope = ReadRopeOf(config, 128, {});
   ASSERT_TRUE(rope.ok()) << rope.error().message;
   ASSERT_EQ(rope->inv_freq.size(), 64u);
   EXPECT_NEAR(rope->attention_factor, 0.1 * std::log(16.0) + 1, 1e-6);
@@ -103,7 +108,7 @@ TEST(Rope, YarnInterpolatesSlowDimensions) {
 TEST(Rope, YarnAttentionFactor) {
   const std::string start = R"({"rope_scaling":{"rope_type":"yarn","factor":40.0,)";
   const auto factor = [&](const std::string& fields) {
-    const auto rope = ReadRope(*ParseJson(start + fields + "}}"), 64, {});
+    const auto rope = ReadRopeOf(*ParseJson(start + fields + "}}"), 64, {});
     EXPECT_TRUE(rope.ok()) << fields;
     return rope.ok() ? static_cast<double>(rope->attention_factor) : 0;
   };
@@ -121,13 +126,13 @@ TEST(Rope, SpellingsOfScalingsAgree) {
         R"("factor":4.0,"beta_fast":16.0,"beta_slow":2.0,"original_max_position_embeddings":64)"}) {
     const std::string type = fields.find("beta") == std::string::npos ? "llama3" : "yarn";
     const std::string sizes = R"({"max_position_embeddings":512,)";
-    const auto a = ReadRope(*ParseJson(sizes + R"("rope_theta":5000.0,"partial_rotary_factor":0.5,)" +
-                                       R"("rope_scaling":{"type":")" + type + "\"," + fields + "}}"),
-                            64, {});
+    const auto a = ReadRopeOf(*ParseJson(sizes + R"("rope_theta":5000.0,"partial_rotary_factor":0.5,)" +
+                                         R"("rope_scaling":{"type":")" + type + "\"," + fields + "}}"),
+                              64, {});
     const auto b =
-        ReadRope(*ParseJson(sizes + R"("rope_parameters":{"rope_theta":5000.0,)" +
-                            R"("partial_rotary_factor":0.5,"rope_type":")" + type + "\"," + fields + "}}"),
-                 64, {});
+        ReadRopeOf(*ParseJson(sizes + R"("rope_parameters":{"rope_theta":5000.0,)" +
+                              R"("partial_rotary_factor":0.5,"rope_type":")" + type + "\"," + fields + "}}"),
+                   64, {});
     ASSERT_TRUE(a.ok() && b.ok()) << type;
     EXPECT_EQ(a->inv_freq.size(), 16u);
     EXPECT_EQ(a->inv_freq, b->inv_freq);
@@ -160,7 +165,7 @@ TEST(Rope, RefusesByName) {
             "low_freq_factor < high_freq_factor"},
            {R"({"partial_rotary_factor":1.5})", "partial_rotary_factor"},
            {R"({"rope_scaling":{"rope_type":7}})", "'rope_type': expected a string"}}) {
-    const auto rope = ReadRope(*ParseJson(text), 64, {});
+    const auto rope = ReadRopeOf(*ParseJson(text), 64, {});
     ASSERT_FALSE(rope.ok()) << text;
     EXPECT_NE(rope.error().message.find(expected), std::string::npos) << rope.error().message;
   }

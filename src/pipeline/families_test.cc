@@ -103,7 +103,7 @@ TEST_P(EveryKind, CompressesAndLoadsBack) {
 
 INSTANTIATE_TEST_SUITE_P(Kinds, EveryKind,
                          testing::Values("tiny/mixtral", "tiny/deepseek_v2", "tiny/qwen2_moe", "tiny/phi3",
-                                         "tiny/falcon", "tiny/cohere", "tiny/mamba2", "opt", "gpt2"),
+                                         "tiny/falcon", "tiny/cohere", "tiny/mamba2", "moe", "opt", "gpt2"),
                          [](const auto& tested) {
                            std::string name = tested.param;
                            std::ranges::replace(name, '/', '_');

@@ -5,16 +5,16 @@
 namespace planish {
 namespace {
 
-Result<Program> BuildCohere(const Json& config) {
+Result<Program> BuildCohere(const Config& config) {
   PLANISH_TRY(DecoderSpec spec,
               ReadDecoderSizes(config, "cohere", {256000, 8192, 22528, 40, 64, 0, 8192, 0}));
   spec.norm = NormKind::kLayerNoBias;
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "layer_norm_eps", 1e-5));
   PLANISH_TRY(spec.activation, ReadActivation(config));
-  PLANISH_TRY(spec.tied, JsonBool(config, "tie_word_embeddings", true));
-  PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", false));
+  PLANISH_TRY(spec.tied, config.Bool("tie_word_embeddings", true));
+  PLANISH_TRY(spec.qkv_bias, config.Bool("attention_bias", false));
   spec.o_bias = spec.qkv_bias;
-  PLANISH_TRY(const bool qk_norm, JsonBool(config, "use_qk_norm", false));
+  PLANISH_TRY(const bool qk_norm, config.Bool("use_qk_norm", false));
   if (qk_norm) spec.qk_norm = DecoderSpec::QkNorm::kHead;  // with weights of its own for every head
   spec.names.q_norm = "self_attn.q_norm";
   spec.names.k_norm = "self_attn.k_norm";
@@ -41,7 +41,7 @@ constexpr GgufFamily kGguf[] = {{.model_type = "cohere",
 }  // namespace
 
 extern const Family kFamily_cohere;
-const Family kFamily_cohere = {"cohere",
+const Family kFamily_cohere = {"cohere", "CohereForCausalLM",
                                "LayerNorm without bias, both branches in parallel on one norm, rotation of "
                                "adjacent pairs, scaled logits",
                                BuildCohere, kGguf};

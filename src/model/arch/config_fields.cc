@@ -8,16 +8,16 @@
 
 namespace planish {
 
-Result<int64_t> ReadSize(const Json& config, const char* key, int64_t fallback, int64_t limit) {
-  PLANISH_TRY(const int64_t value, JsonInt(config, key, fallback));
+Result<int64_t> ReadSize(const Config& config, const char* key, int64_t fallback, int64_t limit) {
+  PLANISH_TRY(const int64_t value, config.Int(key, fallback));
   if (value < 1 || value > limit) {
     return InputError(fmt::format("field '{}': expected 1 to {}, found {}", key, limit, value));
   }
   return value;
 }
 
-Result<float> ReadEpsilon(const Json& config, const char* key, double fallback) {
-  PLANISH_TRY(const double eps, JsonNumber(config, key, fallback));
+Result<float> ReadEpsilon(const Config& config, const char* key, double fallback) {
+  PLANISH_TRY(const double eps, config.Number(key, fallback));
   const auto rounded = static_cast<float>(eps);  // may round a tiny one to 0
   if (!(rounded > 0) || eps > 1) {
     return InputError(fmt::format("{}: expected in (0, 1], found {}", key, eps));
@@ -25,23 +25,24 @@ Result<float> ReadEpsilon(const Json& config, const char* key, double fallback) 
   return rounded;
 }
 
-Result<float> ReadFactor(const Json& config, const char* key, double fallback) {
-  PLANISH_TRY(const double value, JsonNumber(config, key, fallback));
+Result<float> ReadFactor(const Config& config, const char* key, double fallback) {
+  PLANISH_TRY(const double value, config.Number(key, fallback));
   if (!(std::abs(value) >= 1e-9) || !(std::abs(value) <= 1e9)) {
     return InputError(fmt::format("{}: expected a factor of 1e-9 to 1e9, found {}", key, value));
   }
   return static_cast<float>(value);
 }
 
-Result<float> ReadCap(const Json& config, const char* key) {
-  if (!config.contains(key) || config[key].is_null()) return 0.0f;
+Result<float> ReadCap(const Config& config, const char* key, double fallback) {
+  if (!config.Has(key)) return static_cast<float>(fallback);
+  if (config.Find(key) == nullptr) return 0.0f;
   PLANISH_TRY(const float cap, ReadFactor(config, key, 0));
   if (cap < 0) return InputError(fmt::format("{}: expected a positive number, found {}", key, cap));
   return cap;
 }
 
-Result<Activation> ReadActivation(const Json& config, const char* key, const std::string& fallback) {
-  PLANISH_TRY(const std::string name, JsonString(config, key, fallback));
+Result<Activation> ReadActivation(const Config& config, const char* key, const std::string& fallback) {
+  PLANISH_TRY(const std::string name, config.String(key, fallback));
   if (name == "silu" || name == "swish") return Activation::kSilu;
   if (name == "gelu_pytorch_tanh" || name == "gelu_new" || name == "gelu_fast") return Activation::kGeluTanh;
   if (name == "gelu") return Activation::kGelu;
@@ -50,7 +51,7 @@ Result<Activation> ReadActivation(const Json& config, const char* key, const std
                                 key, Abbreviate(name)));
 }
 
-Status ReadTokens(const Json& config, Program& program) {
+Status ReadTokens(const Config& config, Program& program) {
   const auto add = [&](const Json& id) -> Status {
     if (!id.is_number_integer() || id < 0 || id >= program.vocab) {
       return InputError(fmt::format("eos_token_id: expected ids below {}, found {}", program.vocab,
@@ -59,15 +60,13 @@ Status ReadTokens(const Json& config, Program& program) {
     program.eos_ids.push_back(id.get<int32_t>());
     return {};
   };
-  if (config.contains("eos_token_id") && !config["eos_token_id"].is_null()) {
-    const Json& eos = config["eos_token_id"];
-    if (eos.is_array()) {
-      for (const auto& id : eos) PLANISH_RETURN_IF_ERROR(add(id));
-    } else {
-      PLANISH_RETURN_IF_ERROR(add(eos));
-    }
+  const Json* eos = config.Find("eos_token_id");
+  if (eos != nullptr && eos->is_array()) {
+    for (const auto& id : *eos) PLANISH_RETURN_IF_ERROR(add(id));
+  } else if (eos != nullptr) {
+    PLANISH_RETURN_IF_ERROR(add(*eos));
   }
-  PLANISH_TRY(const int64_t bos, JsonInt(config, "bos_token_id", -1));
+  PLANISH_TRY(const int64_t bos, config.Int("bos_token_id", -1));
   // A cast to 32 bits would turn some numbers below -1 into ids.
   if (bos < -1 || bos >= program.vocab) {
     return InputError(
@@ -77,9 +76,9 @@ Status ReadTokens(const Json& config, Program& program) {
   return {};
 }
 
-Status Require(const Json& config, const char* family, const char* key, const Json& expected) {
-  const auto found = config.find(key);
-  if (found == config.end() || found->is_null() || *found == expected) return {};
+Status Require(const Config& config, const char* family, const char* key, const Json& expected) {
+  const Json* found = config.Find(key);
+  if (found == nullptr || *found == expected) return {};
   return InputError(fmt::format("{}: {} is not implemented for {}; expected {}", key,
                                 Abbreviate(DumpJson(*found)), family, DumpJson(expected)));
 }

@@ -156,7 +156,7 @@ ValueId GatedMlp(BlockBuilder& b, const DecoderSpec& spec, const MlpNames& names
   return Project(b, spec, names.down, b.Gate(gate, up, spec.activation), "down", spec.hidden, spec.mlp_bias);
 }
 
-Result<Program> BeginProgram(const Json& config, const DecoderSpec& spec) {
+Result<Program> BeginProgram(const Config& config, const DecoderSpec& spec) {
   Program program;
   program.family = spec.family;
   program.hidden = spec.hidden;
@@ -192,7 +192,7 @@ void FinishProgram(const DecoderSpec& spec, Program& program) {
   head.Finish(logits);
 }
 
-Result<Program> BuildDecoder(const Json& config, DecoderSpec spec) {
+Result<Program> BuildDecoder(const Config& config, DecoderSpec spec) {
   if (spec.rope_tables.empty() && spec.names.positions.empty()) {
     PLANISH_RETURN_IF_ERROR(ReadRotation(config, spec));
   }

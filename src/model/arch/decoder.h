@@ -74,6 +74,9 @@ struct DecoderSpec {
   Branch attention, mlp;
 };
 
+// Of kv_heads and head_dim: the family has no such field, and accepts what follows from the others only.
+inline constexpr int64_t kNoField = -1;
+
 struct DecoderDefaults {
   int64_t vocab, hidden, inter, layers, heads, kv_heads, max_positions;  // kv_heads 0: as heads
   int64_t head_dim;                                                      // 0: hidden / heads
@@ -83,27 +86,30 @@ struct DecoderDefaults {
 
 // The sizes under their usual names, rms_norm_eps, hidden_act, tie_word_embeddings (default false); windows
 // all 0.
-Result<DecoderSpec> ReadDecoder(const Json& config, const char* family, const DecoderDefaults& defaults);
+Result<DecoderSpec> ReadDecoder(const Config& config, const char* family, const DecoderDefaults& defaults);
 // The sizes alone.
-Result<DecoderSpec> ReadDecoderSizes(const Json& config, const char* family, const DecoderDefaults& defaults);
+Result<DecoderSpec> ReadDecoderSizes(const Config& config, const char* family,
+                                     const DecoderDefaults& defaults);
 // One rotation for all layers.
-Status ReadRotation(const Json& config, DecoderSpec& spec, double theta = 10000, double partial = 1,
+Status ReadRotation(const Config& config, DecoderSpec& spec, double theta = 10000, double partial = 1,
                     RopePairing pairing = RopePairing::kHalves);
 // Sliding windows where `layer_types` says so; without layer_types, on all layers from `first_sliding` on.
-Status ReadWindows(const Json& config, int64_t window, int64_t first_sliding, DecoderSpec& spec);
+Status ReadWindows(const Config& config, int64_t window, int64_t first_sliding, DecoderSpec& spec);
 // The same where `use_sliding_window` (default false) asks for it, from layer `max_window_layers` on: qwen.
-Status ReadOptionalWindows(const Json& config, DecoderSpec& spec);
+Status ReadOptionalWindows(const Config& config, DecoderSpec& spec);
+// Refuses layer_types that slide where the rest of the config says that no layer does.
+Status NoWindows(const Config& config, const DecoderSpec& spec);
 // A `sliding_window` on all layers; null is full attention, a missing key is `fallback` (0: full).
-Status ReadPlainWindow(const Json& config, int64_t fallback, DecoderSpec& spec);
+Status ReadPlainWindow(const Config& config, int64_t fallback, DecoderSpec& spec);
 // Which layers slide: `layer_types`, else what `slides` says of a layer's index.
-Result<std::vector<bool>> SlidingLayers(const Json& config, int64_t layers,
+Result<std::vector<bool>> SlidingLayers(const Config& config, int64_t layers,
                                         const std::function<bool(int64_t)>& slides);
 
 // ---- building ----
 
-Result<Program> BuildDecoder(const Json& config, DecoderSpec spec);
+Result<Program> BuildDecoder(const Config& config, DecoderSpec spec);
 // The same in pieces, for families whose layers are others: an empty program with its embedding, ...
-Result<Program> BeginProgram(const Json& config, const DecoderSpec& spec);
+Result<Program> BeginProgram(const Config& config, const DecoderSpec& spec);
 // ... and the last norm and the head, after the layers.
 void FinishProgram(const DecoderSpec& spec, Program& program);
 struct MlpNames {

@@ -22,30 +22,27 @@ struct Latent {
 
 constexpr int64_t kMaxRank = int64_t{1} << 20;
 
-Result<Latent> ReadLatent(const Json& config, DecoderSpec& spec) {
+Result<Latent> ReadLatent(const Config& config, DecoderSpec& spec) {
   Latent latent;
-  if (config.contains("q_lora_rank") && !config["q_lora_rank"].is_null()) {
+  if (!config.Has("q_lora_rank") || config.Find("q_lora_rank") != nullptr) {
     PLANISH_TRY(latent.q_rank, ReadSize(config, "q_lora_rank", 1536, kMaxRank));
-  } else if (!config.contains("q_lora_rank")) {
-    latent.q_rank = 1536;
   }
   PLANISH_TRY(latent.kv_rank, ReadSize(config, "kv_lora_rank", 512, kMaxRank));
   PLANISH_TRY(latent.nope, ReadSize(config, "qk_nope_head_dim", 128, 4096));
-  PLANISH_TRY(latent.rope, ReadSize(config, "qk_rope_head_dim", 64, 4096));
+  latent.rope = spec.head_dim;
   PLANISH_TRY(latent.value, ReadSize(config, "v_head_dim", 128, 4096));
-  PLANISH_TRY(latent.bias, JsonBool(config, "attention_bias", false));
-  PLANISH_RETURN_IF_ERROR(CheckHeads(spec.heads, spec.heads, latent.rope));
+  PLANISH_TRY(latent.bias, config.Bool("attention_bias", false));
+  PLANISH_RETURN_IF_ERROR(Require(config, "deepseek_v2", "head_dim", latent.rope));
+  PLANISH_RETURN_IF_ERROR(Require(config, "deepseek_v2", "qk_head_dim", latent.nope + latent.rope));
   PLANISH_RETURN_IF_ERROR(CheckHeads(spec.heads, spec.heads, 2 * (latent.nope + latent.rope + latent.value)));
-  spec.head_dim = latent.rope;
   PLANISH_RETURN_IF_ERROR(ReadRotation(config, spec, 10000, 1, RopePairing::kAdjacent));
   double scale = 1.0 / std::sqrt(static_cast<double>(latent.nope + latent.rope));
   // yarn's scale of attention acts on the scores once more, through mscale_all_dim.
-  const char* key = config.contains("rope_parameters") ? "rope_parameters" : "rope_scaling";
-  if (config.contains(key) && config[key].is_object()) {
-    PLANISH_TRY(const double all_dim, JsonNumber(config[key], "mscale_all_dim", 0.0));
-    PLANISH_TRY(const double factor, JsonNumber(config[key], "factor", 1.0));
-    if (all_dim != 0) scale *= YarnScale(factor, all_dim) * YarnScale(factor, all_dim);
-  }
+  const bool newer = config.Find("rope_parameters") != nullptr;
+  PLANISH_TRY(const Config scaling, config.Object(newer ? "rope_parameters" : "rope_scaling"));
+  PLANISH_TRY(const double all_dim, scaling.Number("mscale_all_dim", 0.0));
+  PLANISH_TRY(const double factor, scaling.Number("factor", 1.0));
+  if (all_dim != 0) scale *= YarnScale(factor, all_dim) * YarnScale(factor, all_dim);
   latent.scale = static_cast<float>(scale);
   return latent;
 }
@@ -90,50 +87,58 @@ struct Mixture {
   int64_t first_sparse = 0, step = 1;  // which layers have experts
 };
 
-Result<Mixture> ReadMixture(const Json& config, const DecoderSpec& spec) {
+Result<Mixture> ReadMixture(const Config& config, const DecoderSpec& spec) {
   Mixture mixture;
   RouteShape& route = mixture.experts.route;
   PLANISH_RETURN_IF_ERROR(Require(config, "deepseek_v2", "scoring_func", "softmax"));
   PLANISH_TRY(route.experts, ReadSize(config, "n_routed_experts", 64, kMaxExperts));
-  PLANISH_TRY(route.chosen, ReadSize(config, "num_experts_per_tok", 6, kMaxExperts));
   PLANISH_TRY(route.scale, ReadFactor(config, "routed_scaling_factor", 1));
+  PLANISH_TRY(mixture.experts.inter, ReadSize(config, "moe_intermediate_size", 1407));
+  PLANISH_TRY(mixture.first_sparse, config.Int("first_k_dense_replace", 0));
+  PLANISH_TRY(mixture.step, ReadSize(config, "moe_layer_freq", 1));
+  // A missing field is the class's default, null is none.
+  PLANISH_TRY(const int64_t shared, config.Int("n_shared_experts", config.Has("n_shared_experts") ? 0 : 2));
   // Divided by their sum, weights are scaled in some programs and not in DeepSeek's own, where a single one
   // is not divided either.
-  PLANISH_TRY(route.normalize, JsonBool(config, "norm_topk_prob", false));
+  PLANISH_TRY(route.normalize, config.Bool("norm_topk_prob", false));
+  PLANISH_TRY(const std::string method, config.String("topk_method", "greedy"));
+  PLANISH_TRY(const int64_t groups, ReadSize(config, "n_group", 1, kMaxExperts));
+  PLANISH_TRY(const int64_t open_groups, ReadSize(config, "topk_group", 1, kMaxExperts));
+  if (method == "group_limited_greedy") {
+    route.groups = groups;
+    route.open_groups = open_groups;
+  } else if (method != "greedy") {
+    return InputError(fmt::format(
+        "topk_method '{}' is not supported: expected greedy or group_limited_greedy", Abbreviate(method)));
+  }
+  // The class has no default for it.
+  if (config.Find("num_experts_per_tok") == nullptr) {
+    return InputError("field 'num_experts_per_tok' is missing");
+  }
+  PLANISH_TRY(route.chosen, ReadSize(config, "num_experts_per_tok", 1, kMaxExperts));
   if (route.normalize && (route.scale != 1 || route.chosen < 2)) {
     return InputError(fmt::format(
         "norm_topk_prob with routed_scaling_factor {} and num_experts_per_tok {}: programs differ in what it "
         "means; expected a factor of 1 and at least 2 experts",
         route.scale, route.chosen));
   }
-  PLANISH_TRY(const std::string method, JsonString(config, "topk_method", "greedy"));
-  if (method == "group_limited_greedy") {
-    PLANISH_TRY(route.groups, ReadSize(config, "n_group", 1, kMaxExperts));
-    PLANISH_TRY(route.open_groups, ReadSize(config, "topk_group", 1, kMaxExperts));
-  } else if (method != "greedy") {
-    return InputError(fmt::format(
-        "topk_method '{}' is not supported: expected greedy or group_limited_greedy", Abbreviate(method)));
-  }
-  PLANISH_TRY(mixture.experts.inter, ReadSize(config, "moe_intermediate_size", 1407));
   PLANISH_RETURN_IF_ERROR(CheckExperts(spec, mixture.experts));
-  PLANISH_TRY(const int64_t shared, JsonInt(config, "n_shared_experts", 0));
   if (shared < 0 || shared > kMaxExperts || shared * mixture.experts.inter > kMaxDimension) {
     return InputError(
         fmt::format("n_shared_experts: {} of width {} do not fit", shared, mixture.experts.inter));
   }
   mixture.shared_inter = shared * mixture.experts.inter;
-  PLANISH_TRY(mixture.first_sparse, JsonInt(config, "first_k_dense_replace", 0));
-  PLANISH_TRY(mixture.step, ReadSize(config, "moe_layer_freq", 1));
   return mixture;
 }
 
-Result<Program> BuildDeepseekV2(const Json& config) {
+Result<Program> BuildDeepseekV2(const Config& config) {
   PLANISH_TRY(DecoderSpec spec,
-              ReadDecoderSizes(config, "deepseek_v2", {32000, 4096, 11008, 32, 32, 0, 2048, 64}));
+              ReadDecoderSizes(config.Renamed({{"head_dim", "qk_rope_head_dim"}}), "deepseek_v2",
+                               {102400, 4096, 11008, 32, 32, kNoField, 2048, 64}));
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "rms_norm_eps", 1e-6));
   PLANISH_TRY(spec.activation, ReadActivation(config));
-  PLANISH_TRY(spec.tied, JsonBool(config, "tie_word_embeddings", false));
-  PLANISH_TRY(spec.mlp_bias, JsonBool(config, "mlp_bias", false));
+  PLANISH_TRY(spec.tied, config.Bool("tie_word_embeddings", false));
+  PLANISH_TRY(spec.mlp_bias, config.Bool("mlp_bias", false));
   PLANISH_TRY(const Latent latent, ReadLatent(config, spec));
   spec.attention = [latent](BlockBuilder& b, const DecoderSpec& s, int64_t layer, const std::string& prefix,
                             ValueId x) {
@@ -177,7 +182,7 @@ constexpr GgufName kGgufLayer[] = {{"attn_norm", "input_layernorm"},
 constexpr GgufKey kGgufKeys[] = {
     {GgufKey::Kind::kInt, "leading_dense_block_count", "first_k_dense_replace", "0"},
     {GgufKey::Kind::kInt, "expert_feed_forward_length", "moe_intermediate_size", "1407"},
-    {GgufKey::Kind::kInt, "expert_shared_count", "n_shared_experts", "0"},
+    {GgufKey::Kind::kInt, "expert_shared_count", "n_shared_experts", "2", "0"},
     {GgufKey::Kind::kFloat, "expert_weights_scale", "routed_scaling_factor", "1.0"}};
 constexpr GgufImplied kGgufImplied[] = {{"hidden_act", "\"silu\"", "\"silu\""},
                                         {"attention_bias", "false", "false"},
@@ -196,7 +201,7 @@ constexpr GgufFamily kGguf[] = {{.model_type = "deepseek_v2",
 
 extern const Family kFamily_deepseek_v2;
 const Family kFamily_deepseek_v2 = {
-    "deepseek_v2",
+    "deepseek_v2", "DeepseekV2ForCausalLM",
     "keys and values through a narrow latent (MLA), shared and routed experts, routing by groups",
     BuildDeepseekV2, kGguf};
 

@@ -4,28 +4,26 @@
 namespace planish {
 namespace {
 
-Result<DecoderSpec> ReadSizes(const Json& config) {
-  PLANISH_TRY(const int64_t hidden, ReadSize(config, "hidden_size", 4544));
+Result<DecoderSpec> ReadSizes(const Config& config) {
+  PLANISH_TRY(const int64_t hidden, ReadSize(config, "hidden_size", 4544, kMaxDimension / 4));
   PLANISH_TRY(DecoderSpec spec,
-              ReadDecoderSizes(config, "falcon", {65024, 4544, 4 * 4544, 32, 71, 0, 2048, 0}));
-  PLANISH_TRY(spec.inter, ReadSize(config, "ffn_hidden_size", 4 * hidden));
-  PLANISH_TRY(const bool newer, JsonBool(config, "new_decoder_architecture", false));
-  PLANISH_TRY(const bool multi_query, JsonBool(config, "multi_query", true));
+              ReadDecoderSizes(config.Renamed({{"intermediate_size", "ffn_hidden_size"}}), "falcon",
+                               {65024, 4544, 4 * hidden, 32, 71, kNoField, 2048, kNoField}));
+  PLANISH_TRY(const bool newer, config.Bool("new_decoder_architecture", false));
+  PLANISH_TRY(const bool multi_query, config.Bool("multi_query", true));
   // Three ways to lay out q, k and v: one head of k and v behind all of q, every head's three together, or
   // every group's.
-  if (newer) {
-    PLANISH_TRY(spec.kv_heads, ReadSize(config, "num_kv_heads", spec.heads));
-  } else {
-    spec.kv_heads = multi_query ? 1 : spec.heads;
-  }
+  PLANISH_TRY(const int64_t kv_heads, ReadSize(config, "num_kv_heads", spec.heads));
+  if (!newer && !multi_query) PLANISH_RETURN_IF_ERROR(Require(config, "falcon", "num_kv_heads", spec.heads));
+  spec.kv_heads = newer || !multi_query ? kv_heads : 1;
   spec.fused_qkv = !newer && multi_query ? FusedQkv::kParts : FusedQkv::kByGroup;
   PLANISH_RETURN_IF_ERROR(CheckHeads(spec.heads, spec.kv_heads, spec.head_dim));
   return spec;
 }
 
-Status ReadLayout(const Json& config, DecoderSpec& spec) {
-  PLANISH_TRY(const bool newer, JsonBool(config, "new_decoder_architecture", false));
-  PLANISH_TRY(const bool parallel, JsonBool(config, "parallel_attn", true));
+Status ReadLayout(const Config& config, DecoderSpec& spec) {
+  PLANISH_TRY(const bool newer, config.Bool("new_decoder_architecture", false));
+  PLANISH_TRY(const bool parallel, config.Bool("parallel_attn", true));
   PLANISH_TRY(const int64_t norms, ReadSize(config, "num_ln_in_parallel_attn", newer ? 2 : 1, 2));
   spec.parallel = newer || parallel;
   if (newer && norms == 2) {
@@ -37,14 +35,14 @@ Status ReadLayout(const Json& config, DecoderSpec& spec) {
   return {};
 }
 
-Result<Program> BuildFalcon(const Json& config) {
+Result<Program> BuildFalcon(const Config& config) {
   PLANISH_TRY(DecoderSpec spec, ReadSizes(config));
   PLANISH_RETURN_IF_ERROR(Require(config, "falcon", "alibi", false));
   spec.norm = NormKind::kLayer;
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "layer_norm_epsilon", 1e-5));
   PLANISH_TRY(spec.activation, ReadActivation(config, "activation", "gelu"));
-  PLANISH_TRY(spec.tied, JsonBool(config, "tie_word_embeddings", true));
-  PLANISH_TRY(const bool bias, JsonBool(config, "bias", false));
+  PLANISH_TRY(spec.tied, config.Bool("tie_word_embeddings", true));
+  PLANISH_TRY(const bool bias, config.Bool("bias", false));
   spec.qkv_bias = spec.o_bias = spec.mlp_bias = bias;
   auto& n = spec.names;
   n.embed = "transformer.word_embeddings";
@@ -108,7 +106,8 @@ constexpr GgufFamily kGguf[] = {TwoNorms(), kOneNorm};
 
 extern const Family kFamily_falcon;
 const Family kFamily_falcon = {
-    "falcon", "LayerNorm, both branches in parallel, fused q, k, v with one or few heads of k and v, GELU",
-    BuildFalcon, kGguf};
+    "falcon", "FalconForCausalLM",
+    "LayerNorm, both branches in parallel, fused q, k, v with one or few heads of k and v, GELU", BuildFalcon,
+    kGguf};
 
 }  // namespace planish

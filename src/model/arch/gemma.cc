@@ -4,8 +4,8 @@
 
 namespace planish {
 
-Result<DecoderSpec> ReadGemma(const Json& config, const char* family, const DecoderDefaults& defaults,
-                              const Json& default_caps) {
+Result<DecoderSpec> ReadGemma(const Config& config, const char* family, const DecoderDefaults& defaults,
+                              double attention_cap, double logit_cap) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoderSizes(config, family, defaults));
   PLANISH_RETURN_IF_ERROR(Require(config, family, "use_bidirectional_attention", false));
   spec.norm = NormKind::kRmsPlusOne;
@@ -13,22 +13,22 @@ Result<DecoderSpec> ReadGemma(const Json& config, const char* family, const Deco
   spec.names.mlp_norm = "pre_feedforward_layernorm";
   spec.names.after_mlp = "post_feedforward_layernorm";
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "rms_norm_eps", 1e-6));
-  // Gemma's first releases named the exact GELU in hidden_act and meant this one.
+  // The class reads hidden_activation alone; files have the older name beside it, some of them with the exact
+  // GELU, and mean this one.
+  if (const Json* older = config.Find("hidden_act"); older != nullptr && *older != "gelu") {
+    PLANISH_RETURN_IF_ERROR(Require(config, family, "hidden_act", "gelu_pytorch_tanh"));
+  }
   PLANISH_TRY(spec.activation, ReadActivation(config, "hidden_activation", "gelu_pytorch_tanh"));
-  PLANISH_TRY(spec.tied, JsonBool(config, "tie_word_embeddings", true));
-  PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", false));
+  PLANISH_TRY(spec.tied, config.Bool("tie_word_embeddings", true));
+  PLANISH_TRY(spec.qkv_bias, config.Bool("attention_bias", false));
   spec.o_bias = spec.qkv_bias;
   // Rounded to bf16, in which the models were trained.
   spec.embed_scale = ToFloat(ToBF16(static_cast<float>(std::sqrt(static_cast<double>(spec.hidden)))));
   PLANISH_TRY(const float scalar, ReadFactor(config, "query_pre_attn_scalar", 256));
   if (scalar < 0) return InputError("query_pre_attn_scalar: expected a positive number");
   spec.attention_scale = 1.0f / std::sqrt(scalar);
-  Json caps = default_caps;
-  for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"}) {
-    if (config.contains(key)) caps[key] = config[key];
-  }
-  PLANISH_TRY(spec.attention_cap, ReadCap(caps, "attn_logit_softcapping"));
-  PLANISH_TRY(spec.logit_cap, ReadCap(caps, "final_logit_softcapping"));
+  PLANISH_TRY(spec.attention_cap, ReadCap(config, "attn_logit_softcapping", attention_cap));
+  PLANISH_TRY(spec.logit_cap, ReadCap(config, "final_logit_softcapping", logit_cap));
   return spec;
 }
 

@@ -8,8 +8,8 @@ namespace planish {
 
 // Norms times 1 + w before and after both branches, embeddings times sqrt(hidden), scores times
 // query_pre_attn_scalar^-0.5, soft caps, GELU gates, tied head.
-Result<DecoderSpec> ReadGemma(const Json& config, const char* family, const DecoderDefaults& defaults,
-                              const Json& default_caps);
+Result<DecoderSpec> ReadGemma(const Config& config, const char* family, const DecoderDefaults& defaults,
+                              double attention_cap, double logit_cap);
 
 inline constexpr GgufName kGemmaLayer[] = {{"attn_norm", "input_layernorm"},
                                            {"attn_q", "self_attn.q_proj"},

@@ -5,11 +5,11 @@
 namespace planish {
 namespace {
 
-Result<Program> BuildGemma2(const Json& config) {
-  PLANISH_TRY(DecoderSpec spec,
-              ReadGemma(config, "gemma2", {256000, 2304, 9216, 26, 8, 4, 8192, 256},
-                        {{"attn_logit_softcapping", 50.0}, {"final_logit_softcapping", 30.0}}));
+Result<Program> BuildGemma2(const Config& config) {
+  PLANISH_TRY(DecoderSpec spec, ReadGemma(config, "gemma2", {256000, 2304, 9216, 26, 8, 4, 8192, 256},
+                                          /*attention_cap=*/50, /*logit_cap=*/30));
   PLANISH_TRY(const int64_t window, ReadSize(config, "sliding_window", 4096));
+  PLANISH_RETURN_IF_ERROR(Require(config, "gemma2", "sliding_window_size", window));  // an older name
   PLANISH_TRY(const auto sliding, SlidingLayers(config, spec.layers, [](int64_t i) { return i % 2 == 0; }));
   for (size_t i = 0; i < sliding.size(); ++i) spec.windows[i] = sliding[i] ? window : 0;
   return BuildDecoder(config, std::move(spec));
@@ -17,8 +17,8 @@ Result<Program> BuildGemma2(const Json& config) {
 
 constexpr GgufKey kGgufKeys[] = {
     {GgufKey::Kind::kInt, "attention.sliding_window", "sliding_window", "4096"},
-    {GgufKey::Kind::kFloat, "attn_logit_softcapping", "attn_logit_softcapping", "50.0"},
-    {GgufKey::Kind::kFloat, "final_logit_softcapping", "final_logit_softcapping", "30.0"}};
+    {GgufKey::Kind::kFloat, "attn_logit_softcapping", "attn_logit_softcapping", "50.0", "null"},
+    {GgufKey::Kind::kFloat, "final_logit_softcapping", "final_logit_softcapping", "30.0", "null"}};
 constexpr GgufImplied kGgufImplied[] = {
     {"hidden_activation", "\"gelu_pytorch_tanh\"", "\"gelu_pytorch_tanh\""},
     {"attention_bias", "false", "false"}};
@@ -37,7 +37,7 @@ constexpr GgufFamily kGguf[] = {{.model_type = "gemma2",
 
 extern const Family kFamily_gemma2;
 const Family kFamily_gemma2 = {
-    "gemma2",
+    "gemma2", "Gemma2ForCausalLM",
     "llama with norms after the branches too, soft caps, every other layer sliding, scaled embeddings",
     BuildGemma2, kGguf};
 

@@ -7,26 +7,23 @@ namespace planish {
 namespace {
 
 // Global layers turn by rope_theta with its scaling, sliding ones by rope_local_base_freq.
-Status ReadRotations(const Json& config, const std::vector<bool>& sliding, DecoderSpec& spec) {
-  Json local = config;
-  const bool nested = config.contains("rope_parameters") && config["rope_parameters"].is_object();
-  if (!nested) {
-    PLANISH_TRY(const double theta, JsonNumber(config, "rope_local_base_freq", 1e4));
-    local["rope_theta"] = theta;
-    local.erase("rope_scaling");
-  }
-  const RopeDefaults defaults{.theta = nested ? 1e4 : 1e6, .max_positions = spec.max_positions};
+Status ReadRotations(const Config& config, const std::vector<bool>& sliding, DecoderSpec& spec) {
   PLANISH_TRY(RopeTable global,
               ReadRope(config, spec.head_dim, {.theta = 1e6, .max_positions = spec.max_positions}));
-  PLANISH_TRY(RopeTable slow, ReadRope(local, spec.head_dim, defaults, "sliding_attention"));
+  RopeDefaults local{.theta = 1e4, .max_positions = spec.max_positions};
+  if (config.Find("rope_parameters") == nullptr) {
+    local.theta_field = "rope_local_base_freq";
+    local.scaled = false;
+  }
+  PLANISH_TRY(RopeTable slow, ReadRope(config, spec.head_dim, local, "sliding_attention"));
   spec.rope_tables = {std::move(global), std::move(slow)};
   for (const bool slides : sliding) spec.ropes.push_back(slides ? 1 : 0);
   return {};
 }
 
-Result<Program> BuildText(const Json& config) {
+Result<Program> BuildText(const Config& config) {
   PLANISH_TRY(DecoderSpec spec,
-              ReadGemma(config, "gemma3", {262208, 2304, 9216, 26, 8, 4, 131072, 256}, Json::object()));
+              ReadGemma(config, "gemma3", {262208, 2304, 9216, 26, 8, 4, 131072, 256}, 0, 0));
   spec.qk_norm = DecoderSpec::QkNorm::kHead;
   spec.names.q_norm = "self_attn.q_norm";
   spec.names.k_norm = "self_attn.k_norm";
@@ -44,15 +41,20 @@ Result<Program> BuildText(const Json& config) {
   return program;
 }
 
-Result<Program> BuildGemma3(const Json& config) {
-  if (!config.contains("text_config")) return BuildText(config);
+Result<Program> BuildGemma3(const Config& config) {
+  const Json* inside = config.Find("text_config");
+  if (inside == nullptr) return BuildText(config);
   // The wrapper around a vision model: the language model's fields are nested, stop tokens may be outside.
-  if (!config["text_config"].is_object()) return InputError("field 'text_config': expected an object");
-  Json text = config["text_config"];
+  if (!inside->is_object()) return InputError("field 'text_config': expected an object");
+  Json text = *inside;
   for (const char* key : {"eos_token_id", "bos_token_id", "tie_word_embeddings"}) {
-    if (!text.contains(key) && config.contains(key)) text[key] = config[key];
+    if (const Json* outside = config.Find(key); outside != nullptr && !text.contains(key))
+      text[key] = *outside;
   }
-  return BuildText(text);
+  // The vision model, whose tensors are not read.
+  config.LeaveAside({"vision_config", "boi_token_index", "eoi_token_index", "image_token_index",
+                     "boi_token_id", "eoi_token_id", "image_token_id", "mm_tokens_per_image"});
+  return BuildText(config.InPlaceOf("text_config", text));
 }
 
 constexpr GgufKey kGgufKeys[] = {
@@ -80,7 +82,10 @@ constexpr GgufFamily kGguf[] = {{.model_type = "gemma3_text",
 extern const Family kFamily_gemma3;
 const Family kFamily_gemma3 = {
     "gemma3_text",
-    "gemma2 with norms on the heads of q and k, no soft caps, other rotations in sliding layers", BuildGemma3,
-    kGguf, "gemma3"};
+    "Gemma3ForCausalLM",
+    "gemma2 with norms on the heads of q and k, no soft caps, other rotations in sliding layers",
+    BuildGemma3,
+    kGguf,
+    "gemma3"};
 
 }  // namespace planish

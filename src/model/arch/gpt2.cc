@@ -1,5 +1,3 @@
-#include <utility>
-
 #include "model/arch/decoder.h"
 #include "model/family.h"
 
@@ -7,30 +5,28 @@ namespace planish {
 namespace {
 
 // The usual sizes under names of its own.
-Result<DecoderSpec> ReadSizes(const Json& config) {
-  Json usual = config;
-  constexpr std::pair<const char*, const char*> kNames[] = {{"n_embd", "hidden_size"},
-                                                            {"n_inner", "intermediate_size"},
-                                                            {"n_layer", "num_hidden_layers"},
-                                                            {"n_head", "num_attention_heads"},
-                                                            {"n_positions", "max_position_embeddings"}};
-  for (const auto& [own, name] : kNames) {
-    if (config.contains(own)) usual[name] = config[own];
-  }
-  PLANISH_TRY(const int64_t hidden, ReadSize(config, "n_embd", 768, kMaxDimension / 4));
+Result<DecoderSpec> ReadSizes(const Config& config) {
+  const Config usual = config.Renamed({{"hidden_size", "n_embd"},
+                                       {"intermediate_size", "n_inner"},
+                                       {"num_hidden_layers", "n_layer"},
+                                       {"num_attention_heads", "n_head"},
+                                       {"max_position_embeddings", "n_positions"}});
+  const char* width = config.Has("n_embd") ? "n_embd" : "hidden_size";
+  PLANISH_TRY(const int64_t hidden, ReadSize(config, width, 768, kMaxDimension / 4));
   PLANISH_TRY(DecoderSpec spec,
-              ReadDecoderSizes(usual, "gpt2", {50257, 768, 4 * hidden, 12, 12, 0, 1024, 0}));
+              ReadDecoderSizes(usual, "gpt2", {50257, 768, 4 * hidden, 12, 12, kNoField, 1024, kNoField}));
+  PLANISH_RETURN_IF_ERROR(Require(config, "gpt2", "n_ctx", spec.max_positions));  // an older name
   spec.position_rows = spec.max_positions;
   return spec;
 }
 
-Result<Program> BuildGpt2(const Json& config) {
+Result<Program> BuildGpt2(const Config& config) {
   PLANISH_RETURN_IF_ERROR(Require(config, "gpt2", "add_cross_attention", false));
   PLANISH_TRY(DecoderSpec spec, ReadSizes(config));
   spec.norm = NormKind::kLayer;
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "layer_norm_epsilon", 1e-5));
   PLANISH_TRY(spec.activation, ReadActivation(config, "activation_function", "gelu_new"));
-  PLANISH_TRY(spec.tied, JsonBool(config, "tie_word_embeddings", true));
+  PLANISH_TRY(spec.tied, config.Bool("tie_word_embeddings", true));
   spec.qkv_bias = spec.o_bias = spec.mlp_bias = true;
   spec.transposed = true;
   auto& n = spec.names;
@@ -45,9 +41,9 @@ Result<Program> BuildGpt2(const Json& config) {
   n.gate = "";
   n.up = "mlp.c_fc";
   n.down = "mlp.c_proj";
-  PLANISH_TRY(const bool scaled, JsonBool(config, "scale_attn_weights", true));
+  PLANISH_TRY(const bool scaled, config.Bool("scale_attn_weights", true));
   if (!scaled) spec.attention_scale = 1;
-  PLANISH_TRY(spec.scale_by_layer, JsonBool(config, "scale_attn_by_inverse_layer_idx", false));
+  PLANISH_TRY(spec.scale_by_layer, config.Bool("scale_attn_by_inverse_layer_idx", false));
   PLANISH_TRY(Program program, BuildDecoder(config, std::move(spec)));
   program.prefixes = {{"transformer.", ""}};
   return program;
@@ -79,7 +75,7 @@ constexpr GgufFamily kGguf[] = {{.model_type = "gpt2",
 
 extern const Family kFamily_gpt2;
 const Family kFamily_gpt2 = {
-    "gpt2", "learned positions, LayerNorm, biases, weights stored [in, out], fused q, k, v, GELU", BuildGpt2,
-    kGguf};
+    "gpt2", "GPT2LMHeadModel",
+    "learned positions, LayerNorm, biases, weights stored [in, out], fused q, k, v, GELU", BuildGpt2, kGguf};
 
 }  // namespace planish

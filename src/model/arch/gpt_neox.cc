@@ -4,15 +4,15 @@
 namespace planish {
 namespace {
 
-Result<Program> BuildGptNeox(const Json& config) {
+Result<Program> BuildGptNeox(const Config& config) {
   PLANISH_TRY(DecoderSpec spec,
-              ReadDecoderSizes(config, "gpt_neox", {50432, 6144, 24576, 44, 64, 0, 2048, 0}));
+              ReadDecoderSizes(config, "gpt_neox", {50432, 6144, 24576, 44, 64, kNoField, 2048, kNoField}));
   spec.norm = NormKind::kLayer;
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "layer_norm_eps", 1e-5));
   PLANISH_TRY(spec.activation, ReadActivation(config, "hidden_act", "gelu"));
-  PLANISH_TRY(spec.tied, JsonBool(config, "tie_word_embeddings", false));
-  PLANISH_TRY(spec.parallel, JsonBool(config, "use_parallel_residual", true));
-  PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", true));
+  PLANISH_TRY(spec.tied, config.Bool("tie_word_embeddings", false));
+  PLANISH_TRY(spec.parallel, config.Bool("use_parallel_residual", true));
+  PLANISH_TRY(spec.qkv_bias, config.Bool("attention_bias", true));
   spec.o_bias = spec.qkv_bias;
   spec.mlp_bias = true;
   spec.fused_qkv = FusedQkv::kByGroup;
@@ -27,8 +27,8 @@ Result<Program> BuildGptNeox(const Json& config) {
   n.up = "mlp.dense_h_to_4h";
   n.down = "mlp.dense_4h_to_h";
   // The fields' names in older files.
-  PLANISH_TRY(const double theta, JsonNumber(config, "rotary_emb_base", 10000.0));
-  PLANISH_TRY(const double partial, JsonNumber(config, "rotary_pct", 0.25));
+  PLANISH_TRY(const double theta, config.Number("rotary_emb_base", 10000.0));
+  PLANISH_TRY(const double partial, config.Number("rotary_pct", 0.25));
   PLANISH_RETURN_IF_ERROR(ReadRotation(config, spec, theta, partial));
   return BuildDecoder(config, std::move(spec));
 }
@@ -63,7 +63,7 @@ constexpr GgufFamily kGguf[] = {{.model_type = "gpt_neox",
 
 extern const Family kFamily_gpt_neox;
 const Family kFamily_gpt_neox = {
-    "gpt_neox",
+    "gpt_neox", "GPTNeoXForCausalLM",
     "LayerNorm, both branches in parallel, q, k, v of each head together, rotation of a quarter of it",
     BuildGptNeox, kGguf};
 

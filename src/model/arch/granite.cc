@@ -5,11 +5,11 @@
 namespace planish {
 namespace {
 
-Result<Program> BuildGranite(const Json& config) {
+Result<Program> BuildGranite(const Config& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "granite", {32000, 4096, 11008, 32, 32, 0, 2048, 0}));
-  PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", false));
+  PLANISH_TRY(spec.qkv_bias, config.Bool("attention_bias", false));
   spec.o_bias = spec.qkv_bias;
-  PLANISH_TRY(spec.mlp_bias, JsonBool(config, "mlp_bias", false));
+  PLANISH_TRY(spec.mlp_bias, config.Bool("mlp_bias", false));
   PLANISH_TRY(spec.embed_scale, ReadFactor(config, "embedding_multiplier", 1));
   PLANISH_TRY(spec.attention_scale, ReadFactor(config, "attention_multiplier", 1));
   PLANISH_TRY(spec.residual_scale, ReadFactor(config, "residual_multiplier", 1));
@@ -36,7 +36,8 @@ constexpr GgufFamily kGguf[] = {{.model_type = "granite",
 }  // namespace
 
 extern const Family kFamily_granite;
-const Family kFamily_granite = {"granite", "llama with factors on embeddings, scores, branches and logits",
-                                BuildGranite, kGguf};
+const Family kFamily_granite = {"granite", "GraniteForCausalLM",
+                                "llama with factors on embeddings, scores, branches and logits", BuildGranite,
+                                kGguf};
 
 }  // namespace planish

@@ -5,11 +5,12 @@
 namespace planish {
 namespace {
 
-Result<Program> BuildLlama(const Json& config) {
+Result<Program> BuildLlama(const Config& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "llama", {32000, 4096, 11008, 32, 32, 0, 2048, 0}));
-  PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", false));
+  PLANISH_TRY(spec.qkv_bias, config.Bool("attention_bias", false));
   spec.o_bias = spec.qkv_bias;
-  PLANISH_TRY(spec.mlp_bias, JsonBool(config, "mlp_bias", false));
+  PLANISH_RETURN_IF_ERROR(Require(config, "llama", "activation", "swiglu"));  // of Falcon 3's files
+  PLANISH_TRY(spec.mlp_bias, config.Bool("mlp_bias", false));
   return BuildDecoder(config, std::move(spec));
 }
 
@@ -27,7 +28,8 @@ constexpr GgufFamily kGguf[] = {{.model_type = "llama",
 }  // namespace
 
 extern const Family kFamily_llama;
-const Family kFamily_llama = {"llama", "RMSNorm, rotary positions, gated MLP, grouped-query attention",
-                              BuildLlama, kGguf};
+const Family kFamily_llama = {"llama", "LlamaForCausalLM",
+                              "RMSNorm, rotary positions, gated MLP, grouped-query attention", BuildLlama,
+                              kGguf};
 
 }  // namespace planish

@@ -28,7 +28,7 @@ Result<float> ReadBound(const Json& bound) {
   return static_cast<float>(bound.get<double>());
 }
 
-Result<Mixer> ReadMixer(const Json& config, const DecoderSpec& spec) {
+Result<Mixer> ReadMixer(const Config& config, const DecoderSpec& spec) {
   Mixer mixer;
   ScanShape& scan = mixer.scan;
   PLANISH_TRY(scan.heads, ReadSize(config, "num_heads", 128));
@@ -37,16 +37,18 @@ Result<Mixer> ReadMixer(const Json& config, const DecoderSpec& spec) {
   PLANISH_TRY(scan.groups, ReadSize(config, "n_groups", 8, 4096));
   PLANISH_TRY(const int64_t expand, ReadSize(config, "expand", 2, 64));
   PLANISH_TRY(mixer.kernel, ReadSize(config, "conv_kernel", 4, 64));
-  PLANISH_TRY(mixer.bias, JsonBool(config, "use_bias", false));
-  PLANISH_TRY(mixer.conv_bias, JsonBool(config, "use_conv_bias", true));
+  PLANISH_TRY(mixer.bias, config.Bool("use_bias", false));
+  PLANISH_TRY(mixer.conv_bias, config.Bool("use_conv_bias", true));
   const int64_t inner = scan.heads * scan.head_dim;
   if (inner != expand * spec.hidden || inner > kMaxDimension || scan.heads % scan.groups != 0) {
     return InputError(fmt::format(
         "num_heads {} of head_dim {} in n_groups {}: expected expand * hidden_size = {} in whole groups",
         scan.heads, scan.head_dim, scan.groups, expand * spec.hidden));
   }
-  const auto limit = config.find("time_step_limit");
-  if (limit != config.end() && !limit->is_null()) {
+  PLANISH_RETURN_IF_ERROR(Require(config, "mamba2", "intermediate_size", inner));
+  // Files say true, and their models were trained with the norm behind the gate.
+  config.LeaveAside({"norm_before_gate"});
+  if (const Json* limit = config.Find("time_step_limit"); limit != nullptr) {
     if (!limit->is_array() || limit->size() != 2) {
       return InputError("time_step_limit: expected a list of two numbers");
     }
@@ -81,7 +83,7 @@ void BuildLayer(const DecoderSpec& spec, const Mixer& mixer, int64_t layer, Prog
   b.Finish(b.Add(x, b.Linear(normed, "out", mix + "out_proj.weight", spec.hidden, mixer.bias)));
 }
 
-Result<Program> BuildMamba2(const Json& config) {
+Result<Program> BuildMamba2(const Config& config) {
   DecoderSpec spec;
   spec.family = "mamba2";
   PLANISH_TRY(spec.vocab, ReadSize(config, "vocab_size", 32768));
@@ -89,7 +91,7 @@ Result<Program> BuildMamba2(const Json& config) {
   PLANISH_TRY(spec.layers, ReadSize(config, "num_hidden_layers", 64, kMaxLayers));
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "layer_norm_epsilon", 1e-5));
   PLANISH_TRY(spec.activation, ReadActivation(config));
-  PLANISH_TRY(spec.tied, JsonBool(config, "tie_word_embeddings", false));
+  PLANISH_TRY(spec.tied, config.Bool("tie_word_embeddings", false));
   PLANISH_RETURN_IF_ERROR(Require(config, "mamba2", "rms_norm", true));
   spec.max_positions = int64_t{1} << 20;  // nothing in the model ends; some number has to bound requests
   spec.names.embed = "backbone.embeddings";
@@ -137,7 +139,7 @@ constexpr GgufFamily kGguf[] = {{.model_type = "mamba2",
 
 extern const Family kFamily_mamba2;
 const Family kFamily_mamba2 = {
-    "mamba2", "no attention: a short convolution and a selective scan with a state of fixed size",
-    BuildMamba2, kGguf};
+    "mamba2", "Mamba2ForCausalLM",
+    "no attention: a short convolution and a selective scan with a state of fixed size", BuildMamba2, kGguf};
 
 }  // namespace planish

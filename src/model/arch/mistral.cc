@@ -5,7 +5,7 @@
 namespace planish {
 namespace {
 
-Result<Program> BuildMistral(const Json& config) {
+Result<Program> BuildMistral(const Config& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "mistral", {32000, 4096, 14336, 32, 32, 8, 131072, 0}));
   PLANISH_RETURN_IF_ERROR(ReadPlainWindow(config, 4096, spec));
   return BuildDecoder(config, std::move(spec));
@@ -35,6 +35,7 @@ constexpr GgufFamily kGguf[] = {Windowed(), kFull};
 }  // namespace
 
 extern const Family kFamily_mistral;
-const Family kFamily_mistral = {"mistral", "llama with sliding-window attention", BuildMistral, kGguf};
+const Family kFamily_mistral = {"mistral", "MistralForCausalLM", "llama with sliding-window attention",
+                                BuildMistral, kGguf};
 
 }  // namespace planish

@@ -5,7 +5,7 @@
 namespace planish {
 namespace {
 
-Result<Program> BuildMixtral(const Json& config) {
+Result<Program> BuildMixtral(const Config& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "mixtral", {32000, 4096, 14336, 32, 32, 8, 131072, 0}));
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "rms_norm_eps", 1e-5));
   PLANISH_RETURN_IF_ERROR(ReadPlainWindow(config, 0, spec));
@@ -13,6 +13,7 @@ Result<Program> BuildMixtral(const Json& config) {
   ExpertsSpec experts;
   PLANISH_TRY(experts.route.experts, ReadSize(config, "num_local_experts", 8, kMaxExperts));
   PLANISH_TRY(experts.route.chosen, ReadSize(config, "num_experts_per_tok", 2, kMaxExperts));
+  PLANISH_RETURN_IF_ERROR(Require(config, "mixtral", "norm_topk_prob", true));
   experts.route.normalize = true;
   experts.inter = spec.inter;
   experts.router = "block_sparse_moe.gate";
@@ -56,7 +57,8 @@ constexpr GgufFamily kGguf[] = {{.model_type = "mixtral",
 }  // namespace
 
 extern const Family kFamily_mixtral;
-const Family kFamily_mixtral = {"mixtral", "mistral with experts, weights normalized over the chosen ones",
-                                BuildMixtral, kGguf};
+const Family kFamily_mixtral = {"mixtral", "MixtralForCausalLM",
+                                "mistral with experts, weights normalized over the chosen ones", BuildMixtral,
+                                kGguf};
 
 }  // namespace planish

@@ -5,10 +5,10 @@
 namespace planish {
 namespace {
 
-Result<Program> BuildOlmo2(const Json& config) {
+Result<Program> BuildOlmo2(const Config& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "olmo2", {50304, 4096, 11008, 32, 32, 0, 2048, 0}));
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "rms_norm_eps", 1e-5));
-  PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", false));
+  PLANISH_TRY(spec.qkv_bias, config.Bool("attention_bias", false));
   spec.o_bias = spec.qkv_bias;
   spec.names.attention_norm = spec.names.mlp_norm = "";
   spec.names.after_attention = "post_attention_layernorm";
@@ -41,7 +41,7 @@ constexpr GgufFamily kGguf[] = {{.model_type = "olmo2",
 
 extern const Family kFamily_olmo2;
 const Family kFamily_olmo2 = {
-    "olmo2", "llama with norms after the branches only, and on all heads of q and k together", BuildOlmo2,
-    kGguf};
+    "olmo2", "Olmo2ForCausalLM",
+    "llama with norms after the branches only, and on all heads of q and k together", BuildOlmo2, kGguf};
 
 }  // namespace planish

@@ -4,15 +4,16 @@
 namespace planish {
 namespace {
 
-Result<Program> BuildOpt(const Json& config) {
-  PLANISH_TRY(DecoderSpec spec, ReadDecoderSizes(config, "opt", {50272, 768, 3072, 12, 12, 0, 2048, 0}));
+Result<Program> BuildOpt(const Config& config) {
+  PLANISH_TRY(DecoderSpec spec, ReadDecoderSizes(config.Renamed({{"intermediate_size", "ffn_dim"}}), "opt",
+                                                 {50272, 768, 3072, 12, 12, kNoField, 2048, kNoField}));
   PLANISH_RETURN_IF_ERROR(Require(config, "opt", "layer_norm_elementwise_affine", true));
-  PLANISH_TRY(spec.inter, ReadSize(config, "ffn_dim", 3072));
+  PLANISH_RETURN_IF_ERROR(Require(config, "opt", "learned_embeddings", true));  // of Galactica's files
   spec.norm = NormKind::kLayer;
   spec.eps = 1e-5f;
   PLANISH_TRY(spec.activation, ReadActivation(config, "activation_function", "relu"));
-  PLANISH_TRY(spec.tied, JsonBool(config, "tie_word_embeddings", true));
-  PLANISH_TRY(const bool bias, JsonBool(config, "enable_bias", true));
+  PLANISH_TRY(spec.tied, config.Bool("tie_word_embeddings", true));
+  PLANISH_TRY(const bool bias, config.Bool("enable_bias", true));
   spec.qkv_bias = spec.o_bias = spec.mlp_bias = bias;
   auto& n = spec.names;
   n.embed = "model.decoder.embed_tokens";
@@ -27,8 +28,8 @@ Result<Program> BuildOpt(const Json& config) {
   n.down = "fc2";
   spec.position_offset = 2;  // the rows of padding
   spec.position_rows = spec.max_positions + spec.position_offset;
-  PLANISH_TRY(const bool norm_first, JsonBool(config, "do_layer_norm_before", true));
-  PLANISH_TRY(const bool no_final_norm, JsonBool(config, "_remove_final_layer_norm", false));
+  PLANISH_TRY(const bool norm_first, config.Bool("do_layer_norm_before", true));
+  PLANISH_TRY(const bool no_final_norm, config.Bool("_remove_final_layer_norm", false));
   spec.norm_after_sum = !norm_first;
   if (!norm_first || no_final_norm) n.final_norm = "";
   PLANISH_TRY(spec.embed_width, ReadSize(config, "word_embed_proj_dim", spec.hidden));
@@ -44,6 +45,7 @@ Result<Program> BuildOpt(const Json& config) {
 }  // namespace
 
 extern const Family kFamily_opt;
-const Family kFamily_opt = {"opt", "learned positions, LayerNorm, biases, a plain MLP with ReLU", BuildOpt};
+const Family kFamily_opt = {"opt", "OPTForCausalLM",
+                            "learned positions, LayerNorm, biases, a plain MLP with ReLU", BuildOpt};
 
 }  // namespace planish

@@ -5,10 +5,13 @@
 namespace planish {
 namespace {
 
-Result<Program> BuildPhi3(const Json& config) {
+Result<Program> BuildPhi3(const Config& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "phi3", {32064, 3072, 8192, 32, 32, 0, 4096, 0}));
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "rms_norm_eps", 1e-5));
-  PLANISH_RETURN_IF_ERROR(Require(config, "phi3", "attention_bias", false));
+  // Of files; nothing reads them.
+  for (const char* field : {"full_attn_mod", "interpolate_factor"}) {
+    PLANISH_RETURN_IF_ERROR(Require(config, "phi3", field, 1));
+  }
   spec.names.qkv = "self_attn.qkv_proj";
   spec.names.gate_up = "mlp.gate_up_proj";
   PLANISH_RETURN_IF_ERROR(ReadPlainWindow(config, 0, spec));
@@ -32,7 +35,8 @@ constexpr GgufFamily kGguf[] = {{.model_type = "phi3",
 }  // namespace
 
 extern const Family kFamily_phi3;
-const Family kFamily_phi3 = {"phi3", "llama with q, k, v in one tensor and gate and up in another, longrope",
+const Family kFamily_phi3 = {"phi3", "Phi3ForCausalLM",
+                             "llama with q, k, v in one tensor and gate and up in another, longrope",
                              BuildPhi3, kGguf};
 
 }  // namespace planish

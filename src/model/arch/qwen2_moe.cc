@@ -5,9 +5,9 @@
 namespace planish {
 namespace {
 
-Result<Program> BuildQwen2Moe(const Json& config) {
+Result<Program> BuildQwen2Moe(const Config& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "qwen2_moe", {151936, 2048, 5632, 24, 16, 16, 32768, 0}));
-  PLANISH_TRY(spec.qkv_bias, JsonBool(config, "qkv_bias", true));
+  PLANISH_TRY(spec.qkv_bias, config.Bool("qkv_bias", true));
   PLANISH_RETURN_IF_ERROR(ReadOptionalWindows(config, spec));
   PLANISH_TRY(const QwenExperts qwen, ReadQwenExperts(config, spec, {60, 4, 1408}));
   PLANISH_TRY(const int64_t shared_inter, ReadSize(config, "shared_expert_intermediate_size", 5632));
@@ -41,7 +41,7 @@ constexpr GgufFamily kGguf[] = {{.model_type = "qwen2_moe",
 }  // namespace
 
 extern const Family kFamily_qwen2_moe;
-const Family kFamily_qwen2_moe = {"qwen2_moe", "qwen2 with experts, and a shared one behind a gate",
-                                  BuildQwen2Moe, kGguf};
+const Family kFamily_qwen2_moe = {"qwen2_moe", "Qwen2MoeForCausalLM",
+                                  "qwen2 with experts, and a shared one behind a gate", BuildQwen2Moe, kGguf};
 
 }  // namespace planish

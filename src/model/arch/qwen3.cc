@@ -5,9 +5,9 @@
 namespace planish {
 namespace {
 
-Result<Program> BuildQwen3(const Json& config) {
+Result<Program> BuildQwen3(const Config& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "qwen3", {151936, 4096, 22016, 32, 32, 32, 32768, 128}));
-  PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", false));
+  PLANISH_TRY(spec.qkv_bias, config.Bool("attention_bias", false));
   spec.o_bias = spec.qkv_bias;
   spec.qk_norm = DecoderSpec::QkNorm::kHead;
   spec.names.q_norm = "self_attn.q_norm";
@@ -27,6 +27,7 @@ constexpr GgufFamily kGguf[] = {{.model_type = "qwen3",
 }  // namespace
 
 extern const Family kFamily_qwen3;
-const Family kFamily_qwen3 = {"qwen3", "llama with RMSNorm on the heads of q and k", BuildQwen3, kGguf};
+const Family kFamily_qwen3 = {"qwen3", "Qwen3ForCausalLM", "llama with RMSNorm on the heads of q and k",
+                              BuildQwen3, kGguf};
 
 }  // namespace planish

@@ -5,15 +5,18 @@
 namespace planish {
 namespace {
 
-Result<Program> BuildQwen3Moe(const Json& config) {
+Result<Program> BuildQwen3Moe(const Config& config) {
   PLANISH_TRY(DecoderSpec spec,
               ReadDecoder(config, "qwen3_moe", {151936, 2048, 6144, 24, 32, 4, 32768, 128}));
-  PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", false));
+  PLANISH_TRY(spec.qkv_bias, config.Bool("attention_bias", false));
   spec.o_bias = spec.qkv_bias;
   spec.qk_norm = DecoderSpec::QkNorm::kHead;
   spec.names.q_norm = "self_attn.q_norm";
   spec.names.k_norm = "self_attn.k_norm";
   PLANISH_RETURN_IF_ERROR(ReadOptionalWindows(config, spec));
+  // Of Qwen3-Coder's files.
+  PLANISH_RETURN_IF_ERROR(Require(config, "qwen3_moe", "use_qk_norm", true));
+  PLANISH_RETURN_IF_ERROR(Require(config, "qwen3_moe", "shared_expert_intermediate_size", 0));
   PLANISH_TRY(const QwenExperts qwen, ReadQwenExperts(config, spec, {128, 8, 768}));
   spec.mlp = [qwen](BlockBuilder& b, const DecoderSpec& s, int64_t layer, const std::string& prefix,
                     ValueId x) {
@@ -39,6 +42,7 @@ constexpr GgufFamily kGguf[] = {{.model_type = "qwen3_moe",
 }  // namespace
 
 extern const Family kFamily_qwen3_moe;
-const Family kFamily_qwen3_moe = {"qwen3_moe", "qwen3 with experts", BuildQwen3Moe, kGguf};
+const Family kFamily_qwen3_moe = {"qwen3_moe", "Qwen3MoeForCausalLM", "qwen3 with experts", BuildQwen3Moe,
+                                  kGguf};
 
 }  // namespace planish

@@ -15,7 +15,7 @@ struct QwenExperts {
 struct QwenExpertDefaults {
   int64_t experts, chosen, inter;
 };
-Result<QwenExperts> ReadQwenExperts(const Json& config, const DecoderSpec& spec,
+Result<QwenExperts> ReadQwenExperts(const Config& config, const DecoderSpec& spec,
                                     const QwenExpertDefaults& defaults);
 
 inline constexpr GgufName kQwenMoeLayer[] = {{"attn_norm", "input_layernorm"},

@@ -10,9 +10,10 @@ namespace {
 
 // `no_rope_layers` lists 1 for layers that rotate and 0 for those that do not; without it every
 // `no_rope_layer_interval`-th layer does not.
-Status ReadUnrotated(const Json& config, DecoderSpec& spec) {
-  const auto list = config.find("no_rope_layers");
-  if (list != config.end() && list->is_array()) {
+Status ReadUnrotated(const Config& config, DecoderSpec& spec) {
+  PLANISH_TRY(const int64_t interval, ReadSize(config, "no_rope_layer_interval", 4));
+  if (const Json* list = config.Find("no_rope_layers"); list != nullptr) {
+    if (!list->is_array()) return InputError("field 'no_rope_layers': expected a list");
     if (list->size() != spec.ropes.size()) {
       return InputError(
           fmt::format("no_rope_layers has {} entries for {} layers", list->size(), spec.ropes.size()));
@@ -26,23 +27,25 @@ Status ReadUnrotated(const Json& config, DecoderSpec& spec) {
     }
     return {};
   }
-  PLANISH_TRY(const int64_t interval, ReadSize(config, "no_rope_layer_interval", 4));
   for (size_t i = 0; i < spec.ropes.size(); ++i) {
     spec.ropes[i] = (static_cast<int64_t>(i) + 1) % interval == 0 ? -1 : 0;
   }
   return {};
 }
 
-Result<Program> BuildSmollm3(const Json& config) {
+Result<Program> BuildSmollm3(const Config& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "smollm3", {128256, 2048, 11008, 36, 16, 4, 32768, 0}));
-  PLANISH_TRY(spec.tied, JsonBool(config, "tie_word_embeddings", true));
-  PLANISH_TRY(spec.qkv_bias, JsonBool(config, "attention_bias", false));
+  PLANISH_TRY(spec.tied, config.Bool("tie_word_embeddings", true));
+  PLANISH_TRY(spec.qkv_bias, config.Bool("attention_bias", false));
   spec.o_bias = spec.qkv_bias;
-  PLANISH_TRY(spec.mlp_bias, JsonBool(config, "mlp_bias", false));
+  PLANISH_TRY(spec.mlp_bias, config.Bool("mlp_bias", false));
   PLANISH_RETURN_IF_ERROR(ReadRotation(config, spec, 2e6));
   PLANISH_RETURN_IF_ERROR(ReadUnrotated(config, spec));
-  PLANISH_TRY(const bool slides, JsonBool(config, "use_sliding_window", false));
-  if (slides && config.contains("sliding_window") && !config["sliding_window"].is_null()) {
+  PLANISH_TRY(const bool slides, config.Bool("use_sliding_window", false));
+  config.LeaveAside({"max_window_layers"});  // the class writes and does not read it
+  if (config.Find("sliding_window") == nullptr || !slides) {
+    PLANISH_RETURN_IF_ERROR(NoWindows(config, spec));
+  } else {
     PLANISH_TRY(const int64_t window, ReadSize(config, "sliding_window", 4096));
     PLANISH_TRY(const auto sliding, SlidingLayers(config, spec.layers, [&](int64_t i) {
                   return spec.ropes[static_cast<size_t>(i)] < 0;
@@ -65,6 +68,7 @@ constexpr GgufFamily kGguf[] = {{.model_type = "smollm3",
 }  // namespace
 
 extern const Family kFamily_smollm3;
-const Family kFamily_smollm3 = {"smollm3", "llama with some layers that do not rotate", BuildSmollm3, kGguf};
+const Family kFamily_smollm3 = {"smollm3", "SmolLM3ForCausalLM", "llama with some layers that do not rotate",
+                                BuildSmollm3, kGguf};
 
 }  // namespace planish

@@ -5,17 +5,17 @@
 namespace planish {
 namespace {
 
-Result<Program> BuildStablelm(const Json& config) {
+Result<Program> BuildStablelm(const Config& config) {
   PLANISH_TRY(DecoderSpec spec,
               ReadDecoderSizes(config, "stablelm", {50304, 2560, 6912, 32, 32, 32, 4096, 0}));
   spec.norm = NormKind::kLayer;
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "layer_norm_eps", 1e-5));
   PLANISH_TRY(spec.activation, ReadActivation(config));
-  PLANISH_TRY(spec.tied, JsonBool(config, "tie_word_embeddings", false));
-  PLANISH_TRY(spec.qkv_bias, JsonBool(config, "use_qkv_bias", false));
-  PLANISH_TRY(spec.parallel, JsonBool(config, "use_parallel_residual", false));
+  PLANISH_TRY(spec.tied, config.Bool("tie_word_embeddings", false));
+  PLANISH_TRY(spec.qkv_bias, config.Bool("use_qkv_bias", false));
+  PLANISH_TRY(spec.parallel, config.Bool("use_parallel_residual", false));
   if (spec.parallel) spec.names.mlp_norm = "";
-  PLANISH_TRY(const bool qk_norm, JsonBool(config, "qk_layernorm", false));
+  PLANISH_TRY(const bool qk_norm, config.Bool("qk_layernorm", false));
   if (qk_norm) spec.qk_norm = DecoderSpec::QkNorm::kHead;
   spec.names.q_norm = "self_attn.q_layernorm.norms.*";
   spec.names.k_norm = "self_attn.k_layernorm.norms.*";
@@ -53,7 +53,8 @@ constexpr GgufFamily kGguf[] = {{.model_type = "stablelm",
 
 extern const Family kFamily_stablelm;
 const Family kFamily_stablelm = {
-    "stablelm", "llama with LayerNorm, also on the heads of q and k, and rotation of a quarter of each head",
+    "stablelm", "StableLmForCausalLM",
+    "llama with LayerNorm, also on the heads of q and k, and rotation of a quarter of each head",
     BuildStablelm, kGguf};
 
 }  // namespace planish

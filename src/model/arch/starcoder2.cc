@@ -5,15 +5,22 @@
 namespace planish {
 namespace {
 
-Result<Program> BuildStarcoder2(const Json& config) {
+Result<Program> BuildStarcoder2(const Config& config) {
   PLANISH_TRY(DecoderSpec spec,
               ReadDecoderSizes(config, "starcoder2", {49152, 3072, 12288, 30, 24, 2, 4096, 0}));
   spec.norm = NormKind::kLayer;
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "norm_epsilon", 1e-5));
   PLANISH_TRY(spec.activation, ReadActivation(config, "hidden_act", "gelu_pytorch_tanh"));
-  PLANISH_TRY(spec.tied, JsonBool(config, "tie_word_embeddings", true));
-  PLANISH_TRY(const bool bias, JsonBool(config, "use_bias", true));
+  PLANISH_TRY(spec.tied, config.Bool("tie_word_embeddings", true));
+  PLANISH_TRY(const bool bias, config.Bool("use_bias", true));
   spec.qkv_bias = spec.o_bias = spec.mlp_bias = bias;
+  // What files have beside the class's own fields, which win.
+  config.LeaveAside({"activation_function"});
+  PLANISH_RETURN_IF_ERROR(Require(config, "starcoder2", "mlp_type", "default"));
+  PLANISH_RETURN_IF_ERROR(Require(config, "starcoder2", "norm_type", "layer_norm"));
+  PLANISH_RETURN_IF_ERROR(Require(config, "starcoder2", "scale_attn_weights", true));
+  PLANISH_TRY(const double eps, config.Number("norm_epsilon", 1e-5));
+  PLANISH_RETURN_IF_ERROR(Require(config, "starcoder2", "layer_norm_epsilon", eps));
   spec.names.gate = "";
   spec.names.up = "mlp.c_fc";
   spec.names.down = "mlp.c_proj";
@@ -44,7 +51,7 @@ constexpr GgufFamily kGguf[] = {{.model_type = "starcoder2",
 }  // namespace
 
 extern const Family kFamily_starcoder2;
-const Family kFamily_starcoder2 = {"starcoder2",
+const Family kFamily_starcoder2 = {"starcoder2", "Starcoder2ForCausalLM",
                                    "LayerNorm, biases everywhere, a plain MLP with GELU, sliding windows",
                                    BuildStarcoder2, kGguf};
 

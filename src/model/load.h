@@ -1,0 +1,18 @@
+// Loading a model in other ways than LoadModel(path) of model.h does.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "model/model.h"
+
+namespace planish {
+
+struct LoadOptions {
+  // Fields of config.json to read it without, "name" or "rope_scaling.name": the way out where a config has
+  // one that its family does not implement and that means nothing. Ones that are not there are no error.
+  std::vector<std::string> ignored_fields;
+};
+Result<Model> LoadModel(const std::string& path, const LoadOptions& options);
+
+}  // namespace planish
