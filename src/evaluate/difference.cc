@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 #include <set>
+#include <string_view>
 
 namespace planish {
 namespace {
@@ -85,18 +86,78 @@ Sums Compare(const Context& context, const Item& a, const Item& b) {
   return sums;
 }
 
+// Fields that say nothing of what a model computes: who wrote it, how values are stored (which is in the
+// types), what training did.
+constexpr std::string_view kSaysNothing[] = {"_attn_implementation",
+                                             "_name_or_path",
+                                             "architectures",
+                                             "attention_dropout",
+                                             "attn_pdrop",
+                                             "auto_map",
+                                             "classifier_dropout",
+                                             "dtype",
+                                             "embd_pdrop",
+                                             "hidden_dropout",
+                                             "initializer_range",
+                                             "output_router_logits",
+                                             "pretraining_tp",
+                                             "quantization_config",
+                                             "resid_pdrop",
+                                             "router_aux_loss_coef",
+                                             "torch_dtype",
+                                             "transformers_version",
+                                             "use_cache"};
+
+// The fields that say something, under one name each: rotations are spelled in several ways, and null, false
+// and nothing are one.
+Json Meaning(const Json& config) {
+  Json meaning = Json::object();
+  const auto add = [&](const std::string& name, const Json& value) {
+    const bool nothing = value.is_null() || value == false || (value.is_structured() && value.empty());
+    if (!nothing && std::ranges::find(kSaysNothing, name) == std::end(kSaysNothing)) meaning[name] = value;
+  };
+  for (const auto& [name, value] : config.items()) {
+    if ((name != "rope_parameters" && name != "rope_scaling") || !value.is_object()) {
+      add(name, value);
+      continue;
+    }
+    Json scaling = value;
+    if (scaling.contains("type") && !scaling.contains("rope_type")) scaling["rope_type"] = scaling["type"];
+    scaling.erase("type");
+    if (scaling.contains("rope_theta")) add("rope_theta", scaling["rope_theta"]);
+    scaling.erase("rope_theta");
+    if (scaling.value("rope_type", Json()) == "default") scaling.erase("rope_type");
+    add("rope_scaling", scaling);
+  }
+  return meaning;
+}
+
+// Numbers to the precision of the floats that they become; anything else exactly.
+bool SameValue(const Json& a, const Json& b) {
+  if (a.is_number() && b.is_number()) return a.get<float>() == b.get<float>();
+  if (a.type() != b.type() || a.size() != b.size() || !a.is_structured()) return a == b;
+  if (a.is_array()) {
+    return std::equal(a.begin(), a.end(), b.begin(), SameValue);
+  }
+  for (const auto& [name, value] : a.items()) {
+    const auto other = b.find(name);
+    if (other == b.end() || !SameValue(value, *other)) return false;
+  }
+  return true;
+}
+
 void CompareFields(const Json& a, const Json& b, std::vector<FieldDifference>& fields) {
+  const Json x = Meaning(a), y = Meaning(b);
   std::set<std::string> names;
-  for (const Json* config : {&a, &b}) {
+  for (const Json* config : {&x, &y}) {
     for (const auto& [name, value] : config->items()) names.insert(name);
   }
-  names.erase("quantization_config");  // how values are stored is in the types
   const auto text = [](const Json& config, const std::string& name) {
     return config.contains(name) ? DumpJson(config[name]) : std::string();
   };
   for (const auto& name : names) {
-    FieldDifference field{name, text(a, name), text(b, name)};
-    if (field.a != field.b) fields.push_back(std::move(field));
+    if (x.contains(name) && y.contains(name) && SameValue(x[name], y[name])) continue;
+    fields.push_back({name, text(x, name), text(y, name)});
   }
 }
 

@@ -27,8 +27,9 @@ struct FieldDifference {
 struct ModelDifference {
   std::vector<TensorDifference> tensors;    // in the order of a's program
   std::vector<std::string> only_a, only_b;  // names of weights and vectors
-  std::vector<FieldDifference> fields;      // of the configurations, parts left out
-  bool Same() const;                        // not a bit's difference in any value, shape or field
+  // Of the configurations, numbers compared as floats; without parts and what no program computes by.
+  std::vector<FieldDifference> fields;
+  bool Same() const;  // not a bit's difference in any value, shape or field
 };
 
 // Compares the linears and vectors of two programs by name, reading rows panel by panel. The same numbers for

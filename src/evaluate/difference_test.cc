@@ -78,8 +78,32 @@ TEST(Difference, ErrorsByHand) {
     EXPECT_EQ(difference->fields[0].field, "bos_token_id");
     EXPECT_EQ(difference->fields[0].b, "");
     EXPECT_EQ(difference->fields[1].field, "rms_norm_eps");
-    EXPECT_EQ(difference->fields[2].a, "null");
+    EXPECT_EQ(difference->fields[2].a, "");
   }
+}
+
+// Spellings, defaults and precisions that mean the same, and fields that no program computes by.
+TEST(Difference, FieldsThatSayNothing) {
+  TemporaryFolder folder, other;
+  TinyModel tiny;
+  tiny.config.update({{"rms_norm_eps", 1e-5}, {"rope_theta", 10000.0}, {"torch_dtype", "float32"}});
+  tiny.MakeTensors();
+  const Model a = Load(tiny, folder);
+  tiny.config.erase("rope_theta");
+  tiny.config.erase("torch_dtype");
+  tiny.config.update({{"rms_norm_eps", static_cast<double>(1e-5f)},
+                      {"rope_parameters", {{"rope_theta", 10000}, {"rope_type", "default"}}},
+                      {"sliding_window", nullptr},
+                      {"attention_bias", false},
+                      {"dtype", "bfloat16"},
+                      {"use_cache", true},
+                      {"transformers_version", "5.0"}});
+  const Model b = Load(tiny, other);
+  TestContext context;
+  const auto same = CompareModels(context.context, a, b);
+  ASSERT_TRUE(same.ok());
+  for (const auto& field : same->fields) ADD_FAILURE() << field.field << ": " << field.a << " / " << field.b;
+  EXPECT_TRUE(same->Same());
 }
 
 TEST(Difference, TensorsThatOneHasAndShapes) {
