@@ -21,7 +21,13 @@ constexpr const char* kStrategies[] = {"tensor", "channel",      "group",    "bl
 
 constexpr const char* kFormats[] = {
     "pack-quantized",       "int-quantized",   "float-quantized", "naive-quantized", "nvfp4-pack-quantized",
-    "mxfp4-pack-quantized", "mxfp8-quantized", "dense",           "mixed-precision"};
+    "mxfp4-pack-quantized", "mxfp8-quantized", "dense",           "sparse-bitmask",  "mixed-precision"};
+
+Status CheckFormat(const std::string& format) {
+  if (std::ranges::find(kFormats, format) != std::end(kFormats)) return {};
+  return InputError(
+      fmt::format("format '{}': expected one of {}", Abbreviate(format), fmt::join(kFormats, ", ")));
+}
 
 Result<Strategy> ReadStrategy(const Json& json, int64_t group) {
   if (!json.contains("strategy") || json["strategy"].is_null()) {
@@ -222,10 +228,7 @@ Status CompressedConfig::ReadGroup(const std::string& name, const Json& group, c
   if (group.is_object()) {
     PLANISH_TRY(scheme.format, JsonString(group, "format", format));
   }
-  if (std::ranges::find(kFormats, scheme.format) == std::end(kFormats)) {
-    return InputError(
-        fmt::format("format '{}': expected one of {}", Abbreviate(scheme.format), fmt::join(kFormats, ", ")));
-  }
+  PLANISH_RETURN_IF_ERROR(CheckFormat(scheme.format));
   schemes_.push_back(std::move(scheme));
   return {};
 }
@@ -233,6 +236,7 @@ Status CompressedConfig::ReadGroup(const std::string& name, const Json& group, c
 Result<CompressedConfig> CompressedConfig::Parse(const Json& config) {
   CompressedConfig parsed;
   PLANISH_TRY(const std::string format, JsonString(config, "format", "dense"));
+  PLANISH_RETURN_IF_ERROR(CheckFormat(format));
   const auto groups = config.find("config_groups");
   if (groups != config.end() && !groups->is_null()) {
     if (!groups->is_object() || groups->size() > kMaxGroups) {

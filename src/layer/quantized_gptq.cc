@@ -241,6 +241,13 @@ class AwqReader : public WordReader {
       return InputError(fmt::format("version '{}': expected gemm (other layouts of AWQ cannot be read)",
                                     Abbreviate(version)));
     }
+    PLANISH_TRY(const std::string format, FirstString(config, {"checkpoint_format", "format"}, "gemm"));
+    if (format != "gemm" && format != "awq") {
+      return InputError(fmt::format(
+          "checkpoint_format '{}': expected gemm (codes repacked for one kernel cannot be read; use the "
+          "checkpoint they were made from)",
+          Abbreviate(format)));
+    }
     return std::unique_ptr<QuantizedReader>(std::move(reader));
   }
   Result<Matrix> Read(const std::string& weight, int64_t rows, int64_t cols) override;

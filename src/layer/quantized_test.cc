@@ -286,6 +286,8 @@ TEST(AwqTest, Malformed) {
   const Case cases[] = {
       {[](Json& c, Files&) { c["bits"] = 3; }, "bits: expected 4, found 3"},
       {[](Json& c, Files&) { c["version"] = "gemv"; }, "version 'gemv': expected gemm"},
+      {[](Json& c, Files&) { c["checkpoint_format"] = "marlin"; },
+       "checkpoint_format 'marlin': expected gemm"},
       {[](Json& c, Files&) { c["group_size"] = -2; }, "group_size: expected -1 or a positive size"},
       {[](Json& c, Files&) { c["group_size"] = 4; }, "2 inputs are no multiple of group_size 4"},
       {[](Json&, Files& f) {
@@ -568,6 +570,17 @@ TEST(CompressedTensorsTest, Malformed) {
     c.change(config, files);
     EXPECT_THAT(ReadFrom(config, files, 1, 8).error, HasSubstr(c.message));
   }
+}
+
+// A format of the whole file that is not known, whatever its groups say.
+TEST(CompressedTensorsTest, UnknownFormats) {
+  Json config = Ct("some-new-format", kFour);
+  config["config_groups"]["group_0"]["format"] = "pack-quantized";
+  EXPECT_THAT(ReadFrom(config, PackedFour(), 1, 8).error,
+              HasSubstr("format 'some-new-format': expected one of"));
+  config.erase("config_groups");
+  EXPECT_THAT(ReadFrom(config, PackedFour(), 1, 8).error,
+              HasSubstr("format 'some-new-format': expected one of"));
 }
 
 TEST(CompressedTensorsTest, WhatIsNotAppliedIsSaid) {
