@@ -129,7 +129,7 @@ def judge_lora(config):
     run("compress", "demo", "-o", path("small"), "--bits", "3", "--rank", "8", "--calibration", text, "--windows", "4",
         "--context", "64")
     run("convert", path("small"), "-o", path("merged"), "--to", "hf-f32")
-    run("convert", path("small"), "-o", path("base"), "--to", "hf-f32", "--drop-paths")
+    run("convert", path("small"), "-o", path("base"), "--to", "hf-f32", "--drop", "paths")
     run("convert", path("small"), "-o", path("adapter"), "--to", "lora")
     run("convert", path("small"), "-o", path("adapter.gguf"), "--to", "lora:gguf")
     with open(path("adapter/adapter_config.json")) as f:

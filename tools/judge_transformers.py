@@ -54,7 +54,7 @@ def main():
     run("compress", model, "-o", path("small"), "--bits", "3", "--rank", "8", "--calibration", text, "--windows", "4",
         "--context", "64")
     run("convert", path("small"), "-o", path("merged"), "--to", "hf-f32")
-    run("convert", path("small"), "-o", path("base"), "--to", "hf-f32", "--drop-paths")
+    run("convert", path("small"), "-o", path("base"), "--to", "hf-f32", "--drop", "paths")
     run("convert", path("small"), "-o", path("adapter"), "--to", "lora")
     expected = ours(path("small"))
     compare("artifact decoded, transformers", expected, theirs(load(path("merged"))), 1e-3)

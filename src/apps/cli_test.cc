@@ -397,6 +397,100 @@ TEST_F(CliTest, InspectSumsWhatIsStored) {
   EXPECT_THAT(hostile.err, HasSubstr("neither GGUF, nor safetensors"));
 }
 
+// A path beside every matrix: formats with one matrix a layer refuse it with all layers and all that makes it
+// fit, and each of these options does.
+TEST_F(CliTest, ConvertRefusesWhatAFormatCannotHold) {
+  ASSERT_EQ(Run({"compress", "demo", "-o", "small", "--bits", "4", "--group", "64", "--rank", "4",
+                 "--calibration", kSample, "--windows", "2", "--context", "64", "-q"})
+                .status,
+            0);
+  for (const char* to : {"gptq", "gptq-v1", "awq", "compressed-tensors", "gguf:q4_k", "gguf:f32"}) {
+    const Outcome refused = Run({"convert", "small", "-o", "made", "--to", to, "-q"});
+    SCOPED_TRACE(to);
+    EXPECT_EQ(refused.status, 3);
+    EXPECT_EQ(refused.out, "");
+    EXPECT_THAT(refused.err,
+                HasSubstr("cannot hold this model:\n  a low-rank path beside the matrix (42 layers: "));
+    for (const char* name : {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+                             "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}) {
+      EXPECT_THAT(refused.err, HasSubstr(fmt::format("model.layers.{{0-5}}.{}", name)));
+    }
+    for (const char* option : {"--drop paths", "--merge", "--adapter DIR", "--to lora"}) {
+      EXPECT_THAT(refused.err, HasSubstr(option));
+    }
+    EXPECT_FALSE(std::filesystem::exists(Path("made")));
+  }
+  const auto convert = [&](const std::string& output, std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"convert", "small", "-o", output, "-q"});
+    return Run(arguments);
+  };
+  EXPECT_EQ(convert("dropped", {"--to", "gptq", "--drop", "paths"}).status, 0);
+  EXPECT_EQ(convert("merged", {"--to", "gptq", "--merge"}).status, 0);
+  const Outcome both = convert("base", {"--to", "gptq", "--adapter", "paths"});
+  EXPECT_EQ(both.status, 0) << both.err;
+  EXPECT_THAT(both.out, HasSubstr("paths: the low-rank paths, which base is without"));
+  EXPECT_EQ(RunJson({"diff", "base", "dropped"})["same"], true);
+  EXPECT_EQ(convert("base.gguf", {"--to", "gguf:f32", "--adapter", "paths.gguf"}).status, 0);
+  EXPECT_EQ(convert("lora", {"--to", "lora"}).status, 0);
+  EXPECT_EQ(ReadAll(Path("lora/adapter_model.safetensors")),
+            ReadAll(Path("paths/adapter_model.safetensors")));
+  // Base and adapter together are the artifact again, in fp32.
+  EXPECT_EQ(convert("whole", {"--to", "hf-f32"}).status, 0);
+  for (const auto& [base, adapter] : {std::pair{"base", "paths"}, {"base.gguf", "paths.gguf"}}) {
+    ASSERT_EQ(Run({"convert", base, "-o", "again", "--to", "hf-f32", "--adapter", adapter, "-q"}).status, 0);
+    for (const Json& tensor : RunJson({"diff", "whole", "again"})["tensors"]) {
+      EXPECT_LT(tensor["relative"].get<double>(), 1e-6) << tensor["name"];
+    }
+    std::filesystem::remove_all(Path("again"));
+  }
+  // Nothing is left of an output that fails, and an adapter is not made of nothing.
+  const Outcome half = convert("half", {"--to", "compressed-tensors:w8a16", "--adapter", "half-paths"});
+  EXPECT_EQ(half.status, 3);
+  EXPECT_THAT(half.err, HasSubstr("not int8 g64 sym"));
+  EXPECT_FALSE(std::filesystem::exists(Path("half")) || std::filesystem::exists(Path("half-paths")));
+  const Outcome none = Run({"convert", "demo", "-o", "half", "--to", "hf-bf16", "--adapter", "missing"});
+  EXPECT_EQ(none.status, 2);
+  EXPECT_THAT(none.err, HasSubstr("--adapter missing: no adapter is there, and none is made of paths: "));
+  EXPECT_EQ(convert("half", {"--to", "gptq", "--merge", "--adapter", "missing"}).status, 2);
+  EXPECT_EQ(convert("half", {"--to", "gptq", "--adapter", "one", "--adapter", "two"}).status, 2);
+  EXPECT_EQ(convert("half", {"--to", "gptq", "--drop", "layers"}).status, 2);
+}
+
+// Two models tensor by tensor, of whatever kind.
+TEST_F(CliTest, DiffComparesModels) {
+  ASSERT_EQ(Run({"convert", "demo", "-o", "m.gguf", "--to", "gguf:q8_0", "-q"}).status, 0);
+  const Outcome same = Run({"diff", "demo", kDemo});
+  EXPECT_EQ(same.status, 0) << same.err;
+  EXPECT_EQ(same.out, "56 of 56 tensors are equal; the models are the same\n");
+  const Json json = RunJson({"diff", "demo", "m.gguf"});
+  EXPECT_EQ(json["same"], false);
+  EXPECT_EQ(json["tensors"].size(), 56u);
+  EXPECT_EQ(json["config"], Json::array()) << json["config"].dump();
+  int norms = 0;
+  for (const Json& tensor : json["tensors"]) {
+    const auto relative = tensor["relative"].get<double>(), cosine = tensor["cosine"].get<double>();
+    const bool norm = tensor["shape_a"].size() == 1;
+    norms += norm ? 1 : 0;
+    EXPECT_EQ(tensor["type_b"], norm ? "f32" : "Q8_0") << tensor["name"];
+    // 8 bits of blocks of 32 normal values: half a step is 1/254 of the largest.
+    EXPECT_TRUE(norm ? relative == 0 : relative > 1e-3 && relative < 1e-2) << tensor["name"] << relative;
+    EXPECT_GT(cosine, 0.9999);
+  }
+  EXPECT_EQ(norms, 13);
+  const Outcome table = Run({"diff", "demo", "m.gguf"});
+  EXPECT_THAT(table.out, HasSubstr("13 of 56 tensors are equal\n"));
+  EXPECT_THAT(table.out, HasSubstr("model.layers.0.mlp.down_proj.weight"));
+  const Outcome other = Run({"diff", "demo", PLANISH_SHARED_DIR "/models/tiny/llama_yarn"});
+  if (std::filesystem::exists(PLANISH_SHARED_DIR "/models/tiny/llama_yarn")) {
+    EXPECT_EQ(other.status, 0);
+    EXPECT_THAT(other.out, HasSubstr("config.json: hidden_size: 256 / "));
+    EXPECT_THAT(other.out, HasSubstr("model.layers.5.mlp.up_proj.weight: only in demo"));
+  }
+  const Outcome missing = Run({"diff", "demo", "nowhere"});
+  EXPECT_EQ(missing.status, 2);
+  EXPECT_THAT(missing.err, HasSubstr("nowhere"));
+}
+
 // Families through the program, against what another implementation computes: all logits of tiny models, the
 // first 64 of the others.
 TEST_F(CliTest, LogitsOfFamilies) {

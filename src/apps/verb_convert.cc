@@ -1,6 +1,8 @@
 // planish convert: a model in the format of another program.
 #include <fmt/format.h>
 
+#include <filesystem>
+
 #include "apps/adapter_options.h"
 #include "apps/app.h"
 #include "base/file.h"
@@ -13,8 +15,8 @@ namespace {
 struct ConvertFlags {
   RunOptions run;
   std::vector<std::string> adapters;
-  std::string model, output, target, statistics, imatrix;
-  bool merge = false, drop_paths = false;
+  std::string model, output, target, statistics, imatrix, drop;
+  bool merge = false;
   int64_t shard_bytes = 0;
 };
 
@@ -40,11 +42,70 @@ Status ReadImportance(const ConvertFlags& flags, const ConvertTarget& target, co
   return {};
 }
 
+// The adapters of --adapter: those that exist go on the model; one that does not is made of its paths.
+struct Adapters {
+  std::vector<std::string> in;
+  std::string out;
+};
+
+Result<Adapters> SortAdapters(const ConvertFlags& flags) {
+  Adapters adapters;
+  for (const std::string& path : flags.adapters) {
+    if (FileExists(path) || DirectoryExists(path)) {
+      adapters.in.push_back(path);
+      continue;
+    }
+    if (!adapters.out.empty()) {
+      return InputError(fmt::format("--adapter: neither {} nor {} exists; the paths are written to one place",
+                                    adapters.out, path));
+    }
+    adapters.out = path;
+  }
+  if (!adapters.out.empty() && (flags.merge || !flags.drop.empty())) {
+    return InputError(
+        fmt::format("--adapter {}: no such adapter; to write the low-rank paths there, leave "
+                    "out --merge and --drop",
+                    adapters.out));
+  }
+  return adapters;
+}
+
+Paths PathsOf(const ConvertFlags& flags, const Adapters& adapters) {
+  if (!flags.drop.empty() || !adapters.out.empty()) return Paths::kDrop;
+  // An adapter is given to be in the output: where a format has no place for it, it is merged.
+  return flags.merge || !adapters.in.empty() ? Paths::kMerge : Paths::kRefuse;
+}
+
+// The paths as an adapter beside the output: a GGUF file for a name that ends so, else a PEFT folder.
+Status WriteAdapter(const Context& context, const Model& model, const std::string& path) {
+  ConvertOptions options;
+  PLANISH_TRY(const ConvertTarget* target,
+              ParseConvertTarget(path.ends_with(".gguf") ? "lora:gguf" : "lora:peft", options));
+  auto written = target->write(context, model, options, path);
+  if (written.ok()) return {};
+  return written.error().At(
+      fmt::format("--adapter {}: no adapter is there, and none is made of paths", path));
+}
+
+Result<Converted> Write(const Context& context, const ConvertTarget& target, const Model& model,
+                        const ConvertOptions& options, const std::string& output,
+                        const std::string& adapter) {
+  if (adapter.empty()) return target.write(context, model, options, output);
+  PLANISH_RETURN_IF_ERROR(WriteAdapter(context, model, adapter));
+  auto done = target.write(context, model, options, output);
+  if (!done.ok()) {  // both or neither
+    std::error_code ignored;
+    std::filesystem::remove_all(adapter, ignored);
+    return done;
+  }
+  done->notes.push_back(fmt::format("{}: the low-rank paths, which {} is without", adapter, output));
+  return done;
+}
+
 Status RunConvert(const ConvertFlags& flags) {
   ConvertOptions options;
-  // An adapter is given to be in the output: where a format has no place for it, it is merged.
-  const bool merge = flags.merge || (!flags.adapters.empty() && !flags.drop_paths);
-  options.paths = merge ? Paths::kMerge : flags.drop_paths ? Paths::kDrop : Paths::kRefuse;
+  PLANISH_TRY(const Adapters adapters, SortAdapters(flags));
+  options.paths = PathsOf(flags, adapters);
   options.shard_bytes = flags.shard_bytes;
   PLANISH_TRY(const ConvertTarget* target, ParseConvertTarget(flags.target, options));
   if (flags.shard_bytes > 0 && !target->divides) {
@@ -55,9 +116,10 @@ Status RunConvert(const ConvertFlags& flags) {
   }
   PLANISH_TRY(const auto run, Run::Start(flags.run));
   PLANISH_TRY(Model model, OpenModel(flags.model, flags.run));
-  PLANISH_RETURN_IF_ERROR(AttachAdapters(run->context(), flags.adapters, model));
+  PLANISH_RETURN_IF_ERROR(AttachAdapters(run->context(), adapters.in, model));
   PLANISH_RETURN_IF_ERROR(ReadImportance(flags, *target, model, options));
-  PLANISH_TRY(const Converted done, target->write(run->context(), model, options, flags.output));
+  PLANISH_TRY(const Converted done,
+              Write(run->context(), *target, model, options, flags.output, adapters.out));
   const std::string& path = done.path.empty() ? flags.output : done.path;
   if (flags.run.json) {
     PrintJson({{"output", path}, {"tensors", done.tensors}, {"bytes", done.bytes}, {"notes", done.notes}});
@@ -96,19 +158,27 @@ void AddConvertVerb(CLI::App& app) {
   verb->add_option("--imatrix", flags->imatrix, "The same from llama.cpp's importance matrix")
       ->excludes(statistics);
   auto* merge = verb->add_flag("--merge", flags->merge, "Add low-rank paths to the matrix beside them");
-  verb->add_flag("--drop-paths", flags->drop_paths, "Leave low-rank paths out")->excludes(merge);
+  verb->add_option("--drop", flags->drop, "paths: leave low-rank paths out")
+      ->check(CLI::IsMember({"paths"}))
+      ->excludes(merge);
   verb->add_option(
           "--shard-size", flags->shard_bytes,
           "Most bytes of tensors in a file: 2GB, 500MB; folders: 5GB if not given. A larger GGUF file "
           "becomes parts NAME-00001-of-00003.gguf")
       ->transform(CLI::AsSizeValue(true))
       ->check(CLI::PositiveNumber);
-  AddAdapterOption(*verb, flags->adapters);
+  verb->add_option(
+          "--adapter", flags->adapters,
+          "LoRA adapter(s) on the model: a PEFT folder or a GGUF file; may be repeated. One of a name "
+          "that does not exist is written: the low-rank paths, as a PEFT folder or, for a name in "
+          ".gguf, for llama.cpp; the output then is without them")
+      ->allow_extra_args(false);
   AddRunOptions(*verb, flags->run);
   verb->footer(TargetsText() +
                "Examples:\n  planish convert model/ -o model.gguf --to gguf:q4_k\n"
                "  planish convert model/ -o model.gguf --to gguf:q3_k --statistics statistics.safetensors\n"
-               "  planish convert model/ -o model.gguf --to gguf:bf16 --shard-size 2GB");
+               "  planish convert model/ -o model.gguf --to gguf:bf16 --shard-size 2GB\n"
+               "  planish convert small/ -o small-gptq/ --to gptq --adapter small-paths/");
   AddVerb(*verb, [flags] { return RunConvert(*flags); });
 }
 

@@ -116,9 +116,8 @@ TensorSource Scales(const CodedLinear& linear, const Source& source, DType type)
   const int64_t groups = linear.grid.NumGroups(linear.cols()), bytes = groups * DTypeBits(type) / 8;
   return {{linear.module + ".weight_scale", type, {linear.rows(), groups}},
           [=](int64_t row, int64_t, std::span<std::byte> out) -> Status {
-            PLANISH_TRY(const Matrix* codes, source->Get(linear));
-            std::memcpy(out.data(), std::get<Coded>(codes->body).scales.bytes.data() + row * bytes,
-                        out.size());
+            PLANISH_TRY(const Coded* coded, source->Scales(linear));
+            std::memcpy(out.data(), coded->scales.bytes.data() + row * bytes, out.size());
             return {};
           },
           {}};
@@ -129,13 +128,12 @@ TensorSource PackedZeros(const CodedLinear& linear, const Source& source) {
   const int bits = linear.grid.bits;
   return {{linear.module + ".weight_zero_point", DType::kI32, {(rows * bits + 31) / 32, groups}},
           [=](int64_t row, int64_t count, std::span<std::byte> out) -> Status {
-            PLANISH_TRY(const Matrix* codes, source->Get(linear));
-            const auto& coded = std::get<Coded>(codes->body);
+            PLANISH_TRY(const Coded* coded, source->Scales(linear));
             for (int64_t r = row; r < row + count; ++r) {
               for (int64_t g = 0; g < groups; ++g) {
                 uint32_t word = 0;
                 for (int64_t bit = 32 * r; bit < std::min(32 * (r + 1), rows * bits); ++bit) {
-                  const auto zero = static_cast<uint32_t>(ZeroCode(coded, groups, bit / bits, g));
+                  const auto zero = static_cast<uint32_t>(ZeroCode(*coded, groups, bit / bits, g));
                   word |= (zero >> (bit % bits) & 1u) << (bit - 32 * r);
                 }
                 std::memcpy(out.data() + 4 * ((r - row) * groups + g), &word, 4);
@@ -163,8 +161,8 @@ TensorSource GroupIndex(const CodedLinear& linear) {
 TensorSource GlobalScale(const CodedLinear& linear, const Source& source) {
   return {{linear.module + ".weight_global_scale", DType::kF32, {1}},
           [=](int64_t, int64_t, std::span<std::byte> out) -> Status {
-            PLANISH_TRY(const Matrix* codes, source->Get(linear));
-            const float divisor = Divisor(std::get<Coded>(codes->body)).value();
+            PLANISH_TRY(const Coded* coded, source->Scales(linear));
+            const float divisor = Divisor(*coded).value();
             std::memcpy(out.data(), &divisor, 4);
             return {};
           },
@@ -302,8 +300,8 @@ OrderedJson Config(const QuantizedPlan& plan, const NamedScheme& scheme, bool ti
 }
 
 // Loaders sort the columns by group and cut them into runs of the group's size.
-std::string RefuseIndex(const GridSpec& grid, const Coded& coded, int64_t cols) {
-  if (!coded.Scattered()) return "";
+Refusal RefuseIndex(const GridSpec& grid, const Coded& coded, int64_t cols) {
+  if (!coded.Scattered()) return {};
   std::vector<int64_t> sizes(static_cast<size_t>(grid.NumGroups(cols)));
   for (int64_t j = 0; j < cols; ++j) {
     int32_t g;
@@ -312,29 +310,37 @@ std::string RefuseIndex(const GridSpec& grid, const Coded& coded, int64_t cols) 
   }
   for (size_t g = 0; g + 1 < sizes.size(); ++g) {
     if (sizes[g] == grid.group) continue;
-    return fmt::format("an index of groups with {} columns in group {} in place of {}; --to gptq holds it",
-                       sizes[g], g, grid.group);
+    return {
+        fmt::format("an index of groups with {} columns in group {} in place of {}", sizes[g], g, grid.group),
+        "--to gptq holds it"};
   }
-  return "";
+  return {};
 }
 
-std::string Refuse(const GridSpec& grid, const LinearSlot& slot, const Matrix* codes, bool plain_int8) {
+Refusal Refuse(const GridSpec& grid, const LinearSlot& slot, const Matrix* codes, bool plain_int8) {
   const auto layout = LayoutOf(grid, plain_int8);
+  const char* decoded = "--to hf-bf16 holds decoded weights, which can then be rounded to any format";
   if (!layout) {
-    return fmt::format(
-        "{} is none of its grids (integers of 2 to 8 bits with fp16 scales, e4m3, mxfp4, mxfp8, nvfp4)",
-        GridText(grid));
+    return {
+        fmt::format("{} is none of its grids (integers of 2 to 8 bits with fp16 scales, e4m3, mxfp4, mxfp8, "
+                    "nvfp4)",
+                    GridText(grid)),
+        decoded};
   }
-  if (slot.transposed) return "a weight stored [in, out], which its loaders do not know";
+  if (slot.transposed) {
+    return {"a weight stored [in, out], which its loaders do not know", "--to gptq or gguf:q4_k hold it"};
+  }
   if ((*layout == Layout::kMxFloat4 || *layout == Layout::kNvFloat4 || *layout == Layout::kMxFloat8) &&
       slot.in % grid.group != 0) {
-    return fmt::format("{} inputs are no multiple of the block of {}", slot.in, grid.group);
+    return {fmt::format("{} inputs are no multiple of the block of {}", slot.in, grid.group), decoded};
   }
   if (*layout == Layout::kNvFloat4 && codes != nullptr && !Divisor(std::get<Coded>(codes->body))) {
-    return "NVFP4 scales there are divided by a number, and none gives the scales that these are multiplied "
-           "to";
+    return {
+        "NVFP4 scales there are divided by a number, and none gives the scales that these are "
+        "multiplied to",
+        decoded};
   }
-  return codes == nullptr ? "" : RefuseIndex(grid, std::get<Coded>(codes->body), slot.in);
+  return codes == nullptr ? Refusal() : RefuseIndex(grid, std::get<Coded>(codes->body), slot.in);
 }
 
 }  // namespace

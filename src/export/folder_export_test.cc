@@ -243,7 +243,8 @@ TEST_F(FolderExportTest, AdaptersOfEmbeddings) {
   for (int64_t i = 0; i < 11; ++i) {
     for (int64_t j = 0; j < 8; ++j) EXPECT_FLOAT_EQ(after(i, j), before(i, j) + 0.5f);  // 2 (2 * 0.5 * 0.25)
   }
-  EXPECT_THAT(Convert(model, "lora", "out").error().message, HasSubstr("path of an embedding"));
+  EXPECT_THAT(Convert(model, "lora", "out").error().message,
+              HasSubstr("the path of an embedding (1 layer: model.embed_tokens)"));
 }
 
 }  // namespace

@@ -9,7 +9,9 @@
 
 #include "base/background.h"
 #include "base/file.h"
+#include "export/refusals.h"
 #include "formats/chat_template.h"
+#include "formats/gguf_folder.h"
 #include "formats/gguf_tokenizer.h"
 #include "formats/tokenizer_files.h"
 #include "grids/gguf_encode.h"
@@ -83,38 +85,22 @@ int32_t FileType(GgufType type) {
   }
 }
 
-// True when the matrix is nothing without outliers that are kept beside it.
-bool HasOutliers(const Matrix& matrix) {
-  if (std::holds_alternative<Sparse>(matrix.body)) return true;
-  const auto* sum = std::get_if<SumPart>(&matrix.body);
-  return sum != nullptr && std::ranges::any_of(sum->terms, HasOutliers);
+// All layers that one matrix and the model's own bias do not hold.
+Status CheckLinears(const Model& model, Paths paths) {
+  Refusals refusals;
+  for (size_t i = 0; i < model.linears.size(); ++i) {
+    static_cast<void>(OneMatrix(model.linears[i], paths, refusals));
+    RefuseOwnBias(model.program.linears[i], model.linears[i], refusals);
+  }
+  return refusals.ToStatus("GGUF");
 }
 
-// Sums need a decision; this says which layers do.
-Status CheckSums(const Model& model, const GgufExport& options) {
-  for (const Linear& linear : model.linears) {
-    if (!options.merge && HasOutliers(linear.w)) {
-      return InputError(
-          fmt::format("{}: GGUF holds one matrix a layer, and this one's outliers are kept beside it; "
-                      "--merge adds them back "
-                      "before the matrix is encoded",
-                      linear.name));
-    }
-  }
-  if (options.merge || options.drop_paths) return {};
-  std::vector<std::string> names;
-  for (const Linear& linear : model.linears) {
-    if (!std::holds_alternative<SumPart>(linear.w.body)) continue;
-    names.push_back(linear.name);
-  }
-  if (names.empty()) return {};
-  const size_t count = names.size();
-  names.resize(std::min<size_t>(count, 5));
-  return InputError(fmt::format(
-      "GGUF holds one matrix a layer, but {} have a low-rank path beside it: {}{}; --merge adds the path to "
-      "the "
-      "matrix before it is encoded (most of its repair is lost to rounding), --drop-paths leaves it out",
-      count, fmt::join(names, ", "), count > names.size() ? ", ..." : ""));
+GgufTokenIds TokenIdsOf(const Model& model) {
+  GgufTokenIds ids{.bos = model.program.bos_id};
+  if (!model.program.eos_ids.empty()) ids.eos = model.program.eos_ids.front();
+  const Json pad = model.config.value("pad_token_id", Json());
+  if (pad.is_number_integer() && pad >= 0 && pad < model.program.vocab) ids.pad = pad.get<int64_t>();
+  return ids;
 }
 
 struct Header {
@@ -130,10 +116,18 @@ Result<Header> MakeHeader(const Model& model, const GgufExport& options, GgufExp
   metadata.String("general.name", model.name);
   metadata.Int("general.file_type", FileType(options.type));
   if (!IsFloat(options.type)) metadata.Int("general.quantization_version", 2);
-  PLANISH_TRY(const TokenizerFiles tokenizer, ReadTokenizerFiles(model.path));
-  const int64_t eos = model.program.eos_ids.empty() ? -1 : model.program.eos_ids.front();
-  PLANISH_TRY(auto notes, AddTokenizer(tokenizer, model.program.vocab, model.program.bos_id, eos, metadata));
-  result.notes.insert(result.notes.end(), notes.begin(), notes.end());
+  PLANISH_TRY(const bool has_tokenizer, HasTokenizer(model.path));
+  if (has_tokenizer) {
+    PLANISH_TRY(const TokenizerFiles tokenizer, ReadTokenizerFiles(model.path));
+    PLANISH_TRY(auto notes, AddTokenizer(tokenizer, model.program.vocab, TokenIdsOf(model), metadata));
+    result.notes.insert(result.notes.end(), notes.begin(), notes.end());
+  } else {
+    AddNoTokenizer(TokenIdsOf(model), metadata);
+    result.notes.push_back(fmt::format(
+        "warning: {} has no tokenizer; the file says so (tokenizer.ggml.model = no_vocab), and programs can "
+        "give it ids only",
+        model.path));
+  }
   PLANISH_TRY(const StoredTemplates templates, ReadStoredTemplates(model.path));
   AddTemplates(templates, metadata);
   return header;
@@ -220,8 +214,8 @@ class Planner {
   }
 
   Result<Item::Part> PartOf(const LinearSlot& slot, const Linear& linear, const std::string& name) const {
-    const auto* sum = std::get_if<SumPart>(&linear.w.body);
-    Item::Part part{sum != nullptr && options_.drop_paths ? &sum->terms.front() : &linear.w, {}, {}};
+    Refusals none;  // CheckLinears came first
+    Item::Part part{OneMatrix(linear, options_.paths, none), {}, {}};
     const auto known = options_.importance.find(slot.weight);
     if (known != options_.importance.end()) {
       part.importance = known->second;
@@ -259,12 +253,6 @@ class Planner {
   Status AddLinear(const LinearSlot& slot, const Linear& linear) {
     PLANISH_TRY(const GgufPlace place, PlaceOf(slot.weight));
     PLANISH_TRY(const Item::Part part, PartOf(slot, linear, place.name));
-    if (slot.bias.empty() && linear.own_bias) {
-      return InputError(
-          fmt::format("{}: the layer got a bias by compression, and {} has none there in GGUF; compress "
-                      "without --bias-tuning",
-                      linear.name, model_.program.family));
-    }
     if (family_.latent && place.name.ends_with(".attn_kv_b.weight")) {
       AddLatent(slot, place.name, part);
       return {};
@@ -475,7 +463,7 @@ Result<GgufExported> ExportGguf(const Context& context, const Model& model, cons
         fmt::format("importance says nothing to type {}, whose values are rounded one by one; leave it out",
                     InfoOf(options.type).name));
   }
-  PLANISH_RETURN_IF_ERROR(CheckSums(model, options));
+  PLANISH_RETURN_IF_ERROR(CheckLinears(model, options.paths));
   GgufExported result;
   PLANISH_TRY(const Header header, MakeHeader(model, options, result));
   NoteGroups(model.program, result);

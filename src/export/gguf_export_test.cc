@@ -54,24 +54,112 @@ class GgufExportTest : public testing::Test {
     return worst;
   }
 
+  // Mean KL divergence of b's next tokens from a's.
+  double Divergence(const Model& a, const Model& b, const std::vector<int32_t>& ids) {
+    const Mat<float> x = OnePass(context_.context, a, ids), y = OnePass(context_.context, b, ids);
+    const auto log_sum = [](const Mat<float>& m, int64_t i) {
+      double sum = 0;
+      for (int64_t j = 0; j < m.cols(); ++j) sum += std::exp(double{m(i, j)});
+      return std::log(sum);
+    };
+    double total = 0;
+    for (int64_t i = 0; i < x.rows(); ++i) {
+      const double zx = log_sum(x, i), zy = log_sum(y, i);
+      for (int64_t j = 0; j < x.cols(); ++j) {
+        total += std::exp(x(i, j) - zx) * ((x(i, j) - zx) - (y(i, j) - zy));
+      }
+    }
+    return total / static_cast<double>(x.rows());
+  }
+  void ExpectRoundTrips(const std::string& path);
+
   TestContext context_;
   std::filesystem::path folder_;
 };
 
 const std::string kDemo = PLANISH_SOURCE_DIR "/models/demo";
 
-TEST_F(GgufExportTest, RoundTripsOfTheDemo) {
+// Weights of bf16 come back as they were; F16 loses what lies below its smallest numbers, Q8_0 eight bits'
+// worth.
+void GgufExportTest::ExpectRoundTrips(const std::string& path) {
+  const Model model = Load(path);
+  EXPECT_EQ(Difference(model, Through(model, GgufType::kBF16, "bf16.gguf")), 0);
+  EXPECT_EQ(Difference(model, Through(model, GgufType::kF32, "f32.gguf")), 0);
+  EXPECT_LT(Difference(model, Through(model, GgufType::kF16, "f16.gguf")), 1e-4);
+  const auto tokenizer = Tokenizer::Load(path);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.error().message;
+  auto ids = *(*tokenizer)->Encode(*ReadTextFile(PLANISH_SOURCE_DIR "/models/text/sample.txt"), true);
+  ids.resize(std::min<size_t>(ids.size(), 256));
+  const Model q8 = Through(model, GgufType::kQ8_0, "q8.gguf");
+  const double kl = Divergence(model, q8, ids);
+  EXPECT_LT(kl, 1e-3);
+  EXPECT_GT(kl, 0);
+  EXPECT_LT(kl, Divergence(model, Through(model, GgufType::kQ4_K, "q4.gguf"), ids));
+}
+
+TEST_F(GgufExportTest, RoundTripsOfTheDemo) { ExpectRoundTrips(kDemo); }
+
+TEST_F(GgufExportTest, SlowRoundTripsOfRef) {
+  const std::string path = test::ModelFolder("ref");
+  if (!std::filesystem::exists(path)) GTEST_SKIP() << "no shared models here";
+  ExpectRoundTrips(path);
+}
+
+// A folder whose tensors lie in a GGUF file: its configuration, tokenizer and settings beside them.
+TEST_F(GgufExportTest, AFileInsideAFolder) {
   const Model demo = Load(kDemo);
-  // The weights are bf16: nothing is lost, logits are the same bits.
-  EXPECT_EQ(Difference(demo, Through(demo, GgufType::kBF16, "bf16.gguf")), 0);
-  EXPECT_EQ(Difference(demo, Through(demo, GgufType::kF32, "f32.gguf")), 0);
-  EXPECT_LT(Difference(demo, Through(demo, GgufType::kF16, "f16.gguf")), 1e-3);
-  const double q8 = Difference(demo, Through(demo, GgufType::kQ8_0, "q8.gguf"));
-  const double q4 = Difference(demo, Through(demo, GgufType::kQ4_K, "q4.gguf"));
-  EXPECT_LT(q8, 0.5);  // of logits up to about 20
-  EXPECT_GT(q8, 0);
-  EXPECT_LT(q8, q4);
-  EXPECT_LT(q4, 5);
+  std::filesystem::create_directories(folder_ / "model");
+  ASSERT_TRUE(ExportGguf(context_.context, demo, {.type = GgufType::kQ8_0}, Path("model/any.gguf")).ok());
+  std::filesystem::copy(kDemo + "/config.json", Path("model/config.json"));
+  const Model alone = Load(Path("model/any.gguf")), inside = Load(Path("model"));
+  EXPECT_EQ(Difference(alone, inside), 0);
+  EXPECT_EQ(inside.config["architectures"], demo.config["architectures"]);
+  // The tokenizer is the file's, until the folder has one of its own.
+  const auto own = Tokenizer::Load(kDemo), found = Tokenizer::Load(Path("model"));
+  ASSERT_TRUE(found.ok()) << found.error().message;
+  EXPECT_EQ(*(*own)->Encode("Once upon a time", true), *(*found)->Encode("Once upon a time", true));
+  ConvertOptions options;
+  const auto target = ParseConvertTarget("hf-bf16", options);
+  ASSERT_TRUE((*target)->write(context_.context, inside, options, Path("folder")).ok());
+  EXPECT_TRUE(FileExists(Path("folder/tokenizer.json")));
+  EXPECT_EQ(Difference(Through(inside, GgufType::kQ8_0, "again.gguf"), inside), 0);
+  // Both must describe one model, and there is one file to take.
+  Json config = test::ReadJson(Path("model/config.json"));
+  config["rms_norm_eps"] = 1e-6;
+  ASSERT_TRUE(WriteFileAtomically(Path("model/config.json"), DumpJson(config)).ok());
+  EXPECT_THAT(LoadModel(Path("model")).error().message,
+              HasSubstr("config.json: field 'rms_norm_eps' is 1e-06, the GGUF file beside it says"));
+  std::filesystem::copy(Path("model/any.gguf"), Path("model/other.gguf"));
+  EXPECT_THAT(LoadModel(Path("model")).error().message,
+              HasSubstr("several GGUF files (any.gguf, other.gguf); name the one that is meant"));
+}
+
+// A model without a tokenizer knows ids only, and its file says so; special ids travel all the same.
+TEST_F(GgufExportTest, WithoutATokenizer) {
+  std::filesystem::create_directories(folder_ / "bare");
+  std::filesystem::create_symlink(kDemo + "/model.safetensors", folder_ / "bare/model.safetensors");
+  Json config = test::ReadJson(kDemo + "/config.json");
+  config.update({{"bos_token_id", 5}, {"eos_token_id", 6}, {"pad_token_id", 7}});
+  ASSERT_TRUE(WriteFileAtomically(Path("bare/config.json"), DumpJson(config)).ok());
+  const Model bare = Load(Path("bare"));
+  const auto exported = ExportGguf(context_.context, bare, {.type = GgufType::kBF16}, Path("bare.gguf"));
+  ASSERT_TRUE(exported.ok()) << exported.error().message;
+  EXPECT_THAT(exported->notes, testing::Contains(HasSubstr("bare has no tokenizer; the file says so")));
+  const auto file = GgufFile::Open(Path("bare.gguf"));
+  ASSERT_TRUE(file.ok());
+  EXPECT_EQ(*(*file)->String("tokenizer.ggml.model"), "no_vocab");
+  EXPECT_EQ(*(*file)->Int("llama.vocab_size"), 8192);
+  EXPECT_EQ(*(*file)->Int("tokenizer.ggml.padding_token_id"), 7);
+  const Model back = Load(Path("bare.gguf"));
+  EXPECT_EQ(Difference(bare, back), 0);
+  for (const char* id : {"bos_token_id", "eos_token_id", "pad_token_id"}) {
+    EXPECT_EQ(back.config[id], config[id]) << id;
+  }
+  EXPECT_THAT(Tokenizer::Load(Path("bare.gguf")).error().message, HasSubstr("the file has no tokenizer"));
+  EXPECT_EQ(Difference(bare, Through(back, GgufType::kBF16, "twice.gguf")), 0);
+  // With a tokenizer the id of padding travels too.
+  Through(Load(kDemo), GgufType::kBF16, "demo.gguf");
+  EXPECT_EQ(*(*GgufFile::Open(Path("demo.gguf")))->Int("tokenizer.ggml.padding_token_id"), 0);
 }
 
 // Parts of at most 1 MB, and the embedding, which is larger, alone: the model and its tokenizer are the same.
@@ -389,14 +477,14 @@ TEST_F(GgufExportTest, WhatDoesNotFitIsRefused) {
   SumPart sum;
   sum.terms = {linear.w, Matrix{rows, cols, std::move(path)}};
   linear.w = {rows, cols, std::move(sum)};
-  EXPECT_THAT(message(demo), HasSubstr(linear.name));
+  EXPECT_THAT(message(demo), HasSubstr("(1 layer: model.layers.0.self_attn.v_proj); --drop paths"));
   EXPECT_FALSE(std::filesystem::exists(Path("no.gguf")));
   const auto merged =
-      ExportGguf(context_.context, demo, {.type = GgufType::kF32, .merge = true}, Path("m.gguf"));
+      ExportGguf(context_.context, demo, {.type = GgufType::kF32, .paths = Paths::kMerge}, Path("m.gguf"));
   ASSERT_TRUE(merged.ok()) << merged.error().message;
   EXPECT_LT(Difference(demo, Load(Path("m.gguf"))), 1e-3);
   const auto dropped =
-      ExportGguf(context_.context, demo, {.type = GgufType::kBF16, .drop_paths = true}, Path("d.gguf"));
+      ExportGguf(context_.context, demo, {.type = GgufType::kBF16, .paths = Paths::kDrop}, Path("d.gguf"));
   ASSERT_TRUE(dropped.ok()) << dropped.error().message;
   EXPECT_EQ(Difference(Load(kDemo), Load(Path("d.gguf"))), 0);
 }

@@ -25,8 +25,8 @@ TensorSource Scales(const CodedLinear& linear, const Source& source) {
   const int64_t rows = linear.rows(), groups = linear.grid.NumGroups(linear.cols());
   return {{linear.module + ".scales", DType::kF16, {groups, rows}},
           [=](int64_t row, int64_t count, std::span<std::byte> out) -> Status {
-            PLANISH_TRY(const Matrix* codes, source->Get(linear));
-            const std::byte* scales = std::get<Coded>(codes->body).scales.bytes.data();
+            PLANISH_TRY(const Coded* coded, source->Scales(linear));
+            const std::byte* scales = coded->scales.bytes.data();
             for (int64_t g = row; g < row + count; ++g) {
               for (int64_t o = 0; o < rows; ++o) {
                 std::memcpy(out.data() + 2 * ((g - row) * rows + o), scales + 2 * (o * groups + g), 2);
@@ -61,12 +61,11 @@ TensorSource GptqZeros(const CodedLinear& linear, const Source& source, int less
   const int bits = linear.grid.bits;
   return {{linear.module + ".qzeros", DType::kI32, {groups, rows * bits / 32}},
           [=](int64_t row, int64_t count, std::span<std::byte> out) -> Status {
-            PLANISH_TRY(const Matrix* codes, source->Get(linear));
-            const auto& coded = std::get<Coded>(codes->body);
+            PLANISH_TRY(const Coded* coded, source->Scales(linear));
             std::vector<uint8_t> zeros(static_cast<size_t>(rows));
             for (int64_t g = row; g < row + count; ++g) {
               for (int64_t o = 0; o < rows; ++o) {
-                zeros[static_cast<size_t>(o)] = static_cast<uint8_t>(ZeroCode(coded, groups, o, g) - less);
+                zeros[static_cast<size_t>(o)] = static_cast<uint8_t>(ZeroCode(*coded, groups, o, g) - less);
               }
               PackRun(zeros.data(), rows, bits,
                       reinterpret_cast<uint8_t*>(out.data()) + (g - row) * rows * bits / 8);
@@ -88,24 +87,30 @@ TensorSource GptqGroupIndex(const CodedLinear& linear) {
           {}};
 }
 
-std::string RefuseGptq(const GridSpec& grid, const LinearSlot& slot, const Matrix* codes, bool v1) {
+constexpr const char* kOthersHold =
+    "--to compressed-tensors holds more grids, --to hf-bf16 decoded weights, which can then be rounded to "
+    "any format";
+
+Refusal RefuseGptq(const GridSpec& grid, const LinearSlot& slot, const Matrix* codes, bool v1) {
   const bool known = grid.bits == 2 || grid.bits == 3 || grid.bits == 4 || grid.bits == 8;
   if (!grid.PlainInteger() || !known) {
-    return fmt::format("{} is no grid of 2-, 3-, 4- or 8-bit integers with fp16 scales", GridText(grid));
+    return {fmt::format("{} is no grid of 2-, 3-, 4- or 8-bit integers with fp16 scales", GridText(grid)),
+            kOthersHold};
   }
   if (slot.in * grid.bits % 32 != 0 || slot.out * grid.bits % 32 != 0) {
-    return fmt::format("[{}, {}] codes of {} bits do not fill 32-bit words", slot.out, slot.in, grid.bits);
+    return {fmt::format("[{}, {}] codes of {} bits do not fill 32-bit words", slot.out, slot.in, grid.bits),
+            kOthersHold};
   }
-  if (!v1 || codes == nullptr) return "";
+  if (!v1 || codes == nullptr) return {};
   const auto& coded = std::get<Coded>(codes->body);
   const int64_t groups = grid.NumGroups(slot.in);
   for (int64_t i = 0; i < slot.out; ++i) {
     for (int64_t g = 0; g < groups; ++g) {
       if (ZeroCode(coded, groups, i, g) == 0)
-        return "version 1 has no zero point of 0; --to gptq (version 2) has";
+        return {"version 1 has no zero point of 0", "--to gptq (version 2) has"};
     }
   }
-  return "";
+  return {};
 }
 
 int64_t GroupField(const GridSpec& grid) { return grid.group == 0 ? -1 : grid.group; }
@@ -208,13 +213,12 @@ TensorSource AwqZeros(const CodedLinear& linear, const Source& source) {
   const int64_t rows = linear.rows(), groups = linear.grid.NumGroups(linear.cols());
   return {{linear.module + ".qzeros", DType::kI32, {groups, rows / 8}},
           [=](int64_t row, int64_t count, std::span<std::byte> out) -> Status {
-            PLANISH_TRY(const Matrix* codes, source->Get(linear));
-            const auto& coded = std::get<Coded>(codes->body);
+            PLANISH_TRY(const Coded* coded, source->Scales(linear));
             for (int64_t g = row; g < row + count; ++g) {
               for (int64_t o = 0; o < rows; o += 8) {
                 uint32_t word = 0;
                 for (int j = 0; j < 8; ++j) {
-                  word |= static_cast<uint32_t>(ZeroCode(coded, groups, o + j, g)) << (4 * kSlot[j]);
+                  word |= static_cast<uint32_t>(ZeroCode(*coded, groups, o + j, g)) << (4 * kSlot[j]);
                 }
                 Store(out, (g - row) * (rows / 8) + o / 8, word);
               }
@@ -224,22 +228,39 @@ TensorSource AwqZeros(const CodedLinear& linear, const Source& source) {
           {}};
 }
 
-std::string RefuseAwq(const GridSpec& grid, const LinearSlot& slot, const Matrix* codes) {
+Refusal RefuseAwq(const GridSpec& grid, const LinearSlot& slot, const Matrix* codes) {
   if (!grid.PlainInteger() || grid.bits != 4) {
-    return fmt::format("{} is no grid of 4-bit integers with fp16 scales", GridText(grid));
+    return {fmt::format("{} is no grid of 4-bit integers with fp16 scales", GridText(grid)), kOthersHold};
   }
-  if (slot.transposed) return "a weight stored [in, out], which its loaders do not know";
-  if (slot.out % 8 != 0) return fmt::format("{} outputs are no multiple of 8", slot.out);
+  if (slot.transposed) {
+    return {"a weight stored [in, out], which its loaders do not know", "--to gptq or gguf:q4_k hold it"};
+  }
+  if (slot.out % 8 != 0) return {fmt::format("{} outputs are no multiple of 8", slot.out), kOthersHold};
   if (slot.in % grid.GroupSize(slot.in) != 0) {
-    return fmt::format(
-        "{} inputs are no multiple of the group of {}; compress with a --group that divides them", slot.in,
-        grid.group);
+    return {fmt::format("{} inputs are no multiple of the group of {}", slot.in, grid.group),
+            "compress with a --group that divides them, or --to gptq holds a shorter last group"};
   }
   if (codes != nullptr && std::get<Coded>(codes->body).Scattered()) {
-    return "groups in the order of activations, for which it has no index; --to gptq or compressed-tensors "
-           "hold them";
+    return {"groups in the order of activations, for which it has no index",
+            "--to gptq or compressed-tensors hold them"};
   }
-  return "";
+  return {};
+}
+
+// There is one group size for all: that of most layers.
+Status CheckOneGroup(const std::vector<CodedLinear>& coded) {
+  std::map<int64_t, int> counts;
+  for (const CodedLinear& l : coded) ++counts[GroupField(l.grid)];
+  const int64_t most = std::ranges::max_element(counts, {}, [](const auto& c) { return c.second; })->first;
+  Refusals refusals;
+  for (const CodedLinear& l : coded) {
+    if (GroupField(l.grid) == most) continue;
+    refusals.Add({fmt::format("groups of {} beside groups of {}, and it has one size for all",
+                              GroupField(l.grid), most),
+                  "compress with one --group, or --to gptq or compressed-tensors hold them"},
+                 l.module);
+  }
+  return refusals.ToStatus("AWQ");
 }
 
 }  // namespace
@@ -261,14 +282,7 @@ Result<Converted> WriteAwq(const Context& context, const Model& model, const Con
   format.rounding = {.bits = 4, .group = 128};
   format.only_rounding = false;
   PLANISH_TRY(QuantizedPlan plan, PlanQuantized(context, model, options.paths, format));
-  const GridSpec& first = plan.coded.front().grid;
-  for (const CodedLinear& l : plan.coded) {
-    if (l.grid.group == first.group) continue;
-    return InputError(
-        fmt::format("AWQ has one group size: {} has groups of {}, {} of {}; compress with one "
-                    "--group, or use --to gptq",
-                    plan.coded.front().module, GroupField(first), l.module, GroupField(l.grid)));
-  }
+  PLANISH_RETURN_IF_ERROR(CheckOneGroup(plan.coded));
   const auto source = std::make_shared<CodeSource>(context);
   bool symmetric = true;
   for (const CodedLinear& linear : plan.coded) {
@@ -281,7 +295,7 @@ Result<Converted> WriteAwq(const Context& context, const Model& model, const Con
   OrderedJson config;
   config["quant_method"] = "awq";
   config["bits"] = 4;
-  config["group_size"] = GroupField(first);
+  config["group_size"] = GroupField(plan.coded.front().grid);
   config["zero_point"] = !symmetric;
   config["version"] = "gemm";
   config["modules_to_not_convert"] = plan.plain.empty() ? OrderedJson(nullptr) : OrderedJson(plan.plain);

@@ -12,6 +12,7 @@
 #include <set>
 
 #include "base/atomic_folder.h"
+#include "export/refusals.h"
 #include "formats/checkpoint_writer.h"
 #include "layer/artifact.h"
 #include "math/nn.h"
@@ -180,6 +181,11 @@ class Plan {
 
 Result<Converted> ExportHf(const Context& context, const Model& model, DType type,
                            const ConvertOptions& options, const std::string& output) {
+  Refusals refusals;
+  for (size_t i = 0; i < model.linears.size(); ++i) {
+    RefuseOwnBias(model.program.linears[i], model.linears[i], refusals);
+  }
+  PLANISH_RETURN_IF_ERROR(refusals.ToStatus("a Hugging Face folder"));
   PLANISH_TRY(const OrderedJson config, OriginalConfig(model, TorchName(type)));
   PLANISH_TRY(auto folder, AtomicFolder::Create(output));
   Plan plan(context, model, type, options.paths);

@@ -7,6 +7,7 @@
 
 #include "base/atomic_folder.h"
 #include "base/file.h"
+#include "export/refusals.h"
 #include "formats/checkpoint_writer.h"
 #include "formats/gguf.h"
 #include "formats/lora.h"
@@ -36,15 +37,17 @@ Mat<float> Multiply(const Mat<float>& x, const Mat<float>& w) {
 
 // The products of a sum side by side: B = [B1 B2 ...], A = [A1; A2; ...]; no rank where there are none.
 // Outliers belong to the base.
-Status Collect(const SumPart& sum, Path& path) {
+void Collect(const SumPart& sum, Path& path, Refusals& refusals) {
   std::vector<std::pair<Mat<float>, Mat<float>>> products;
   int64_t rank = 0;
   for (size_t i = 1; i < sum.terms.size(); ++i) {
     if (std::holds_alternative<Sparse>(sum.terms[i].body)) continue;
     const auto* product = std::get_if<ProductPart>(&sum.terms[i].body);
     if (product == nullptr || product->factors.size() < 2) {
-      return InputError(fmt::format("'{}': beside its matrix stands {}, which is no low-rank path",
-                                    path.linear->name, Describe(sum.terms[i])));
+      return refusals.Add(
+          {fmt::format("{} beside the matrix, which is no low-rank path", Describe(sum.terms[i])),
+           "--to hf-bf16 holds decoded weights"},
+          ModuleName(path.linear->name));
     }
     Mat<float> left = Reconstruct(product->factors.front());
     for (size_t k = 1; k + 1 < product->factors.size(); ++k) {
@@ -61,7 +64,6 @@ Status Collect(const SumPart& sum, Path& path) {
     std::copy_n(a.data(), a.rows() * a.cols(), path.a.row(at));
     at += a.rows();
   }
-  return {};
 }
 
 Result<std::vector<Path>> CollectPaths(const Context& context, const Model& model) {
@@ -72,19 +74,22 @@ Result<std::vector<Path>> CollectPaths(const Context& context, const Model& mode
     }
   }
   std::vector<Path> paths;
+  Refusals refusals;
   for (size_t i = 0; i < model.linears.size(); ++i) {
     PLANISH_RETURN_IF_ERROR(context.CheckCancelled());
     const auto* sum = std::get_if<SumPart>(&model.linears[i].w.body);
     if (sum == nullptr || sum->terms.size() < 2) continue;
     Path path{&model.linears[i], lookups.contains(static_cast<LinearId>(i)), {}, {}};
-    PLANISH_RETURN_IF_ERROR(Collect(*sum, path));
+    Collect(*sum, path, refusals);
     if (path.a.rows() == 0) continue;
     if (path.lookup) {
-      return InputError(
-          fmt::format("'{}': the path of an embedding cannot be written as an adapter", path.linear->name));
+      refusals.Add({"the path of an embedding", "--merge with another target adds it to the embedding"},
+                   ModuleName(path.linear->name));
+      continue;
     }
     paths.push_back(std::move(path));
   }
+  PLANISH_RETURN_IF_ERROR(refusals.ToStatus("an adapter"));
   if (paths.empty()) {
     return InputError(
         fmt::format("{}: no layer has a low-rank path (planish compress --rank makes them)", model.path));
@@ -92,22 +97,16 @@ Result<std::vector<Path>> CollectPaths(const Context& context, const Model& mode
   return paths;
 }
 
-std::string ModuleOf(const Linear& linear) {
-  constexpr std::string_view kWeight = ".weight";
-  return linear.name.ends_with(kWeight) ? linear.name.substr(0, linear.name.size() - kWeight.size())
-                                        : linear.name;
-}
-
 // "q_proj" for modules whose every namesake has a path, the whole path for others: a loader makes factors for
 // all that match.
 std::vector<std::string> TargetModules(const Model& model, const std::vector<Path>& paths) {
   const auto last = [](const std::string& module) { return module.substr(module.rfind('.') + 1); };
   std::map<std::string, int64_t> namesakes, with_path;
-  for (const Linear& linear : model.linears) ++namesakes[last(ModuleOf(linear))];
-  for (const Path& path : paths) ++with_path[last(ModuleOf(*path.linear))];
+  for (const Linear& linear : model.linears) ++namesakes[last(ModuleName(linear.name))];
+  for (const Path& path : paths) ++with_path[last(ModuleName(path.linear->name))];
   std::set<std::string> targets;
   for (const Path& path : paths) {
-    const std::string module = ModuleOf(*path.linear), name = last(module);
+    const std::string module = ModuleName(path.linear->name), name = last(module);
     targets.insert(namesakes[name] == with_path[name] ? name : module);
   }
   return {targets.begin(), targets.end()};
@@ -139,7 +138,7 @@ std::string ConfigText(const Model& model, const std::vector<Path>& paths, int64
 }
 
 std::vector<std::string> Notes() {
-  return {"the base is the same model without its paths: convert it with --drop-paths"};
+  return {"the base is the same model without its paths: convert it with --drop paths"};
 }
 
 }  // namespace
@@ -156,7 +155,7 @@ Result<Converted> ExportPeftLora(const Context& context, const Model& model, con
     b.Fill(0);
     std::copy_n(path.a.data(), path.a.rows() * path.a.cols(), a.data());
     for (int64_t i = 0; i < b.rows(); ++i) std::copy_n(path.b.row(i), path.b.cols(), b.row(i));
-    const std::string prefix = "base_model.model." + ModuleOf(*path.linear);
+    const std::string prefix = "base_model.model." + ModuleName(path.linear->name);
     specs.push_back({prefix + ".lora_A.weight", DType::kF32, {rank, a.cols()}});
     specs.push_back({prefix + ".lora_B.weight", DType::kF32, {b.rows(), rank}});
     tensors[prefix + ".lora_A.weight"] = std::move(a);

@@ -32,8 +32,8 @@ class QuantizedExportTest : public testing::Test {
     return Load(folder);
   }
   // The same with the layers' linears on a grid.
-  Model OnGrid(GridSpec grid) {
-    Model model = Plain();
+  Model OnGrid(GridSpec grid, const Json& changes = Json::object()) { return OnGrid(grid, Plain(changes)); }
+  Model OnGrid(GridSpec grid, Model model) {
     for (size_t i = 0; i < model.linears.size(); ++i) {
       if (!model.program.linears[i].in_layer) continue;
       Matrix& w = model.linears[i].w;
@@ -109,6 +109,41 @@ TEST_F(QuantizedExportTest, IntegersAreCarriedOver) {
     ExpectCarried(OnGrid(Integers(4, 64, symmetric)), "compressed-tensors");  // a short last group of 96
   }
   ExpectCarried(OnGrid(Integers(8, 0, true)), "compressed-tensors:w8a8");
+}
+
+// Groups of 128, which divide all inputs: every format decodes to the same fp32 numbers.
+TEST_F(QuantizedExportTest, GroupsOf128) {
+  const Json wide = {{"hidden_size", 256}, {"intermediate_size", 384}, {"head_dim", 64}};
+  for (const bool symmetric : {false, true}) {
+    const Model model = OnGrid(Integers(4, 128, symmetric), wide);
+    for (const char* to : {"gptq", "awq", "compressed-tensors"}) ExpectCarried(model, to);
+    EXPECT_EQ(Config()["config_groups"]["group_0"]["weights"]["group_size"], 128);
+  }
+}
+
+// A trained model: codes and logits are the same bits.
+TEST_F(QuantizedExportTest, RoundTripsOfTheDemo) {
+  const Model model = OnGrid(Integers(4, 64, false), Load(PLANISH_SOURCE_DIR "/models/demo"));
+  const std::vector<int32_t> ids = {1, 17, 200, 3, 42, 7, 99, 250};
+  const Mat<float> before = test::OnePass(run_.context, model, ids);
+  for (const char* to : {"compressed-tensors", "gptq", "awq"}) {
+    ExpectCarried(model, to);
+    const Mat<float> after = test::OnePass(run_.context, Load(Path("out")), ids);
+    EXPECT_TRUE(std::equal(before.data(), before.data() + before.rows() * before.cols(), after.data())) << to;
+  }
+}
+
+TEST_F(QuantizedExportTest, SlowRoundTripsOfRef) {
+  const std::string path = PLANISH_SHARED_DIR "/models/ref";
+  if (!std::filesystem::exists(path)) GTEST_SKIP() << "no shared models here";
+  const Model model = OnGrid(Integers(4, 128, false), Load(path));
+  const std::vector<int32_t> ids = {1, 17, 200, 3, 42, 7, 99, 250};
+  const Mat<float> before = test::OnePass(run_.context, model, ids);
+  for (const char* to : {"compressed-tensors", "gptq", "awq"}) {
+    ExpectCarried(model, to);
+    const Mat<float> after = test::OnePass(run_.context, Load(Path("out")), ids);
+    EXPECT_TRUE(std::equal(before.data(), before.data() + before.rows() * before.cols(), after.data())) << to;
+  }
 }
 
 TEST_F(QuantizedExportTest, FloatsAreCarriedOver) {
@@ -214,7 +249,7 @@ TEST_F(QuantizedExportTest, MixedCodes) {
   ExpectCarried(model, "compressed-tensors");
   EXPECT_EQ(Config()["config_groups"].size(), 2u);
   EXPECT_THAT(Refusal(model, "awq"), AllOf(HasSubstr("no grid of 4-bit integers"),
-                                           HasSubstr("2 layers: model.layers.0.mlp.down_proj")));
+                                           HasSubstr("2 layers: model.layers.{0-1}.mlp.down_proj")));
   // A matrix that was left out of the compression stays plain.
   const Model plain = Plain();
   for (size_t i = 0; i < model.linears.size(); ++i) {
@@ -227,7 +262,7 @@ TEST_F(QuantizedExportTest, MixedCodes) {
 
 TEST_F(QuantizedExportTest, WhatDoesNotFitIsRefused) {
   EXPECT_THAT(Refusal(OnGrid(Named("nf4", 32)), "gptq"),
-              AllOf(HasSubstr("GPTQ cannot hold this model: nf4 g32 is no grid"), HasSubstr("14 layers")));
+              AllOf(HasSubstr("GPTQ cannot hold this model:\n  nf4 g32 is no grid"), HasSubstr("14 layers")));
   EXPECT_THAT(Refusal(OnGrid(Named("nf4", 32)), "compressed-tensors"),
               HasSubstr("nf4 g32 is none of its grids"));
   GridSpec steps = Integers(4, 32, true);
@@ -248,8 +283,9 @@ TEST_F(QuantizedExportTest, WhatDoesNotFitIsRefused) {
     EncodeAll(run_.context, values, m);
     model.linears[i].w = PackCodes(m);
   }
-  EXPECT_THAT(Refusal(model, "gptq-v1"), AllOf(HasSubstr("no zero point of 0; --to gptq"),
-                                               HasSubstr("1 layer: model.layers.1.self_attn.k_proj")));
+  EXPECT_THAT(Refusal(model, "gptq-v1"),
+              AllOf(HasSubstr("no zero point of 0 (1 layer: model.layers.1.self_attn.k_proj); "
+                              "--to gptq (version 2) has")));
   ExpectCarried(model, "gptq");
 }
 
@@ -269,7 +305,7 @@ TEST_F(QuantizedExportTest, LowRankPaths) {
                Matrix{96, 64, ProductPart{{DenseMatrix(u, DType::kF16), DenseMatrix(v, DType::kF16)}}}};
   linear->w = {96, 64, std::move(sum)};
   EXPECT_THAT(Refusal(model, "gptq"),
-              AllOf(HasSubstr("--drop-paths"), HasSubstr("model.layers.0.mlp.up_proj")));
+              AllOf(HasSubstr("--drop paths"), HasSubstr("model.layers.0.mlp.up_proj")));
   ASSERT_TRUE(Convert(model, "gptq", Paths::kDrop).ok());
   const Model dropped = Load(Path("out"));
   const auto merged = Convert(model, "gptq", Paths::kMerge);
@@ -378,12 +414,12 @@ TEST_F(QuantizedExportTest, ActivationOrder) {
     }
     if (bits != 4) continue;
     ExpectCarried(model, "gptq-v1");
-    EXPECT_THAT(Refusal(model, "awq"), AllOf(HasSubstr("no index; --to gptq or compressed-tensors hold them"),
-                                             HasSubstr("14 layers")));
+    EXPECT_THAT(Refusal(model, "awq"), AllOf(HasSubstr("no index (14 layers: "),
+                                             HasSubstr("; --to gptq or compressed-tensors hold them")));
     // Loaders of compressed-tensors expect groups of one size.
     indices[3][0] = 1 - indices[3][0] % 2;
     EXPECT_THAT(Refusal(model, "compressed-tensors"),
-                AllOf(HasSubstr("in place of 32; --to gptq holds it"), HasSubstr("1 layer: ")));
+                AllOf(HasSubstr("in place of 32 (1 layer: "), HasSubstr("; --to gptq holds it")));
     ExpectCarried(model, "gptq");
   }
 }

@@ -19,10 +19,7 @@
 namespace planish {
 namespace {
 
-std::string ModuleName(const std::string& weight) {
-  constexpr std::string_view kSuffix = ".weight";
-  return weight.ends_with(kSuffix) ? weight.substr(0, weight.size() - kSuffix.size()) : weight;
-}
+constexpr int64_t kChunkRows = 16;  // decoded at a time by a thread
 
 std::set<LinearId> EmbeddingIds(const Program& program) {
   std::set<LinearId> ids;
@@ -34,42 +31,12 @@ std::set<LinearId> EmbeddingIds(const Program& program) {
   return ids;
 }
 
-// The matrix that a format with one matrix a layer gets.
-const Matrix* Main(const Matrix& matrix, Paths paths) {
-  const auto* sum = std::get_if<SumPart>(&matrix.body);
-  return sum != nullptr && paths == Paths::kDrop ? &sum->terms.front() : &matrix;
-}
+// The codes of a matrix, or of the one that stands at the front of a sum.
 const Coded* CodesOf(const Matrix& matrix) {
   if (const auto* sum = std::get_if<SumPart>(&matrix.body))
     return std::get_if<Coded>(&sum->terms.front().body);
   return std::get_if<Coded>(&matrix.body);
 }
-
-// Reasons and the layers that have them, in order of appearance.
-class Refusals {
- public:
-  void Add(const std::string& reason, const std::string& module) {
-    for (auto& [known, modules] : list_) {
-      if (known == reason) return modules.push_back(module);
-    }
-    list_.push_back({reason, {module}});
-  }
-  Status Result(const std::string& format) const {
-    if (list_.empty()) return {};
-    std::string text;
-    for (const auto& [reason, modules] : list_) {
-      const size_t shown = std::min<size_t>(modules.size(), 5);
-      text += fmt::format("{}{} ({} layer{}: {}{})", text.empty() ? "" : "; ", reason, modules.size(),
-                          modules.size() == 1 ? "" : "s",
-                          fmt::join(modules.begin(), modules.begin() + shown, ", "),
-                          shown < modules.size() ? ", ..." : "");
-    }
-    return InputError(fmt::format("{} cannot hold this model: {}", format, text));
-  }
-
- private:
-  std::vector<std::pair<std::string, std::vector<std::string>>> list_;
-};
 
 // The largest group that divides the inputs of all linears, starting from that of the grid.
 int64_t CommonGroup(const Model& model, int64_t group) {
@@ -94,9 +61,7 @@ Status FillFloats(const Matrix& matrix, const std::string& name, int64_t row, in
 }
 
 // A matrix that is no codes in the output: the tensor as it is stored, or the values in fp32.
-Status AddPlain(const Model& model, size_t id, QuantizedPlan& plan) {
-  const LinearSlot& slot = model.program.linears[id];
-  const Matrix& w = model.linears[id].w;
+Status AddPlain(const Model& model, const LinearSlot& slot, const Matrix& w, QuantizedPlan& plan) {
   TensorSource tensor;
   tensor.spec.name = slot.weight;
   tensor.spec.shape = {w.rows, w.cols};
@@ -209,45 +174,35 @@ Result<QuantizedPlan> PlanQuantized(const Context& context, const Model& model, 
     PLANISH_RETURN_IF_ERROR(context.CheckCancelled());
     const LinearSlot& slot = model.program.linears[i];
     const std::string module = ModuleName(slot.weight);
-    if (slot.bias.empty() && model.linears[i].own_bias) {
-      refusals.Add("a bias that compression made and its loaders do not know; compress without --bias-tuning",
-                   module);
-      continue;
-    }
+    RefuseOwnBias(slot, model.linears[i], refusals);
     PLANISH_RETURN_IF_ERROR(AddBias(model, i, plan));
-    const Matrix* matrix = Main(model.linears[i].w, paths);
+    const Matrix* matrix = OneMatrix(model.linears[i], paths, refusals);
+    if (matrix == nullptr) continue;
     const Coded* codes = CodesOf(*matrix);
-    const bool sum = std::holds_alternative<SumPart>(matrix->body);
     if (!slot.in_layer || slot.keep || (carry && codes == nullptr)) {
       if (!embeddings.contains(static_cast<LinearId>(i))) plan.plain.push_back(module);
-      PLANISH_RETURN_IF_ERROR(AddPlain(model, i, plan));
-      continue;
-    }
-    if (sum && paths == Paths::kRefuse) {
-      refusals.Add(
-          "a low-rank path or outliers beside the matrix; --drop-paths leaves them out, --merge adds them to "
-          "the matrix and "
-          "rounds again",
-          module);
+      PLANISH_RETURN_IF_ERROR(AddPlain(model, slot, *matrix, plan));
       continue;
     }
     CodedLinear linear{.id = i, .module = module, .matrix = matrix, .grid = rounding};
-    linear.rounded = sum || codes == nullptr;
+    linear.rounded = codes == nullptr || std::holds_alternative<SumPart>(matrix->body);
     if (codes != nullptr) linear.grid = codes->grid;
-    std::string reason;
+    Refusal refusal;
     if (codes != nullptr && format.only_rounding && !SameCodes(codes->grid, rounding)) {
-      reason = fmt::format("its codes are {}, not {}", GridText(codes->grid), GridText(rounding));
+      refusal = {fmt::format("its codes are {}, not {}", GridText(codes->grid), GridText(rounding)),
+                 "leave the scheme out to keep the codes, or --to hf-bf16 first, whose values any scheme "
+                 "rounds"};
     } else {
-      reason = format.refuse(linear.grid, slot, linear.rounded ? nullptr : matrix);
+      refusal = format.refuse(linear.grid, slot, linear.rounded ? nullptr : matrix);
     }
-    if (!reason.empty()) {
-      refusals.Add(reason, module);
+    if (!refusal.reason.empty()) {
+      refusals.Add(refusal, module);
       continue;
     }
     rounded += linear.rounded ? 1 : 0;
     plan.coded.push_back(std::move(linear));
   }
-  PLANISH_RETURN_IF_ERROR(refusals.Result(format.name));
+  PLANISH_RETURN_IF_ERROR(refusals.ToStatus(format.name));
   if (plan.coded.empty()) return InputError(fmt::format("{}: no linear to quantize", format.name));
   if (rounding.scale == ScaleKind::kE4M3 && rounded > 0) SetUnits(plan.coded);
   for (const VectorSlot& slot : model.program.vectors) {
@@ -300,7 +255,8 @@ Blob Own(std::vector<std::byte> bytes) {
 // By panels of rows, a multiple of 8 so that runs of zeros join at whole bytes.
 Result<Matrix> CodeSource::Round(const CodedLinear& linear) const {
   const int64_t rows = linear.rows(), cols = linear.cols();
-  const int64_t panel = std::max<int64_t>(8, kTensorPanelBytes / (4 * cols) / 8 * 8);
+  const int64_t panel =
+      std::max<int64_t>(kChunkRows, kTensorPanelBytes / 4 / (4 * cols) / kChunkRows * kChunkRows);
   const ClipSearch search = linear.grid.bits <= 4 ? ClipSearch::kWeighted : ClipSearch::kMinMax;
   std::vector<std::byte> codes, scales, zeros;
   Coded out;
@@ -308,8 +264,10 @@ Result<Matrix> CodeSource::Round(const CodedLinear& linear) const {
     PLANISH_RETURN_IF_ERROR(context_.CheckCancelled());
     const int64_t count = std::min(panel, rows - row);
     Mat<float> w(count, cols);
-    context_.pool->ParallelFor(
-        count, [&](int64_t i) { ReadRows(*linear.matrix, row + i, 1, 0, cols, w.row(i), cols); });
+    context_.pool->ParallelFor((count + kChunkRows - 1) / kChunkRows, [&](int64_t chunk) {
+      const int64_t i = chunk * kChunkRows;
+      ReadRows(*linear.matrix, row + i, std::min(kChunkRows, count - i), 0, cols, w.row(i), cols);
+    });
     if (FindNonFinite({w.data(), static_cast<size_t>(count * cols)}) >= 0) {
       return InputError(fmt::format("tensor '{}.weight' holds NaN or infinity", linear.module));
     }
@@ -340,8 +298,20 @@ Result<const Matrix*> CodeSource::Get(const CodedLinear& linear) {
   if (held_id_ != linear.id) {
     PLANISH_TRY(held_, Round(linear));
     held_id_ = linear.id;
+    Coded scales = std::get<Coded>(held_.body);
+    scales.codes = {};
+    const auto bytes = static_cast<int64_t>(scales.scales.bytes.size() + scales.zeros.bytes.size());
+    if (kept_bytes_ + bytes <= kKeptBytes && kept_.emplace(linear.id, std::move(scales)).second) {
+      kept_bytes_ += bytes;
+    }
   }
   return &held_;
+}
+
+Result<const Coded*> CodeSource::Scales(const CodedLinear& linear) {
+  if (const auto kept = kept_.find(linear.id); kept != kept_.end()) return &kept->second;
+  PLANISH_TRY(const Matrix* codes, Get(linear));
+  return &std::get<Coded>(codes->body);
 }
 
 void NoteServing(const std::vector<CodedLinear>& coded, int64_t per_word, std::vector<std::string>& notes) {
@@ -359,8 +329,8 @@ void NoteServing(const std::vector<CodedLinear>& coded, int64_t per_word, std::v
   if (!differing.empty()) {
     notes.push_back(fmt::format(
         "vLLM and SGLang join layers that here have different codes or orders of groups, and will not load "
-        "them: {}{}",
-        *differing.begin(), differing.size() > 1 ? fmt::format(" and {} more", differing.size() - 1) : ""));
+        "them: {}",
+        fmt::join(GroupNumbered({differing.begin(), differing.end()}), "; ")));
   }
   // The layers whose inputs are divided among devices; of others the outputs are.
   constexpr std::string_view kByInputs[] = {".o_proj", ".down_proj", ".out_proj",      ".fc2",

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "export/refusals.h"
 #include "export/target.h"
 #include "formats/checkpoint_writer.h"
 
@@ -28,8 +30,8 @@ struct CodedLinear {
 // What a format can hold.
 struct QuantizedFormat {
   std::string name;  // for messages
-  // Why it cannot hold the codes, or "". The matrix is null for codes yet to be made.
-  std::function<std::string(const GridSpec& grid, const LinearSlot& slot, const Matrix* codes)> refuse;
+  // Why it cannot hold the codes; no reason: it can. The matrix is null for codes yet to be made.
+  std::function<Refusal(const GridSpec& grid, const LinearSlot& slot, const Matrix* codes)> refuse;
   GridSpec rounding;   // for values that are on no grid yet; a group of 128 may become 64 or 32
   bool only_rounding;  // codes on another grid than `rounding` are refused
 };
@@ -42,22 +44,29 @@ struct QuantizedPlan {
 };
 
 // A model with codes keeps them, and its other matrices stay plain; of one without, every linear of the
-// layers is rounded. Errors list the layers that do not fit, by reason.
+// layers is rounded. Errors (kRefused) list the layers that do not fit, by reason.
 Result<QuantizedPlan> PlanQuantized(const Context& context, const Model& model, Paths paths,
                                     const QuantizedFormat& format);
 
-// The codes of one linear at a time; the last ones are kept. Use from one thread.
+// The codes of one linear at a time; the last ones are kept. Scales and zeros, a small part of them, are kept
+// of all linears up to kKeptBytes: files have them in another place, and would have every linear rounded
+// twice. Use from one thread.
 class CodeSource {
  public:
+  static constexpr int64_t kKeptBytes = int64_t{64} << 20;
   explicit CodeSource(const Context& context) : context_(context) {}
   // A matrix whose body is Coded, valid until the next call. Error: values that are not finite.
   Result<const Matrix*> Get(const CodedLinear& linear);
+  // The same but for the codes, which may be missing.
+  Result<const Coded*> Scales(const CodedLinear& linear);
 
  private:
   Result<Matrix> Round(const CodedLinear& linear) const;
   const Context& context_;
   size_t held_id_ = static_cast<size_t>(-1);
   Matrix held_;
+  std::map<size_t, Coded> kept_;
+  int64_t kept_bytes_ = 0;
 };
 
 // Adds what servers will say about it: parts of fused layers that differ, sizes that no tensor parallelism

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "export/refusals.h"
+
 namespace planish {
 namespace {
 
@@ -30,6 +32,20 @@ TEST(ConvertTargetTest, EveryTypeOfEveryTargetParses) {
       EXPECT_EQ(options.type, type);
     }
   }
+}
+
+TEST(Refusals, NamesThatDifferInANumberAreOne) {
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(GroupNumbered({"layers.0.up", "layers.1.up", "layers.0.down", "layers.3.up", "head"}),
+            (Names{"layers.{0-1,3}.up", "layers.0.down", "head"}));
+  EXPECT_EQ(GroupNumbered({"l.0.e.0.up", "l.0.e.1.up", "l.1.e.0.up", "l.1.e.1.up"}),
+            (Names{"l.{0-1}.e.{0-1}.up"}));
+  // Only what is there: the second layer lacks an expert.
+  EXPECT_EQ(GroupNumbered({"l.0.e.0.up", "l.0.e.1.up", "l.1.e.0.up"}),
+            (Names{"l.0.e.{0-1}.up", "l.1.e.0.up"}));
+  EXPECT_EQ(GroupNumbered({"a.01", "a.1", "a.-1", "a.99999999999999999999"}),
+            (Names{"a.01", "a.1", "a.-1", "a.99999999999999999999"}));
+  EXPECT_EQ(GroupNumbered({}), Names{});
 }
 
 }  // namespace

@@ -33,8 +33,7 @@ std::vector<std::string> GgufTypes() {
 Result<Converted> WriteGguf(const Context& context, const Model& model, const ConvertOptions& options,
                             const std::string& output) {
   const GgufExport gguf{.type = ParseGgufType(options.type).value(),
-                        .merge = options.paths == Paths::kMerge,
-                        .drop_paths = options.paths == Paths::kDrop,
+                        .paths = options.paths,
                         .importance = options.importance,
                         .split_bytes = options.shard_bytes};
   PLANISH_TRY(GgufExported done, ExportGguf(context, model, gguf, output));

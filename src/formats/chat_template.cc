@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/names.h"
 #include "formats/gguf.h"
+#include "formats/gguf_folder.h"
 
 namespace planish {
 namespace {
@@ -140,8 +141,16 @@ Result<Found> SearchGguf(const std::string& path) {
   return found;
 }
 
+// Of a folder that holds none but a GGUF file, that file's.
 Result<Found> Search(const std::string& model_path, const std::string& name) {
-  return FileExists(model_path) ? SearchGguf(model_path) : SearchFolder(model_path, name);
+  if (FileExists(model_path)) return SearchGguf(model_path);
+  PLANISH_TRY(Found found, SearchFolder(model_path, name));
+  if (!found.named.empty()) return found;
+  PLANISH_TRY(const std::string gguf, GgufOfFolder(model_path));
+  if (gguf.empty()) return found;
+  PLANISH_TRY(Found inside, SearchGguf(gguf));
+  for (const auto& [token, text] : found.special_tokens.items()) inside.special_tokens[token] = text;
+  return inside;
 }
 
 // "additional_chat_templates/NAME.jinja" of a folder.

@@ -241,6 +241,11 @@ Result<TokenizerFiles> TokenizerFilesOf(const GgufFile& file) {
   PLANISH_TRY(const std::string model, file.String("tokenizer.ggml.model"));
   if (model == "llama") return PieceFiles(file, SentencePieceModel::Kind::kBpe);
   if (model == "t5") return PieceFiles(file, SentencePieceModel::Kind::kUnigram);
+  if (model == kGgufNoTokenizer) {
+    return InputError(
+        "the file has no tokenizer (tokenizer.ggml.model is no_vocab); give ids, or put the "
+        "file into a folder beside a tokenizer.json");
+  }
   if (model != "gpt2" && model != "bert") {
     return InputError(fmt::format("tokenizer.ggml.model '{}' cannot be read, only gpt2, llama, t5 and bert",
                                   Abbreviate(model)));

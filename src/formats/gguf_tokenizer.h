@@ -13,16 +13,26 @@
 
 namespace planish {
 
+// The kind of a model that knows ids only.
+inline constexpr const char* kGgufNoTokenizer = "no_vocab";
+
 // The file's own copy of tokenizer.json if it has one; else one made of its byte-level tokens and merges or
 // its WordPiece tokens, or a tokenizer.model made of its pieces. Errors: a tokenizer or pre-tokenizer that
 // cannot be expressed, named; lists of different lengths.
 Result<TokenizerFiles> TokenizerFilesOf(const GgufFile& file);
 
-// Adds the keys of a tokenizer for the `vocab` rows of an embedding; bos and eos: ids, -1: none. The text of
+// Ids of special tokens, -1: none.
+struct GgufTokenIds {
+  int64_t bos = -1, eos = -1, pad = -1;
+};
+
+// Adds the keys of a tokenizer for the `vocab` rows of an embedding. The text of
 // a tokenizer.json is among them, so that this program reads back exactly what it wrote. Returns notes on
 // what other programs will do differently. Errors: a kind of tokenizer that has no keys, a split that other
 // programs have no name for, ids beyond the embedding.
-Result<std::vector<std::string>> AddTokenizer(const TokenizerFiles& files, int64_t vocab, int64_t bos,
-                                              int64_t eos, GgufMetadata& metadata);
+Result<std::vector<std::string>> AddTokenizer(const TokenizerFiles& files, int64_t vocab,
+                                              const GgufTokenIds& ids, GgufMetadata& metadata);
+// The keys of a model without a tokenizer.
+void AddNoTokenizer(const GgufTokenIds& ids, GgufMetadata& metadata);
 
 }  // namespace planish

@@ -42,7 +42,8 @@ class GgufTokenizerTest : public testing::Test {
     const auto tokenizer = Tokenizer::Load(folder);
     EXPECT_TRUE(files.ok() && tokenizer.ok());
     GgufMetadata metadata, keys;
-    const auto notes = AddTokenizer(*files, (*tokenizer)->vocab_size() + 3, 1, 2, metadata);
+    const auto notes =
+        AddTokenizer(*files, (*tokenizer)->vocab_size() + 3, {.bos = 1, .eos = 2, .pad = 3}, metadata);
     EXPECT_TRUE(notes.ok()) << notes.error().message;
     const auto file = Write(metadata, "with.gguf");
     if (copy) return Path("with.gguf");
@@ -105,7 +106,7 @@ TEST_F(GgufTokenizerTest, MergesBecomeScores) {
          {{"<unk>", 0}, {"a", 1}, {"b", 2}, {"c", 3}, {"bc", 4}, {"ab", 5}, {"abc", 6}, {"\xE2\x96\x81", 7}}},
         {"merges", {"b c", "a b", "ab c", "a bc"}}}}};
   const auto convert = [](const Json& json, GgufMetadata& metadata) {
-    const auto notes = AddTokenizer({.json = DumpJson(json)}, 8, -1, -1, metadata);
+    const auto notes = AddTokenizer({.json = DumpJson(json)}, 8, {}, metadata);
     EXPECT_TRUE(notes.ok()) << notes.error().message;
     return notes.ok() ? *notes : std::vector<std::string>();
   };
@@ -248,7 +249,7 @@ TEST_F(GgufTokenizerTest, Malformed) {
 TEST(AddTokenizer, Refusals) {
   const auto message = [](const TokenizerFiles& files, int64_t vocab) {
     GgufMetadata metadata;
-    const auto notes = AddTokenizer(files, vocab, -1, -1, metadata);
+    const auto notes = AddTokenizer(files, vocab, {}, metadata);
     return notes.ok() ? std::string("no error") : notes.error().message;
   };
   SentencePieceModel model{.pieces = {{"<unk>", 0, PieceType::kUnknown}, {"a", -1}}};

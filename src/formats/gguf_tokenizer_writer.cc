@@ -79,9 +79,14 @@ Result<std::vector<std::pair<std::string, std::string>>> ReadMerges(const Json& 
   return merges;
 }
 
-void AddEnds(const PostProcessor& post, int64_t bos, int64_t eos, GgufMetadata& metadata) {
-  if (bos >= 0) metadata.Int("tokenizer.ggml.bos_token_id", bos);
-  if (eos >= 0) metadata.Int("tokenizer.ggml.eos_token_id", eos);
+void AddIds(const GgufTokenIds& ids, GgufMetadata& metadata) {
+  if (ids.bos >= 0) metadata.Int("tokenizer.ggml.bos_token_id", ids.bos);
+  if (ids.eos >= 0) metadata.Int("tokenizer.ggml.eos_token_id", ids.eos);
+  if (ids.pad >= 0) metadata.Int("tokenizer.ggml.padding_token_id", ids.pad);
+}
+
+void AddEnds(const PostProcessor& post, const GgufTokenIds& ids, GgufMetadata& metadata) {
+  AddIds(ids, metadata);
   metadata.Bool("tokenizer.ggml.add_bos_token", !post.prefix.empty());
   metadata.Bool("tokenizer.ggml.add_eos_token", !post.suffix.empty());
 }
@@ -215,7 +220,7 @@ Status AddWordPiece(const Json& json, const Json& model, Rows rows, const PostPr
   return {};
 }
 
-Result<Notes> AddJson(const std::string& text, int64_t vocab, int64_t bos, int64_t eos,
+Result<Notes> AddJson(const std::string& text, int64_t vocab, const GgufTokenIds& ids,
                       GgufMetadata& metadata) {
   PLANISH_TRY(const Json json, ParseJson(text));
   const Json model = JsonMember(json, "model");
@@ -239,12 +244,12 @@ Result<Notes> AddJson(const std::string& text, int64_t vocab, int64_t bos, int64
       PLANISH_TRY(notes, AddCharacterBpe(json, model, std::move(rows), metadata));
     }
   }
-  AddEnds(post, bos, eos, metadata);
+  AddEnds(post, ids, metadata);
   metadata.String("tokenizer.huggingface.json", text);
   return notes;
 }
 
-Result<Notes> AddPieces(const TokenizerFiles& files, int64_t vocab, int64_t bos, int64_t eos,
+Result<Notes> AddPieces(const TokenizerFiles& files, int64_t vocab, GgufTokenIds ids,
                         GgufMetadata& metadata) {
   PLANISH_TRY(SentencePieceModel model, SentencePieceModel::Parse(files.model));
   PLANISH_TRY(const std::string added_tokens, ApplyTokenizerConfig(files, &model));
@@ -274,20 +279,26 @@ Result<Notes> AddPieces(const TokenizerFiles& files, int64_t vocab, int64_t bos,
   PostProcessor post;
   if (model.add_bos && model.bos >= 0) post.prefix = {model.bos};
   if (model.add_eos && model.eos >= 0) post.suffix = {model.eos};
-  AddEnds(post, model.bos >= 0 ? model.bos : bos, model.eos >= 0 ? model.eos : eos, metadata);
+  if (model.bos >= 0) ids.bos = model.bos;
+  if (model.eos >= 0) ids.eos = model.eos;
+  AddEnds(post, ids, metadata);
   if (!bpe || (normalization.charsmap.empty() && !normalization.remove_extra_whitespaces)) return Notes();
   return Notes{"tokenizer: other programs ignore its character map and keep extra spaces"};
 }
 
 }  // namespace
 
-Result<Notes> AddTokenizer(const TokenizerFiles& files, int64_t vocab, int64_t bos, int64_t eos,
+Result<Notes> AddTokenizer(const TokenizerFiles& files, int64_t vocab, const GgufTokenIds& ids,
                            GgufMetadata& metadata) {
   const bool json = !files.json.empty();
-  auto notes =
-      json ? AddJson(files.json, vocab, bos, eos, metadata) : AddPieces(files, vocab, bos, eos, metadata);
+  auto notes = json ? AddJson(files.json, vocab, ids, metadata) : AddPieces(files, vocab, ids, metadata);
   if (!notes.ok()) return notes.error().At(json ? "tokenizer.json" : "tokenizer.model");
   return notes;
+}
+
+void AddNoTokenizer(const GgufTokenIds& ids, GgufMetadata& metadata) {
+  metadata.String("tokenizer.ggml.model", kGgufNoTokenizer);
+  AddIds(ids, metadata);
 }
 
 }  // namespace planish

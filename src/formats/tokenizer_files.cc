@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/names.h"
+#include "formats/gguf_folder.h"
 #include "formats/gguf_tokenizer.h"
 
 namespace planish {
@@ -120,10 +121,11 @@ Result<std::string> Gpt2TokenizerJson(const std::string& vocab_json, const std::
 
 Result<TokenizerFiles> ReadTokenizerFiles(const std::string& path) {
   TokenizerFiles files;
-  if (FileExists(path)) {
-    PLANISH_TRY(const auto gguf, GgufFile::Open(path));
+  PLANISH_TRY(const std::string gguf_path, GgufWithTokenizer(path));
+  if (!gguf_path.empty()) {
+    PLANISH_TRY(const auto gguf, GgufFile::Open(gguf_path));
     auto found = TokenizerFilesOf(*gguf);
-    if (!found.ok()) return found.error().At(path);
+    if (!found.ok()) return found.error().At(gguf_path);
     return found;
   }
   PLANISH_RETURN_IF_ERROR(ReadIfThere(path, "tokenizer.json", &files.json));

@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "formats/chat_template.h"
+#include "formats/gguf_folder.h"
 #include "formats/tokenizer_files.h"
 #include "model/family.h"
 
@@ -29,12 +30,15 @@ Status CarryCompanions(const Model& model, const std::string& folder) {
   }
   PLANISH_TRY(const StoredTemplates templates, ReadStoredTemplates(model.path));
   PLANISH_RETURN_IF_ERROR(WriteTemplates(templates, folder));
-  if (!FileExists(model.path)) return {};
+  PLANISH_TRY(const std::string gguf, GgufWithTokenizer(model.path));
+  PLANISH_TRY(const bool has_tokenizer, HasTokenizer(model.path));
+  if (gguf.empty() || !has_tokenizer) return {};
   PLANISH_TRY(const TokenizerFiles files, ReadTokenizerFiles(model.path));
   for (const auto& [name, content] :
        {std::pair{"tokenizer.json", &files.json}, {"tokenizer.model", &files.model}}) {
     if (!content->empty()) PLANISH_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(folder, name), *content));
   }
+  if (FileExists(JoinPath(folder, "tokenizer_config.json"))) return {};
   // The special tokens, which templates use by name.
   OrderedJson config = {{"tokenizer_class", "PreTrainedTokenizerFast"}};
   if (!files.config.empty()) config = OrderedJson::parse(files.config);

@@ -51,8 +51,11 @@ Json FieldOf(const Json& config, const char* field, const char* fallback) {
   return fallback == nullptr ? Json() : Json::parse(fallback);
 }
 
+// The format has no place for it, whatever the input.
+Error Refused(std::string message) { return {Code::kRefused, std::move(message)}; }
+
 Error Cannot(const GgufFamily& family, const std::string& what) {
-  return InputError(fmt::format("GGUF's architecture '{}' cannot hold {}", family.arch, what));
+  return Refused(fmt::format("GGUF's architecture '{}' cannot hold {}", family.arch, what));
 }
 
 Status CheckImplied(const GgufFamily& family, const Json& config) {
@@ -237,8 +240,8 @@ Result<const GgufFamily*> WritableFamily(const Program& program) {
   for (const Family* f : AllFamilies()) {
     if (!f->gguf.empty()) known.emplace_back(f->model_type);
   }
-  return InputError(fmt::format("family '{}' cannot be written as GGUF: expected one of {}", program.family,
-                                fmt::join(known, ", ")));
+  return Refused(fmt::format("family '{}' cannot be written as GGUF: expected one of {}", program.family,
+                             fmt::join(known, ", ")));
 }
 
 }  // namespace

@@ -50,6 +50,11 @@ Status ReadHeads(const GgufFile& file, const GgufFamily& family, const std::stri
                 file.Number(a + "rope.freq_base", Json::parse(family.theta).get<double>()));
   }
   PLANISH_TRY(const int64_t rotated, file.Int(a + "rope.dimension_count", head_dim));
+  const bool fits = family.partial ? rotated >= 1 && rotated <= head_dim : rotated == head_dim;
+  if (family.theta != nullptr && !fits) {
+    return InputError(fmt::format("{}rope.dimension_count: expected {}{}, found {}", a,
+                                  family.partial ? "1 to " : "", head_dim, rotated));
+  }
   if (family.partial && head_dim > 0) {
     config["partial_rotary_factor"] = static_cast<double>(rotated) / static_cast<double>(head_dim);
   }
@@ -193,10 +198,11 @@ Status ReadDerived(const GgufFile& file, const GgufFamily& family, const std::st
 }
 
 Status ReadTokenIds(const GgufFile& file, Json& config) {
-  for (const char* kind : {"bos", "eos"}) {
+  for (const auto& [kind, field] :
+       {std::pair("bos", "bos_token_id"), {"eos", "eos_token_id"}, {"padding", "pad_token_id"}}) {
     const std::string key = fmt::format("tokenizer.ggml.{}_token_id", kind);
     if (!file.Has(key)) continue;
-    PLANISH_TRY(config[fmt::format("{}_token_id", kind)], file.Int(key));
+    PLANISH_TRY(config[field], file.Int(key));
   }
   return {};
 }

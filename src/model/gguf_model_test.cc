@@ -91,6 +91,20 @@ TEST(GgufModel, NamesWhatIsWrong) {
        },
        "olmo2.attention.key_length: expected 16, found 8"},
       {[](Parts& p) {
+         p.arch = "olmo2";
+         p.ints.erase("expert_count");
+         p.ints["rope.dimension_count"] = 8;
+       },
+       "olmo2.rope.dimension_count: expected 16, found 8"},
+      {[](Parts& p) {
+         p.arch = "gptneox";
+         p.ints["attention.head_count_kv"] = 2;
+         p.ints.erase("expert_count");
+         p.floats = {{"attention.layer_norm_epsilon", 1e-5f}};
+         p.ints["rope.dimension_count"] = 17;
+       },
+       "gptneox.rope.dimension_count: expected 1 to 16, found 17"},
+      {[](Parts& p) {
          p.arch = "llama";
          p.ints.erase("expert_count");
          p.tensors = {{"token_embd.weight", GgufType::kF32, {32, 8}},
@@ -101,7 +115,11 @@ TEST(GgufModel, NamesWhatIsWrong) {
   for (const auto& [spoil, message] : cases) {
     Parts parts;
     spoil(parts);
-    EXPECT_THAT(Message(parts), HasSubstr(message));
+    const std::string found = Message(parts);
+    EXPECT_THAT(found, HasSubstr(message));
+    // The file is named once, in front.
+    const bool named = found.find("model.gguf: ") != std::string::npos;
+    EXPECT_TRUE(!named || found.find("model.gguf") == found.rfind("model.gguf")) << found;
   }
 }
 

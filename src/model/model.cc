@@ -10,6 +10,8 @@
 #include <string_view>
 
 #include "base/file.h"
+#include "base/names.h"
+#include "formats/gguf_folder.h"
 #include "layer/artifact.h"
 #include "layer/quantized.h"
 #include "model/family.h"
@@ -255,32 +257,71 @@ Status BindTensors(const Compressed& compressed, Model& model) {
   return {};
 }
 
+// The GGUF file that holds the tensors: the path itself, or the one in a folder without safetensors. Empty:
+// safetensors.
+Result<std::string> GgufOf(const std::string& path) {
+  return FileExists(path) ? Result<std::string>(path) : GgufOfFolder(path);
+}
+
+// Both describe one model: config.json, whose fields stay, and the file with its tensors. What both state as
+// numbers or flags must be the same, but for ids of tokens and the longest context, which are settings.
+Status JoinConfigs(const Json& stated, Json& config) {
+  for (const auto& [name, value] : stated.items()) {
+    const bool setting = name.ends_with("_token_id") || name == "max_position_embeddings";
+    const auto own = config.find(name);
+    if (setting || own == config.end() || !(value.is_number() || value.is_boolean())) continue;
+    const bool same = own->is_number() && value.is_number() ? own->get<float>() == value.get<float>()
+                                                            : own->is_null() || *own == value;
+    if (same) continue;
+    return InputError(fmt::format("field '{}' is {}, the GGUF file beside it says {}", name,
+                                  Abbreviate(DumpJson(*own)), DumpJson(value)));
+  }
+  config.erase("quantization_config");
+  if (stated.contains("quantization_config")) config["quantization_config"] = stated["quantization_config"];
+  return {};
+}
+
+// The configuration, and the tensors of a GGUF file.
+Status OpenFiles(const std::string& path, const std::string& gguf, const std::string& config_path,
+                 Model& model) {
+  if (gguf != path) {
+    PLANISH_TRY(model.config, ReadJsonFile(config_path));
+    PLANISH_RETURN_IF_ERROR(ReadOwnConfig(path, model.config));
+  }
+  if (gguf.empty()) return {};
+  PLANISH_TRY(GgufModel opened, OpenGgufModel(gguf));
+  model.checkpoint = std::move(opened.checkpoint);
+  if (gguf == path) {
+    model.config = std::move(opened.config);
+    return {};
+  }
+  if (!model.config.is_object()) return InputError(config_path + ": expected an object");
+  const Status joined = JoinConfigs(opened.config, model.config);
+  return joined.ok() ? joined : joined.error().At(config_path);
+}
+
 Result<Model> Bind(const std::string& path, const LoadOptions& options) {
   Model model;
   model.path = path;
   model.name = std::filesystem::path(path).filename().string();
-  const bool gguf = FileExists(path);
-  const std::string config_path = gguf ? path : JoinPath(path, "config.json");
-  if (gguf) {
-    PLANISH_TRY(GgufModel opened, OpenGgufModel(path));
-    model.config = std::move(opened.config);
-    model.checkpoint = std::move(opened.checkpoint);
-  } else {
-    PLANISH_TRY(model.config, ReadJsonFile(config_path));
-    PLANISH_RETURN_IF_ERROR(ReadOwnConfig(path, model.config));
-  }
+  PLANISH_TRY(const std::string gguf, GgufOf(path));
+  const std::string config_path = gguf == path ? path : JoinPath(path, "config.json");
+  PLANISH_RETURN_IF_ERROR(OpenFiles(path, gguf, config_path, model));
   IgnoreFields(options.ignored_fields, model.config);
   auto program = BuildProgram(model.config);
   if (!program.ok()) return program.error().At(config_path);
   model.program = std::move(program).value();
-  if (!gguf) {
+  if (gguf.empty()) {
     PLANISH_TRY(model.checkpoint, Checkpoint::Open(path));
   }
   auto compressed = ReadCompressed(model.config, model.checkpoint);
   if (!compressed.ok()) return compressed.error().At(config_path);
-  if (!gguf) UseNamesOf(model.checkpoint, *compressed, model.program);
+  if (gguf.empty()) UseNamesOf(model.checkpoint, *compressed, model.program);
   const Status bound = BindTensors(*compressed, model);
-  if (!bound.ok()) return bound.error().At(path);
+  if (!bound.ok()) {
+    const bool placed = bound.error().message.starts_with(path + ": ");
+    return placed ? bound.error() : bound.error().At(path);
+  }
   PLANISH_RETURN_IF_ERROR(ReadGenerationConfig(JoinPath(path, "generation_config.json"), model.program));
   return model;
 }
