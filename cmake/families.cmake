@@ -1,13 +1,13 @@
-# Collects model/arch/<family>.cc files that define `const Family kFamily_<family>` into one list.
+# Collects model/arch/<family>.cc files that define `const Family kFamily` in namespace planish::<family> into one list.
 file(GLOB arch_files CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/model/arch/*.cc)
 set(declarations "")
 set(entries "")
 foreach(file ${arch_files})
-  file(STRINGS ${file} definition REGEX "^const Family kFamily_")
+  file(STRINGS ${file} definition REGEX "^const Family kFamily ")
   if(definition)
     get_filename_component(family ${file} NAME_WE)
-    string(APPEND declarations "extern const Family kFamily_${family};\n")
-    string(APPEND entries "&kFamily_${family}, ")
+    string(APPEND declarations "namespace ${family} { extern const Family kFamily; }\n")
+    string(APPEND entries "&${family}::kFamily, ")
   endif()
 endforeach()
 file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/families.cc CONTENT

@@ -56,7 +56,7 @@ endfunction()
 # tests replace by a processor of their own.
 function(planish_separate)
   foreach(source ${ARGN})
-    if(source MATCHES "(_scalar|_sse4|/base/cpu)\\.cc$" OR source MATCHES "/model/arch/")
+    if(source MATCHES "(_scalar|_sse4|/base/cpu)\\.cc$")
       set_source_files_properties(${source} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
     endif()
   endforeach()

@@ -2,7 +2,7 @@
 #include "model/arch/gguf_names.h"
 #include "model/family.h"
 
-namespace planish {
+namespace planish::cohere {
 namespace {
 
 Result<Program> BuildCohere(const Config& config) {
@@ -40,10 +40,10 @@ constexpr GgufFamily kGguf[] = {{.model_type = "cohere",
 
 }  // namespace
 
-extern const Family kFamily_cohere;
-const Family kFamily_cohere = {"cohere", "CohereForCausalLM",
-                               "LayerNorm without bias, both branches in parallel on one norm, rotation of "
-                               "adjacent pairs, scaled logits",
-                               BuildCohere, kGguf};
+extern const Family kFamily;
+const Family kFamily = {"cohere", "CohereForCausalLM",
+                        "LayerNorm without bias, both branches in parallel on one norm, rotation of "
+                        "adjacent pairs, scaled logits",
+                        BuildCohere, kGguf};
 
-}  // namespace planish
+}  // namespace planish::cohere

@@ -8,7 +8,7 @@
 #include "model/family.h"
 #include "model/rope.h"
 
-namespace planish {
+namespace planish::deepseek_v2 {
 namespace {
 
 // Heads of q and k are `nope` unrotated dimensions, then `rope` rotated ones; the rotated part of k is one
@@ -199,10 +199,10 @@ constexpr GgufFamily kGguf[] = {{.model_type = "deepseek_v2",
 
 }  // namespace
 
-extern const Family kFamily_deepseek_v2;
-const Family kFamily_deepseek_v2 = {
+extern const Family kFamily;
+const Family kFamily = {
     "deepseek_v2", "DeepseekV2ForCausalLM",
     "keys and values through a narrow latent (MLA), shared and routed experts, routing by groups",
     BuildDeepseekV2, kGguf};
 
-}  // namespace planish
+}  // namespace planish::deepseek_v2

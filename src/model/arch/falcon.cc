@@ -1,7 +1,7 @@
 #include "model/arch/decoder.h"
 #include "model/family.h"
 
-namespace planish {
+namespace planish::falcon {
 namespace {
 
 Result<DecoderSpec> ReadSizes(const Config& config) {
@@ -104,10 +104,10 @@ constexpr GgufFamily kGguf[] = {TwoNorms(), kOneNorm};
 
 }  // namespace
 
-extern const Family kFamily_falcon;
-const Family kFamily_falcon = {
+extern const Family kFamily;
+const Family kFamily = {
     "falcon", "FalconForCausalLM",
     "LayerNorm, both branches in parallel, fused q, k, v with one or few heads of k and v, GELU", BuildFalcon,
     kGguf};
 
-}  // namespace planish
+}  // namespace planish::falcon

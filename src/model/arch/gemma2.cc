@@ -2,7 +2,7 @@
 #include "model/arch/gguf_names.h"
 #include "model/family.h"
 
-namespace planish {
+namespace planish::gemma2 {
 namespace {
 
 Result<Program> BuildGemma2(const Config& config) {
@@ -35,10 +35,10 @@ constexpr GgufFamily kGguf[] = {{.model_type = "gemma2",
 
 }  // namespace
 
-extern const Family kFamily_gemma2;
-const Family kFamily_gemma2 = {
+extern const Family kFamily;
+const Family kFamily = {
     "gemma2", "Gemma2ForCausalLM",
     "llama with norms after the branches too, soft caps, every other layer sliding, scaled embeddings",
     BuildGemma2, kGguf};
 
-}  // namespace planish
+}  // namespace planish::gemma2

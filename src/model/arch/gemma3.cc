@@ -3,7 +3,7 @@
 #include "model/family.h"
 #include "model/rope.h"
 
-namespace planish {
+namespace planish::gemma3 {
 namespace {
 
 // Global layers turn by rope_theta with its scaling, sliding ones by rope_local_base_freq.
@@ -79,8 +79,8 @@ constexpr GgufFamily kGguf[] = {{.model_type = "gemma3_text",
 
 }  // namespace
 
-extern const Family kFamily_gemma3;
-const Family kFamily_gemma3 = {
+extern const Family kFamily;
+const Family kFamily = {
     "gemma3_text",
     "Gemma3ForCausalLM",
     "gemma2 with norms on the heads of q and k, no soft caps, other rotations in sliding layers",
@@ -88,4 +88,4 @@ const Family kFamily_gemma3 = {
     kGguf,
     "gemma3"};
 
-}  // namespace planish
+}  // namespace planish::gemma3

@@ -1,7 +1,7 @@
 #include "model/arch/decoder.h"
 #include "model/family.h"
 
-namespace planish {
+namespace planish::gpt2 {
 namespace {
 
 // The usual sizes under names of its own.
@@ -73,9 +73,9 @@ constexpr GgufFamily kGguf[] = {{.model_type = "gpt2",
 
 }  // namespace
 
-extern const Family kFamily_gpt2;
-const Family kFamily_gpt2 = {
-    "gpt2", "GPT2LMHeadModel",
-    "learned positions, LayerNorm, biases, weights stored [in, out], fused q, k, v, GELU", BuildGpt2, kGguf};
+extern const Family kFamily;
+const Family kFamily = {"gpt2", "GPT2LMHeadModel",
+                        "learned positions, LayerNorm, biases, weights stored [in, out], fused q, k, v, GELU",
+                        BuildGpt2, kGguf};
 
-}  // namespace planish
+}  // namespace planish::gpt2

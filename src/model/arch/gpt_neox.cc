@@ -1,7 +1,7 @@
 #include "model/arch/decoder.h"
 #include "model/family.h"
 
-namespace planish {
+namespace planish::gpt_neox {
 namespace {
 
 Result<Program> BuildGptNeox(const Config& config) {
@@ -61,10 +61,10 @@ constexpr GgufFamily kGguf[] = {{.model_type = "gpt_neox",
 
 }  // namespace
 
-extern const Family kFamily_gpt_neox;
-const Family kFamily_gpt_neox = {
+extern const Family kFamily;
+const Family kFamily = {
     "gpt_neox", "GPTNeoXForCausalLM",
     "LayerNorm, both branches in parallel, q, k, v of each head together, rotation of a quarter of it",
     BuildGptNeox, kGguf};
 
-}  // namespace planish
+}  // namespace planish::gpt_neox

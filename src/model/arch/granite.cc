@@ -2,7 +2,7 @@
 #include "model/arch/gguf_names.h"
 #include "model/family.h"
 
-namespace planish {
+namespace planish::granite {
 namespace {
 
 Result<Program> BuildGranite(const Config& config) {
@@ -35,9 +35,8 @@ constexpr GgufFamily kGguf[] = {{.model_type = "granite",
 
 }  // namespace
 
-extern const Family kFamily_granite;
-const Family kFamily_granite = {"granite", "GraniteForCausalLM",
-                                "llama with factors on embeddings, scores, branches and logits", BuildGranite,
-                                kGguf};
+extern const Family kFamily;
+const Family kFamily = {"granite", "GraniteForCausalLM",
+                        "llama with factors on embeddings, scores, branches and logits", BuildGranite, kGguf};
 
-}  // namespace planish
+}  // namespace planish::granite

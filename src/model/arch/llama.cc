@@ -2,7 +2,7 @@
 #include "model/arch/gguf_names.h"
 #include "model/family.h"
 
-namespace planish {
+namespace planish::llama {
 namespace {
 
 Result<Program> BuildLlama(const Config& config) {
@@ -27,9 +27,8 @@ constexpr GgufFamily kGguf[] = {{.model_type = "llama",
 
 }  // namespace
 
-extern const Family kFamily_llama;
-const Family kFamily_llama = {"llama", "LlamaForCausalLM",
-                              "RMSNorm, rotary positions, gated MLP, grouped-query attention", BuildLlama,
-                              kGguf};
+extern const Family kFamily;
+const Family kFamily = {"llama", "LlamaForCausalLM",
+                        "RMSNorm, rotary positions, gated MLP, grouped-query attention", BuildLlama, kGguf};
 
-}  // namespace planish
+}  // namespace planish::llama

@@ -7,7 +7,7 @@
 #include "model/arch/gguf_names.h"
 #include "model/family.h"
 
-namespace planish {
+namespace planish::mamba2 {
 namespace {
 
 struct Mixer {
@@ -137,9 +137,9 @@ constexpr GgufFamily kGguf[] = {{.model_type = "mamba2",
 
 }  // namespace
 
-extern const Family kFamily_mamba2;
-const Family kFamily_mamba2 = {
-    "mamba2", "Mamba2ForCausalLM",
-    "no attention: a short convolution and a selective scan with a state of fixed size", BuildMamba2, kGguf};
+extern const Family kFamily;
+const Family kFamily = {"mamba2", "Mamba2ForCausalLM",
+                        "no attention: a short convolution and a selective scan with a state of fixed size",
+                        BuildMamba2, kGguf};
 
-}  // namespace planish
+}  // namespace planish::mamba2

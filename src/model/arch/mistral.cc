@@ -2,7 +2,7 @@
 #include "model/arch/gguf_names.h"
 #include "model/family.h"
 
-namespace planish {
+namespace planish::mistral {
 namespace {
 
 Result<Program> BuildMistral(const Config& config) {
@@ -34,8 +34,8 @@ constexpr GgufFamily kGguf[] = {Windowed(), kFull};
 
 }  // namespace
 
-extern const Family kFamily_mistral;
-const Family kFamily_mistral = {"mistral", "MistralForCausalLM", "llama with sliding-window attention",
-                                BuildMistral, kGguf};
+extern const Family kFamily;
+const Family kFamily = {"mistral", "MistralForCausalLM", "llama with sliding-window attention", BuildMistral,
+                        kGguf};
 
-}  // namespace planish
+}  // namespace planish::mistral

@@ -2,7 +2,7 @@
 #include "model/arch/gguf_names.h"
 #include "model/family.h"
 
-namespace planish {
+namespace planish::mixtral {
 namespace {
 
 Result<Program> BuildMixtral(const Config& config) {
@@ -56,9 +56,8 @@ constexpr GgufFamily kGguf[] = {{.model_type = "mixtral",
 
 }  // namespace
 
-extern const Family kFamily_mixtral;
-const Family kFamily_mixtral = {"mixtral", "MixtralForCausalLM",
-                                "mistral with experts, weights normalized over the chosen ones", BuildMixtral,
-                                kGguf};
+extern const Family kFamily;
+const Family kFamily = {"mixtral", "MixtralForCausalLM",
+                        "mistral with experts, weights normalized over the chosen ones", BuildMixtral, kGguf};
 
-}  // namespace planish
+}  // namespace planish::mixtral

@@ -2,7 +2,7 @@
 #include "model/arch/gguf_names.h"
 #include "model/family.h"
 
-namespace planish {
+namespace planish::olmo2 {
 namespace {
 
 Result<Program> BuildOlmo2(const Config& config) {
@@ -39,9 +39,9 @@ constexpr GgufFamily kGguf[] = {{.model_type = "olmo2",
 
 }  // namespace
 
-extern const Family kFamily_olmo2;
-const Family kFamily_olmo2 = {
-    "olmo2", "Olmo2ForCausalLM",
-    "llama with norms after the branches only, and on all heads of q and k together", BuildOlmo2, kGguf};
+extern const Family kFamily;
+const Family kFamily = {"olmo2", "Olmo2ForCausalLM",
+                        "llama with norms after the branches only, and on all heads of q and k together",
+                        BuildOlmo2, kGguf};
 
-}  // namespace planish
+}  // namespace planish::olmo2

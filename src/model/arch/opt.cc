@@ -1,7 +1,7 @@
 #include "model/arch/decoder.h"
 #include "model/family.h"
 
-namespace planish {
+namespace planish::opt {
 namespace {
 
 Result<Program> BuildOpt(const Config& config) {
@@ -44,8 +44,8 @@ Result<Program> BuildOpt(const Config& config) {
 
 }  // namespace
 
-extern const Family kFamily_opt;
-const Family kFamily_opt = {"opt", "OPTForCausalLM",
-                            "learned positions, LayerNorm, biases, a plain MLP with ReLU", BuildOpt};
+extern const Family kFamily;
+const Family kFamily = {"opt", "OPTForCausalLM",
+                        "learned positions, LayerNorm, biases, a plain MLP with ReLU", BuildOpt};
 
-}  // namespace planish
+}  // namespace planish::opt

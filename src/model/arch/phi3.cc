@@ -2,7 +2,7 @@
 #include "model/arch/gguf_names.h"
 #include "model/family.h"
 
-namespace planish {
+namespace planish::phi3 {
 namespace {
 
 Result<Program> BuildPhi3(const Config& config) {
@@ -34,9 +34,9 @@ constexpr GgufFamily kGguf[] = {{.model_type = "phi3",
 
 }  // namespace
 
-extern const Family kFamily_phi3;
-const Family kFamily_phi3 = {"phi3", "Phi3ForCausalLM",
-                             "llama with q, k, v in one tensor and gate and up in another, longrope",
-                             BuildPhi3, kGguf};
+extern const Family kFamily;
+const Family kFamily = {"phi3", "Phi3ForCausalLM",
+                        "llama with q, k, v in one tensor and gate and up in another, longrope", BuildPhi3,
+                        kGguf};
 
-}  // namespace planish
+}  // namespace planish::phi3

@@ -6,7 +6,7 @@
 #include "model/arch/gguf_names.h"
 #include "model/family.h"
 
-namespace planish {
+namespace planish::qwen2 {
 namespace {
 
 // Files for very long texts cut attention into chunks (arXiv 2402.17463): within the first one it is as ever,
@@ -44,8 +44,7 @@ constexpr GgufFamily kGguf[] = {{.model_type = "qwen2",
 
 }  // namespace
 
-extern const Family kFamily_qwen2;
-const Family kFamily_qwen2 = {"qwen2", "Qwen2ForCausalLM", "llama with biases on q, k and v", BuildQwen2,
-                              kGguf};
+extern const Family kFamily;
+const Family kFamily = {"qwen2", "Qwen2ForCausalLM", "llama with biases on q, k and v", BuildQwen2, kGguf};
 
-}  // namespace planish
+}  // namespace planish::qwen2

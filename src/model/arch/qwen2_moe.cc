@@ -2,7 +2,7 @@
 #include "model/arch/qwen_moe.h"
 #include "model/family.h"
 
-namespace planish {
+namespace planish::qwen2_moe {
 namespace {
 
 Result<Program> BuildQwen2Moe(const Config& config) {
@@ -40,8 +40,8 @@ constexpr GgufFamily kGguf[] = {{.model_type = "qwen2_moe",
 
 }  // namespace
 
-extern const Family kFamily_qwen2_moe;
-const Family kFamily_qwen2_moe = {"qwen2_moe", "Qwen2MoeForCausalLM",
-                                  "qwen2 with experts, and a shared one behind a gate", BuildQwen2Moe, kGguf};
+extern const Family kFamily;
+const Family kFamily = {"qwen2_moe", "Qwen2MoeForCausalLM",
+                        "qwen2 with experts, and a shared one behind a gate", BuildQwen2Moe, kGguf};
 
-}  // namespace planish
+}  // namespace planish::qwen2_moe

@@ -2,7 +2,7 @@
 #include "model/arch/gguf_names.h"
 #include "model/family.h"
 
-namespace planish {
+namespace planish::qwen3 {
 namespace {
 
 Result<Program> BuildQwen3(const Config& config) {
@@ -26,8 +26,8 @@ constexpr GgufFamily kGguf[] = {{.model_type = "qwen3",
 
 }  // namespace
 
-extern const Family kFamily_qwen3;
-const Family kFamily_qwen3 = {"qwen3", "Qwen3ForCausalLM", "llama with RMSNorm on the heads of q and k",
-                              BuildQwen3, kGguf};
+extern const Family kFamily;
+const Family kFamily = {"qwen3", "Qwen3ForCausalLM", "llama with RMSNorm on the heads of q and k", BuildQwen3,
+                        kGguf};
 
-}  // namespace planish
+}  // namespace planish::qwen3

@@ -2,7 +2,7 @@
 #include "model/arch/qwen_moe.h"
 #include "model/family.h"
 
-namespace planish {
+namespace planish::qwen3_moe {
 namespace {
 
 Result<Program> BuildQwen3Moe(const Config& config) {
@@ -41,8 +41,7 @@ constexpr GgufFamily kGguf[] = {{.model_type = "qwen3_moe",
 
 }  // namespace
 
-extern const Family kFamily_qwen3_moe;
-const Family kFamily_qwen3_moe = {"qwen3_moe", "Qwen3MoeForCausalLM", "qwen3 with experts", BuildQwen3Moe,
-                                  kGguf};
+extern const Family kFamily;
+const Family kFamily = {"qwen3_moe", "Qwen3MoeForCausalLM", "qwen3 with experts", BuildQwen3Moe, kGguf};
 
-}  // namespace planish
+}  // namespace planish::qwen3_moe

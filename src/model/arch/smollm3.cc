@@ -5,7 +5,7 @@
 #include "model/arch/gguf_names.h"
 #include "model/family.h"
 
-namespace planish {
+namespace planish::smollm3 {
 namespace {
 
 // `no_rope_layers` lists 1 for layers that rotate and 0 for those that do not; without it every
@@ -67,8 +67,8 @@ constexpr GgufFamily kGguf[] = {{.model_type = "smollm3",
 
 }  // namespace
 
-extern const Family kFamily_smollm3;
-const Family kFamily_smollm3 = {"smollm3", "SmolLM3ForCausalLM", "llama with some layers that do not rotate",
-                                BuildSmollm3, kGguf};
+extern const Family kFamily;
+const Family kFamily = {"smollm3", "SmolLM3ForCausalLM", "llama with some layers that do not rotate",
+                        BuildSmollm3, kGguf};
 
-}  // namespace planish
+}  // namespace planish::smollm3

@@ -2,7 +2,7 @@
 #include "model/arch/gguf_names.h"
 #include "model/family.h"
 
-namespace planish {
+namespace planish::stablelm {
 namespace {
 
 Result<Program> BuildStablelm(const Config& config) {
@@ -51,10 +51,10 @@ constexpr GgufFamily kGguf[] = {{.model_type = "stablelm",
 
 }  // namespace
 
-extern const Family kFamily_stablelm;
-const Family kFamily_stablelm = {
+extern const Family kFamily;
+const Family kFamily = {
     "stablelm", "StableLmForCausalLM",
     "llama with LayerNorm, also on the heads of q and k, and rotation of a quarter of each head",
     BuildStablelm, kGguf};
 
-}  // namespace planish
+}  // namespace planish::stablelm

@@ -2,7 +2,7 @@
 #include "model/arch/gguf_names.h"
 #include "model/family.h"
 
-namespace planish {
+namespace planish::starcoder2 {
 namespace {
 
 Result<Program> BuildStarcoder2(const Config& config) {
@@ -50,9 +50,9 @@ constexpr GgufFamily kGguf[] = {{.model_type = "starcoder2",
 
 }  // namespace
 
-extern const Family kFamily_starcoder2;
-const Family kFamily_starcoder2 = {"starcoder2", "Starcoder2ForCausalLM",
-                                   "LayerNorm, biases everywhere, a plain MLP with GELU, sliding windows",
-                                   BuildStarcoder2, kGguf};
+extern const Family kFamily;
+const Family kFamily = {"starcoder2", "Starcoder2ForCausalLM",
+                        "LayerNorm, biases everywhere, a plain MLP with GELU, sliding windows",
+                        BuildStarcoder2, kGguf};
 
-}  // namespace planish
+}  // namespace planish::starcoder2
