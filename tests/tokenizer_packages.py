@@ -214,7 +214,7 @@ def steps_kinds():
     yield "nfd_strip_accents", *steps(
         sequence([pre_tokenizers.Punctuation("merged_with_previous"), pre_tokenizers.Digits(individual_digits=True)]),
         normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Nmt()]),
-        decoders.Sequence([decoders.Replace(Regex("[0-9]"), "#"), decoders.Fuse(), decoders.Strip("e", 1, 2)]))
+        decoders.Sequence([decoders.Replace("er", "#"), decoders.Strip("e", 1, 0), decoders.Fuse()]))
     yield "nfkd_strip", *steps(
         sequence([pre_tokenizers.CharDelimiterSplit("e"), pre_tokenizers.UnicodeScripts()]),
         normalizers.Sequence([normalizers.NFKD(), normalizers.Strip(left=True, right=True)]))

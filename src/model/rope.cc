@@ -18,7 +18,8 @@ struct RopeFields {
 };
 
 // rope_parameters, or what they hold for that kind of layer, or rope_scaling; empty where there is neither.
-Result<Config> Scaling(const Config& config, const RopeDefaults& defaults, const std::string& layer_type) {
+Result<Config> ScalingFields(const Config& config, const RopeDefaults& defaults,
+                             const std::string& layer_type) {
   static const Json kNone = Json::object();
   if (config.Find("rope_parameters") != nullptr) {
     PLANISH_TRY(const Config parameters, config.Object("rope_parameters"));
@@ -29,7 +30,7 @@ Result<Config> Scaling(const Config& config, const RopeDefaults& defaults, const
 
 Result<RopeFields> ReadFields(const Config& config, const RopeDefaults& defaults,
                               const std::string& layer_type) {
-  PLANISH_TRY(const Config scaling, Scaling(config, defaults, layer_type));
+  PLANISH_TRY(const Config scaling, ScalingFields(config, defaults, layer_type));
   RopeFields fields{scaling};
   PLANISH_TRY(const double top_theta, config.Number(defaults.theta_field, defaults.theta));
   PLANISH_TRY(fields.theta, fields.scaling.Number("rope_theta", top_theta));
