@@ -18,7 +18,8 @@ void Describe(CLI::App& app) {
   app.require_subcommand(1);
   app.footer(
       "A MODEL is a Hugging Face folder, a GGUF file, a folder that `compress` wrote, or `demo` (embedded).\n"
-      "Exit status: 0 done, 1 failure, 2 bad input or usage, 3 refused by a contract or a format, 130 interrupted.\n"
+      "Exit status: 0 done, 1 failure, 2 bad input or usage, 3 refused by a contract or a format, 130 "
+      "interrupted.\n"
       "`planish VERB --help` shows a verb's options and examples.");
 }
 

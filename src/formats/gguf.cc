@@ -249,7 +249,7 @@ bool GgufFile::HasMagic(std::span<const std::byte> bytes) {
   return bytes.size() >= 4 && std::memcmp(bytes.data(), "GGUF", 4) == 0;
 }
 
-Result<GgufFile::Metadata> GgufFile::ReadPart(std::span<const std::byte> bytes, const std::string& name) {
+Result<GgufFile::Metadata> GgufFile::ReadPart(std::span<const std::byte> bytes) {
   Cursor cursor(bytes);
   PLANISH_RETURN_IF_ERROR(CheckMagic(cursor));
   PLANISH_TRY(const int64_t tensor_count, cursor.Take<int64_t>("tensor count"));
@@ -291,7 +291,7 @@ Result<GgufFile::Metadata> GgufFile::ReadPart(std::span<const std::byte> bytes, 
   const int64_t data_size = static_cast<int64_t>(bytes.size()) - data;
   int64_t expected = 0;  // offsets are the running sum of padded sizes, each within the file: no overflow
   for (Entry& entry : entries) {
-    const std::string where = fmt::format("{}: tensor '{}'", name, Abbreviate(entry.tensor.name));
+    const std::string where = fmt::format("tensor '{}'", Abbreviate(entry.tensor.name));
     if (entry.offset != expected) {
       return InputError(fmt::format("{}: offset {}, expected {}", where, entry.offset, expected));
     }
@@ -315,7 +315,7 @@ Result<std::shared_ptr<const GgufFile>> GgufFile::Parse(std::span<const std::byt
                                                         const std::string& name) {
   auto file = std::shared_ptr<GgufFile>(new GgufFile);
   file->path_ = name;
-  auto metadata = file->ReadPart(bytes, name);
+  auto metadata = file->ReadPart(bytes);
   if (!metadata.ok()) return metadata.error().At(name);
   file->metadata_ = std::move(metadata).value();
   return std::shared_ptr<const GgufFile>(std::move(file));
@@ -323,29 +323,49 @@ Result<std::shared_ptr<const GgufFile>> GgufFile::Parse(std::span<const std::byt
 
 Result<std::shared_ptr<const GgufFile>> GgufFile::Open(const std::string& path) {
   auto file = std::shared_ptr<GgufFile>(new GgufFile);
+  const OpenPart open = [&](const std::string& part) -> Result<std::span<const std::byte>> {
+    PLANISH_TRY(auto mapped, MappedFile::Open(part));
+    file->files_.push_back(mapped);
+    return mapped->bytes();
+  };
+  return Read(path, open, file);
+}
+
+Result<std::shared_ptr<const GgufFile>> GgufFile::ParseParts(
+    std::span<const std::span<const std::byte>> parts, const std::string& name) {
+  const auto count = static_cast<int64_t>(parts.size());
+  const OpenPart open = [&](const std::string& path) -> Result<std::span<const std::byte>> {
+    for (int64_t i = 0; i < count; ++i) {
+      if (path == GgufPartPath(name, i + 1, count)) return parts[static_cast<size_t>(i)];
+    }
+    return InputError(path + ": no such part");
+  };
+  return Read(GgufPartPath(name, 1, count), open, std::shared_ptr<GgufFile>(new GgufFile));
+}
+
+Result<std::shared_ptr<const GgufFile>> GgufFile::Read(const std::string& path, const OpenPart& open,
+                                                       std::shared_ptr<GgufFile> file) {
   file->path_ = path;
-  PLANISH_TRY(auto mapped, MappedFile::Open(path));
-  file->files_.push_back(mapped);
-  auto metadata = file->ReadPart(mapped->bytes(), path);
+  PLANISH_TRY(const auto bytes, open(path));
+  auto metadata = file->ReadPart(bytes);
   if (!metadata.ok()) return metadata.error().At(path);
   file->metadata_ = std::move(metadata).value();
   const auto splits = file->Int(kSplitCount, 1);
   if (!splits.ok()) return splits.error().At(path);
-  if (*splits > 1) PLANISH_RETURN_IF_ERROR(file->ReadOtherParts(*splits));
+  if (*splits > 1) PLANISH_RETURN_IF_ERROR(file->ReadOtherParts(*splits, open));
   return std::shared_ptr<const GgufFile>(std::move(file));
 }
 
 // The files say themselves which parts they are: one that was renamed, or is left from another model of the
 // same name, must not be taken for a part of this one.
-Status GgufFile::ReadOtherParts(int64_t count) {
+Status GgufFile::ReadOtherParts(int64_t count, const OpenPart& open) {
   const auto others = OtherParts(path_, count);
   if (!others.ok()) return others.error().At(path_);
   PLANISH_RETURN_IF_ERROR(ExpectInteger(metadata_, kSplitNo, 0, path_));
   for (size_t i = 0; i < others->size(); ++i) {
     const std::string& name = (*others)[i];
-    PLANISH_TRY(auto mapped, MappedFile::Open(name));
-    files_.push_back(mapped);
-    const auto metadata = ReadPart(mapped->bytes(), name);
+    PLANISH_TRY(const auto bytes, open(name));
+    const auto metadata = ReadPart(bytes);
     if (!metadata.ok()) return metadata.error().At(name);
     PLANISH_RETURN_IF_ERROR(ExpectInteger(*metadata, kSplitNo, static_cast<int64_t>(i) + 1, name));
     PLANISH_RETURN_IF_ERROR(ExpectInteger(*metadata, kSplitCount, count, name));

@@ -9,6 +9,7 @@
 // follow each other from part to part, none is divided.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -78,6 +79,9 @@ class GgufFile {
   // One file in memory, which must outlive the result; `name` stands in for the path.
   static Result<std::shared_ptr<const GgufFile>> Parse(std::span<const std::byte> bytes,
                                                        const std::string& name);
+  // A split model in memory: its parts in order, as if named NAME-00001-of-0000N.gguf and so on.
+  static Result<std::shared_ptr<const GgufFile>> ParseParts(std::span<const std::span<const std::byte>> parts,
+                                                            const std::string& name);
   static bool HasMagic(std::span<const std::byte> bytes);
 
   const std::string& path() const { return path_; }
@@ -102,8 +106,12 @@ class GgufFile {
   using Metadata = std::map<std::string, GgufValue, std::less<>>;
   GgufFile() = default;
   // Adds the tensors of one file; its metadata is the result.
-  Result<Metadata> ReadPart(std::span<const std::byte> bytes, const std::string& name);
-  Status ReadOtherParts(int64_t count);
+  Result<Metadata> ReadPart(std::span<const std::byte> bytes);
+  // Where the bytes of a part come from, by its path.
+  using OpenPart = std::function<Result<std::span<const std::byte>>(const std::string& path)>;
+  static Result<std::shared_ptr<const GgufFile>> Read(const std::string& path, const OpenPart& open,
+                                                      std::shared_ptr<GgufFile> file);
+  Status ReadOtherParts(int64_t count, const OpenPart& open);
   Result<const GgufValue*> Value(const std::string& key, const char* expected) const;
 
   std::string path_;

@@ -13,11 +13,11 @@
 namespace planish {
 namespace {
 
-bool Has(const std::string& folder, const char* name) { return FileExists(JoinPath(folder, name)); }
+bool HasFile(const std::string& folder, const char* name) { return FileExists(JoinPath(folder, name)); }
 
 bool HasTokenizerFiles(const std::string& folder) {
-  return Has(folder, "tokenizer.json") || Has(folder, "tokenizer.model") ||
-         (Has(folder, "vocab.json") && Has(folder, "merges.txt"));
+  return HasFile(folder, "tokenizer.json") || HasFile(folder, "tokenizer.model") ||
+         (HasFile(folder, "vocab.json") && HasFile(folder, "merges.txt"));
 }
 
 // "name-00002-of-00003.gguf": a part, but not the first.
@@ -31,7 +31,8 @@ bool IsLaterPart(const std::string& name) {
 }  // namespace
 
 Result<std::string> GgufOfFolder(const std::string& folder) {
-  if (Has(folder, "model.safetensors") || Has(folder, "model.safetensors.index.json")) return std::string();
+  if (HasFile(folder, "model.safetensors") || HasFile(folder, "model.safetensors.index.json"))
+    return std::string();
   std::vector<std::string> names;
   std::error_code error;
   for (auto it = std::filesystem::directory_iterator(folder, error);

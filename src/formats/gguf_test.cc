@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "formats/gguf_folder.h"
 namespace planish {
 namespace {
 
@@ -264,6 +265,30 @@ TEST_F(GgufPartsTest, WrittenAndRead) {
   EXPECT_EQ(whole->paths(), std::vector<std::string>{Path("m.gguf")});
 }
 
+TEST_F(GgufPartsTest, ReadFromMemory) {
+  WritePart("first", SplitKeys(0, 2, 2), "a");
+  WritePart("second", SplitKeys(1, 2, 2), "b");
+  const auto first = MappedFile::Open(Path("first")), second = MappedFile::Open(Path("second"));
+  const std::span<const std::byte> parts[] = {(*first)->bytes(), (*second)->bytes()};
+  const auto file = GgufFile::ParseParts(parts, "m");
+  ASSERT_TRUE(file.ok()) << file.error().message;
+  EXPECT_EQ((*file)->tensors().size(), 2u);
+  EXPECT_THAT(GgufFile::ParseParts(std::span(parts, 1), "m").error().message,
+              HasSubstr("m-00001-of-00001.gguf: one of 2 parts: open the first"));
+}
+
+TEST_F(GgufPartsTest, TheOneOfAFolder) {
+  EXPECT_EQ(*GgufOfFolder(Path("none")), "");
+  EXPECT_EQ(*GgufOfFolder(folder_.string()), "");
+  for (const char* name : {"m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "config.json"}) {
+    WritePart(name, {}, "a");
+  }
+  EXPECT_EQ(*GgufOfFolder(folder_.string()), Path("m-00001-of-00002.gguf"));
+  WritePart("other.gguf", {}, "a");
+  EXPECT_THAT(GgufOfFolder(folder_.string()).error().message,
+              HasSubstr("several GGUF files (m-00001-of-00002.gguf, other.gguf)"));
+}
+
 TEST_F(GgufPartsTest, AnUnfinishedSplitLeavesNothing) {
   {
     auto writer =
@@ -314,6 +339,9 @@ TEST_F(GgufPartsTest, Malformed) {
   }
   EXPECT_THAT(GgufFile::Open(Path("f-00002-of-00002.gguf")).error().message,
               HasSubstr("one of 2 parts: open the first, named NAME-00001-of-00002.gguf"));
+  // Each file is named once.
+  const std::string twice = GgufFile::Open(Path("f-00002-of-00002.gguf")).error().message;
+  EXPECT_EQ(twice.find(".gguf: "), twice.rfind(".gguf: ")) << twice;
   std::filesystem::remove(Path("f-00002-of-00002.gguf"));
   WritePart("f-00001-of-00002.gguf", SplitKeys(0, 2, 2), "a");
   EXPECT_THAT(GgufFile::Open(Path("f-00001-of-00002.gguf")).error().message,

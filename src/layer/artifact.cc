@@ -1,5 +1,7 @@
 #include "layer/artifact.h"
 
+#include "layer/code_order.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -17,7 +19,7 @@ constexpr int64_t kMaxTerms = 64;
 
 void AddTensor(const std::string& name, DType type, std::vector<int64_t> shape, const Blob& blob,
                std::vector<PartTensor>& tensors) {
-  tensors.push_back({name, type, std::move(shape), blob.bytes});
+  tensors.push_back({name, type, std::move(shape), blob.bytes, blob.owner});
 }
 
 constexpr const char* kScaleNames[] = {"f16", "steps", "e8m0", "e4m3", "none"};
@@ -36,7 +38,7 @@ std::pair<DType, std::vector<int64_t>> ScalesShape(const GridSpec& grid, int64_t
 void DescribeCoded(const Matrix& m, const Coded& coded, const std::string& prefix, OrderedJson& json,
                    std::vector<PartTensor>& tensors) {
   const GridSpec& grid = coded.grid;
-  AddTensor(prefix + ".codes", DType::kU8, {m.rows, PackedBytes(m.cols, grid.bits)}, coded.codes, tensors);
+  AddTensor(prefix + ".codes", DType::kU8, {m.rows, PackedBytes(m.cols, grid.bits)}, CodesInRows(m), tensors);
   if (grid.scale != ScaleKind::kNone) {
     auto [type, shape] = ScalesShape(grid, m.rows, m.cols);
     AddTensor(prefix + ".scales", type, std::move(shape), coded.scales, tensors);

@@ -18,7 +18,8 @@ struct PartTensor {
   std::string name;
   DType type = DType::kU8;
   std::vector<int64_t> shape;
-  std::span<const std::byte> bytes;  // owned by the matrix it came from
+  std::span<const std::byte> bytes;
+  std::shared_ptr<const void> owner;  // null: bytes of the matrix that it came from
 };
 
 // Appends the tensors of `matrix` to `tensors` and returns its description.

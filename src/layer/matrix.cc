@@ -10,6 +10,7 @@
 #include "base/overloaded.h"
 #include "grids/gguf_decode.h"
 #include "layer/bit_run.h"
+#include "layer/code_order.h"
 
 namespace planish {
 namespace {
@@ -86,7 +87,9 @@ int SetAt(const Coded& coded, int64_t groups, int64_t i, int64_t g) {
 // Groups that are no runs of columns: the parameters of all groups of a row, then column by column.
 void ReadScattered(const Matrix& m, const Coded& coded, int64_t row, int64_t rows, int64_t col, int64_t cols,
                    float* out, int64_t ld) {
-  const int64_t groups = coded.grid.NumGroups(m.cols), row_bytes = PackedBytes(m.cols, coded.grid.bits);
+  const int64_t groups = coded.grid.NumGroups(m.cols);
+  std::vector<std::byte> buffer;
+  CodeRuns runs;
   std::vector<int32_t> group(static_cast<size_t>(cols));
   std::memcpy(group.data(), coded.group_of.bytes.data() + 4 * col, group.size() * 4);
   std::vector<float> scales(static_cast<size_t>(groups)), zeros(scales.size());
@@ -96,7 +99,9 @@ void ReadScattered(const Matrix& m, const Coded& coded, int64_t row, int64_t row
       scales[static_cast<size_t>(g)] = ScaleAt(coded, groups, i, g);
       zeros[static_cast<size_t>(g)] = ZeroAt(coded, groups, i, g);
     }
-    UnpackRun(coded.codes.bytes.data() + i * row_bytes, col, cols, coded.grid.bits, codes.data());
+    const int64_t at = (i - row) % kRunRows;
+    if (at == 0) runs = RunsOf(m, i, std::min(kRunRows, row + rows - i), col, cols, buffer);
+    UnpackRun(runs.data + at * runs.stride, col - runs.first, cols, coded.grid.bits, codes.data());
     float* to = out + (i - row) * ld;
     for (size_t k = 0; k < codes.size(); ++k) {
       const auto g = static_cast<size_t>(group[k]);
@@ -111,16 +116,20 @@ void ReadCoded(const Matrix& m, const Coded& coded, int64_t row, int64_t rows, i
   if (coded.Scattered()) return ReadScattered(m, coded, row, rows, col, cols, out, ld);
   const int bits = coded.grid.bits;
   const int64_t group = coded.grid.GroupSize(m.cols), groups = coded.grid.NumGroups(m.cols);
-  const int64_t row_bytes = PackedBytes(m.cols, bits), num_levels = coded.grid.NumLevels();
+  const int64_t num_levels = coded.grid.NumLevels();
+  std::vector<std::byte> buffer;
+  CodeRuns runs;
   constexpr int64_t kChunk = 256;
   uint8_t codes[kChunk];
   for (int64_t i = row; i < row + rows; ++i) {
     float* to = out + (i - row) * ld;
+    const int64_t at = (i - row) % kRunRows;
+    if (at == 0) runs = RunsOf(m, i, std::min(kRunRows, row + rows - i), col, cols, buffer);
     for (int64_t j = col; j < col + cols;) {
       const int64_t g = j / group;
       const int64_t end = std::min({(g + 1) * group, col + cols, j + kChunk});
       const float scale = ScaleAt(coded, groups, i, g);
-      UnpackRun(coded.codes.bytes.data() + i * row_bytes, j, end - j, bits, codes);
+      UnpackRun(runs.data + at * runs.stride, j - runs.first, end - j, bits, codes);
       if (coded.grid.Uniform()) {
         const float zero = ZeroAt(coded, groups, i, g);
         for (int64_t k = 0; k < end - j; ++k) *to++ = (static_cast<float>(codes[k]) - zero) * scale;
@@ -315,9 +324,12 @@ GridMatrix UnpackCodes(const Matrix& matrix) {
   m.scales.Resize(matrix.rows, groups);
   if (grid.Uniform()) m.zeros.Resize(matrix.rows, groups);
   if (grid.NumSets() > 1) m.sets.Resize(matrix.rows, groups);
+  std::vector<std::byte> buffer;
+  CodeRuns runs;
   for (int64_t i = 0; i < matrix.rows; ++i) {
-    UnpackRun(coded->codes.bytes.data() + i * PackedBytes(matrix.cols, grid.bits), 0, matrix.cols, grid.bits,
-              m.codes.row(i));
+    const int64_t at = i % kRunRows;
+    if (at == 0) runs = RunsOf(matrix, i, std::min(kRunRows, matrix.rows - i), 0, matrix.cols, buffer);
+    UnpackRun(runs.data + at * runs.stride, 0, matrix.cols, grid.bits, m.codes.row(i));
     for (int64_t g = 0; g < groups; ++g) {
       m.scales(i, g) = ScaleAt(*coded, groups, i, g);
       if (grid.Uniform()) m.zeros(i, g) = ZeroAt(*coded, groups, i, g);

@@ -31,11 +31,23 @@ struct Dense {
   Blob data;
 };
 
+// How the codes lie: as in artifacts, or as in a mapped file of another program (code_order.h reads them
+// all).
+enum class CodeOrder : uint8_t {
+  kRows,     // [rows, PackedBytes]: every row a run of its own
+  kColumns,  // GPTQ: words [cols bits / 32, rows], where those of a column are a row's run
+  kEights,   // AWQ: words [cols, rows / 8] of eight rows' 4-bit codes, row k at nibble kAwqSlots[k % 8]
+  kSigned,   // [rows, cols] bytes, the codes less 128
+  kFloats,   // [rows, PackedBytes] of e4m3 or e2m1 patterns in the place of their levels' indices
+};
+inline constexpr int kAwqSlots[8] = {0, 4, 1, 5, 2, 6, 3, 7};
+
 // Codes on a grid, packed as they are stored (see PackCodes). Values of `bits` b lie in a run of bytes as
 // bits [k b, (k + 1) b), little-endian. Blobs that the grid has no use for are empty.
 struct Coded {
   GridSpec grid;
-  Blob codes;   // [rows, PackedBytes]: every row a run of its own
+  CodeOrder order = CodeOrder::kRows;
+  Blob codes;   // in that order
   Blob scales;  // [rows, groups] fp16; kSteps: one run of rows * groups steps; kE8M0, kE4M3: a byte each
   Blob zeros;   // one run of rows * groups zeros in units of the grid's zero step
   Blob units;   // kSteps: [rows] fp16; kE4M3: [1] f32

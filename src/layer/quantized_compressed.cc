@@ -83,25 +83,13 @@ Blob LevelsBlob(const GridSpec& grid) {
   });
 }
 
-// Bytes of FP8, or pairs of nibbles of FP4, as indices of levels.
-Result<Blob> LevelCodes(const TensorView& view, const std::string& name, const GridSpec& grid, int64_t rows,
-                        int64_t cols) {
-  const std::vector<int> indices = LevelIndices(grid);
-  const int64_t bytes = rows * PackedBytes(cols, grid.bits);
-  int64_t bad = -1;
-  Blob blob = MakeBlob(bytes, [&](uint8_t* to) {
-    for (int64_t k = 0; k < bytes; ++k) {
-      const auto byte = static_cast<size_t>(view.data[k]);
-      if (grid.bits == 4) {
-        to[k] = static_cast<uint8_t>(indices[byte & 15] | indices[byte >> 4] << 4);
-      } else {
-        if (indices[byte] < 0 && bad < 0) bad = k;
-        to[k] = static_cast<uint8_t>(std::max(indices[byte], 0));
-      }
-    }
-  });
-  if (bad >= 0) return InputError(fmt::format("tensor '{}': element {} is NaN", name, bad));
-  return blob;
+// Every byte of FP8 is a number.
+Status CheckFloats8(const TensorView& view, const std::string& name) {
+  constexpr std::byte kNan{0x7f};
+  const auto bytes = view.bytes();
+  const auto nan = std::ranges::find_if(bytes, [](std::byte b) { return (b & kNan) == kNan; });
+  if (nan == bytes.end()) return {};
+  return InputError(fmt::format("tensor '{}': element {} is NaN", name, nan - bytes.begin()));
 }
 
 class CompressedReader : public QuantizedReader {
@@ -242,9 +230,8 @@ Result<Matrix> CompressedReader::ReadIntegers(const std::string& module, const S
   } else {
     PLANISH_TRY(const TensorView view,
                 Expect(checkpoint_, module + ".weight", {DType::kI8}, {stated.rows, stated.cols}));
-    stated.codes = MakeBlob(view.NumBytes(), [&](uint8_t* to) {
-      for (int64_t k = 0; k < view.NumBytes(); ++k) to[k] = static_cast<uint8_t>(view.data[k]) ^ 0x80;
-    });
+    stated.codes = {view.bytes(), checkpoint_.owner()};
+    stated.order = CodeOrder::kSigned;
   }
   if (!stated.columns.empty() && stated.scales.size() == 1) stated.columns.clear();
   return ToParts(std::move(stated));
@@ -271,7 +258,9 @@ Result<Matrix> CompressedReader::ReadFloat8(const std::string& module, const Sch
   PLANISH_TRY(const TensorView view,
               Expect(checkpoint_, module + ".weight", {DType::kF8E4M3}, {stated.rows, stated.cols}));
   PLANISH_TRY(const TensorView scale, checkpoint_.Get(module + ".weight_scale"));
-  PLANISH_TRY(stated.codes, LevelCodes(view, module + ".weight", stated.grid, stated.rows, stated.cols));
+  PLANISH_RETURN_IF_ERROR(CheckFloats8(view, module + ".weight"));
+  stated.codes = {view.bytes(), checkpoint_.owner()};
+  stated.order = CodeOrder::kFloats;
   if (scale.type == DType::kU8) {
     if (args.strategy != Strategy::kGroup || args.group != 32) {
       return InputError(
@@ -279,6 +268,7 @@ Result<Matrix> CompressedReader::ReadFloat8(const std::string& module, const Sch
     }
     Coded coded;
     coded.grid = FindGrid("mxfp8").value();
+    coded.order = stated.order;
     coded.codes = std::move(stated.codes);
     coded.levels = LevelsBlob(coded.grid);
     PLANISH_TRY(coded.scales, PowerScales(module, stated.rows, coded.grid.NumGroups(stated.cols)));
@@ -301,7 +291,8 @@ Result<Matrix> CompressedReader::ReadFloat4(const std::string& module, const Sch
   const int64_t groups = coded.grid.NumGroups(stated.cols);
   PLANISH_TRY(const TensorView view,
               Expect(checkpoint_, module + ".weight_packed", {DType::kU8}, {stated.rows, stated.cols / 2}));
-  PLANISH_TRY(coded.codes, LevelCodes(view, module + ".weight_packed", coded.grid, stated.rows, stated.cols));
+  coded.order = CodeOrder::kFloats;
+  coded.codes = {view.bytes(), checkpoint_.owner()};
   coded.levels = LevelsBlob(coded.grid);
   if (mx) {
     PLANISH_TRY(coded.scales, PowerScales(module, stated.rows, groups));

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "layer/bit_run.h"
+#include "layer/code_order.h"
 #include "math/gemm.h"
 
 namespace planish::quantized {
@@ -69,15 +70,20 @@ Blob Halves(const Stated& s, int64_t count) {
 }
 
 Matrix Decoded(const Stated& s) {
-  const int64_t group = s.grid.GroupSize(s.cols), row_bytes = PackedBytes(s.cols, s.grid.bits);
+  const int64_t group = s.grid.GroupSize(s.cols);
   const int64_t groups =
       s.columns.empty() ? s.grid.NumGroups(s.cols) : static_cast<int64_t>(s.scales.size()) / s.rows;
   const Mat<float> levels = s.grid.Uniform() ? Mat<float>() : FixedLevels(s.grid);
   const auto middle = static_cast<uint16_t>(1 << (s.grid.bits - 1));
   std::vector<uint8_t> codes(static_cast<size_t>(s.cols));
+  const Matrix stored{s.rows, s.cols, Coded{.grid = s.grid, .order = s.order, .codes = s.codes}};
+  std::vector<std::byte> buffer;
+  CodeRuns runs;
   Blob values = MakeBlob(s.rows * s.cols * 4, [&](uint8_t* to) {
     for (int64_t i = 0; i < s.rows; ++i) {
-      UnpackRun(s.codes.bytes.data() + i * row_bytes, 0, s.cols, s.grid.bits, codes.data());
+      const int64_t at = i % kRunRows;
+      if (at == 0) runs = RunsOf(stored, i, std::min(kRunRows, s.rows - i), 0, s.cols, buffer);
+      UnpackRun(runs.data + at * runs.stride, 0, s.cols, s.grid.bits, codes.data());
       for (int64_t j = 0; j < s.cols; ++j, to += 4) {
         const auto g = static_cast<size_t>(
             i * groups + (s.columns.empty() ? j / group : s.columns[static_cast<size_t>(j)]));
@@ -120,6 +126,7 @@ Matrix ToParts(Stated s) {
     coded.units = MakeBlob(4, [&](uint8_t* to) { std::memcpy(to, s.scales.data(), 4); });
   }
   coded.grid = s.grid;
+  coded.order = s.order;
   coded.codes = std::move(s.codes);
   if (!s.zeros.empty()) {
     const std::vector<uint8_t> zeros(s.zeros.begin(), s.zeros.end());
@@ -136,23 +143,6 @@ Matrix ToParts(Stated s) {
     });
   }
   return {s.rows, s.cols, std::move(coded)};
-}
-
-std::vector<int> LevelIndices(const GridSpec& grid) {
-  const Mat<float> levels = FixedLevels(grid);
-  const int half = grid.NumLevels() / 2, mantissa = grid.bits - 1 - grid.exponent_bits;
-  const int bias = (1 << (grid.exponent_bits - 1)) - 1;
-  std::vector<int> indices;
-  for (int code = 0; code < grid.NumLevels(); ++code) {
-    const int magnitude = code % half, e = magnitude >> mantissa, m = magnitude & ((1 << mantissa) - 1);
-    const int significand = e == 0 ? m : m + (1 << mantissa);
-    float value = std::ldexp(static_cast<float>(significand), std::max(e, 1) - bias - mantissa);
-    if (code >= half) value = -value;
-    const float* end = levels.row(0) + grid.NumLevels();
-    const float* at = std::find(levels.row(0), end, value);
-    indices.push_back(at == end ? -1 : static_cast<int>(at - levels.row(0)));
-  }
-  return indices;
 }
 
 }  // namespace planish::quantized

@@ -35,16 +35,14 @@ Blob MakeBlob(int64_t bytes, const std::function<void(uint8_t*)>& fill);
 // A matrix as another program states it: value = (code - zero) * scale, or level[code] * scale, in fp32.
 struct Stated {
   int64_t rows = 0, cols = 0;
-  GridSpec grid;                 // bits, levels, group, symmetric; its scale kind is chosen here
-  Blob codes;                    // as in Coded
+  GridSpec grid;  // bits, levels, group, symmetric; its scale kind is chosen here
+  Blob codes;     // as in Coded, in that order
+  CodeOrder order = CodeOrder::kRows;
   std::vector<float> scales;     // [rows, groups], or one for all
   std::vector<uint16_t> zeros;   // [rows, groups], or none: 2^(bits - 1)
   std::vector<int32_t> columns;  // [cols] the group of each column, uniform grids; empty: column / grid.group
 };
 // Coded where that is exact, else the values in fp32.
 Matrix ToParts(Stated stated);
-
-// Code of a format of signed bytes or nibbles -> index of the same value in FixedLevels; -1 for NaN.
-std::vector<int> LevelIndices(const GridSpec& grid);
 
 }  // namespace planish::quantized

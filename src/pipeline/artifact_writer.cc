@@ -17,7 +17,7 @@ namespace {
 struct Contents {
   std::vector<TensorSource> tensors;
   OrderedJson descriptions = OrderedJson::object();
-  std::vector<Blob> biases;  // keep the bytes of biases alive
+  std::vector<Blob> owned;  // keeps bytes alive that no matrix holds
 };
 
 bool IsOriginal(const Matrix& matrix) { return std::holds_alternative<Dense>(matrix.body); }
@@ -25,9 +25,10 @@ bool IsOriginal(const Matrix& matrix) { return std::holds_alternative<Dense>(mat
 void AddParts(const Linear& linear, Contents& contents) {
   std::vector<PartTensor> parts;
   OrderedJson description = DescribeParts(linear.w, linear.name, parts);
-  contents.biases.push_back(DescribeBias(linear, description, parts));
+  contents.owned.push_back(DescribeBias(linear, description, parts));
   if (!IsOriginal(linear.w)) contents.descriptions[linear.name] = std::move(description);
   for (const auto& part : parts) {
+    if (part.owner != nullptr) contents.owned.push_back({part.bytes, part.owner});
     contents.tensors.push_back({{part.name, part.type, part.shape}, nullptr, part.bytes});
   }
 }

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <memory>
 
+#include "layer/code_order.h"
 #include "runtime/packed_blocks.h"
 
 namespace planish {
@@ -145,10 +146,12 @@ TileCodeSource GridCodes(const Matrix& matrix, const PackedShape& shape,
                          std::shared_ptr<const LevelTables> levels) {
   return [matrix, shape, levels](const KernelSet& kernels, int64_t row, int64_t count, TileCodes& out) {
     const auto& coded = std::get<Coded>(matrix.body);
-    const int64_t row_bytes = PackedBytes(matrix.cols, coded.grid.bits);
+    std::vector<std::byte> buffer;
+    const CodeRuns runs = RunsOf(matrix, row, count, 0, matrix.cols, buffer);
     for (int64_t i = 0; i < count; ++i) {
       uint8_t* codes = out.codes.data() + i * out.stride;
-      kernels.unpack(Raw(coded.codes) + (row + i) * row_bytes, matrix.cols, coded.grid.bits, codes);
+      kernels.unpack(reinterpret_cast<const uint8_t*>(runs.data + i * runs.stride), matrix.cols,
+                     coded.grid.bits, codes);
       ReadGroups(coded, shape, row + i, i, out);
       for (int64_t k = 0; HasSets(shape.kind) && k < matrix.cols; ++k) {
         codes[k] = levels->place[out.sets[i * out.steps + k / shape.step]][codes[k]];
