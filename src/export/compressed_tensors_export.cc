@@ -11,6 +11,7 @@
 
 #include "export/quantized_plan.h"
 #include "layer/bit_run.h"
+#include "layer/code_order.h"
 
 namespace planish {
 namespace {
@@ -100,12 +101,17 @@ std::vector<uint8_t> CodesOfLevels(const GridSpec& grid) {
 template <typename FillRow>
 TensorSource RowsSource(const CodedLinear& linear, const Source& source, const char* suffix, DType type,
                         int64_t width, FillRow fill) {
-  const int64_t bytes = width * DTypeBits(type) / 8, row_bytes = PackedBytes(linear.cols(), linear.grid.bits);
+  const int64_t bytes = width * DTypeBits(type) / 8, cols = linear.cols();
   return {{linear.module + suffix, type, {linear.rows(), width}},
           [=](int64_t row, int64_t count, std::span<std::byte> out) -> Status {
             PLANISH_TRY(const Matrix* codes, source->Get(linear));
-            const std::byte* from = std::get<Coded>(codes->body).codes.bytes.data();
-            for (int64_t i = 0; i < count; ++i) fill(from + (row + i) * row_bytes, out.data() + i * bytes);
+            std::vector<std::byte> buffer;
+            CodeRuns runs;
+            for (int64_t i = 0; i < count; ++i) {
+              const int64_t at = i % kRunRows;
+              if (at == 0) runs = RunsOf(*codes, row + i, std::min(kRunRows, count - i), 0, cols, buffer);
+              fill(runs.data + at * runs.stride, out.data() + i * bytes);
+            }
             return {};
           },
           {}};

@@ -10,6 +10,7 @@
 
 #include "export/quantized_plan.h"
 #include "layer/bit_run.h"
+#include "layer/code_order.h"
 
 namespace planish {
 namespace {
@@ -38,16 +39,26 @@ TensorSource Scales(const CodedLinear& linear, const Source& source) {
 }
 
 TensorSource GptqWords(const CodedLinear& linear, const Source& source) {
-  const int64_t rows = linear.rows(), words = linear.cols() * linear.grid.bits / 32;
-  return {{linear.module + ".qweight", DType::kI32, {words, rows}},
+  const int64_t rows = linear.rows(), cols = linear.cols(), bits = linear.grid.bits;
+  return {{linear.module + ".qweight", DType::kI32, {cols * bits / 32, rows}},
           [=](int64_t row, int64_t count, std::span<std::byte> out) -> Status {
             PLANISH_TRY(const Matrix* codes, source->Get(linear));
-            const std::byte* from = std::get<Coded>(codes->body).codes.bytes.data();
+            const auto& coded = std::get<Coded>(codes->body);
+            if (coded.order == CodeOrder::kColumns) {
+              std::memcpy(out.data(), coded.codes.bytes.data() + 4 * row * rows, out.size());
+              return {};
+            }
+            const int64_t first = row * 32 / bits,
+                          end = std::min(cols, ((row + count) * 32 + bits - 1) / bits);
+            std::vector<std::byte> buffer;
             constexpr int64_t kTile = 32;
             for (int64_t o0 = 0; o0 < rows; o0 += kTile) {
-              for (int64_t r = row; r < row + count; ++r) {
-                for (int64_t o = o0; o < std::min(rows, o0 + kTile); ++o) {
-                  std::memcpy(out.data() + 4 * ((r - row) * rows + o), from + 4 * (o * words + r), 4);
+              const int64_t tile = std::min(kTile, rows - o0);
+              const CodeRuns runs = RunsOf(*codes, o0, tile, first, end - first, buffer);
+              const std::byte* from = runs.data + 4 * row - runs.first * bits / 8;
+              for (int64_t r = 0; r < count; ++r) {
+                for (int64_t o = 0; o < tile; ++o) {
+                  std::memcpy(out.data() + 4 * (r * rows + o0 + o), from + o * runs.stride + 4 * r, 4);
                 }
               }
             }
@@ -185,21 +196,24 @@ Result<Converted> WriteGptq(const Context& context, const Model& model, const Co
 
 // ---- AWQ ----
 
-constexpr int kSlot[8] = {0, 4, 1, 5, 2, 6, 3, 7};  // where output 8 c + j lies in word c
-
 TensorSource AwqWords(const CodedLinear& linear, const Source& source) {
   const int64_t rows = linear.rows(), cols = linear.cols();
   return {{linear.module + ".qweight", DType::kI32, {cols, rows / 8}},
           [=](int64_t row, int64_t count, std::span<std::byte> out) -> Status {
             PLANISH_TRY(const Matrix* codes, source->Get(linear));
-            const std::byte* from = std::get<Coded>(codes->body).codes.bytes.data();
-            const int64_t row_bytes = PackedBytes(cols, 4);
+            const auto& coded = std::get<Coded>(codes->body);
+            if (coded.order == CodeOrder::kEights) {
+              std::memcpy(out.data(), coded.codes.bytes.data() + row * rows / 2, out.size());
+              return {};
+            }
+            std::vector<std::byte> buffer;
             for (int64_t o = 0; o < rows; o += 8) {
+              const CodeRuns runs = RunsOf(*codes, o, 8, row, count, buffer);
               for (int64_t i = row; i < row + count; ++i) {
                 uint32_t word = 0;
                 for (int j = 0; j < 8; ++j) {
-                  const auto byte = static_cast<uint32_t>(from[(o + j) * row_bytes + i / 2]);
-                  word |= (byte >> (i % 2 * 4) & 15u) << (4 * kSlot[j]);
+                  const auto byte = static_cast<uint32_t>(runs.data[j * runs.stride + (i - runs.first) / 2]);
+                  word |= (byte >> (i % 2 * 4) & 15u) << (4 * kAwqSlots[j]);
                 }
                 Store(out, (i - row) * (rows / 8) + o / 8, word);
               }
@@ -218,7 +232,7 @@ TensorSource AwqZeros(const CodedLinear& linear, const Source& source) {
               for (int64_t o = 0; o < rows; o += 8) {
                 uint32_t word = 0;
                 for (int j = 0; j < 8; ++j) {
-                  word |= static_cast<uint32_t>(ZeroCode(*coded, groups, o + j, g)) << (4 * kSlot[j]);
+                  word |= static_cast<uint32_t>(ZeroCode(*coded, groups, o + j, g)) << (4 * kAwqSlots[j]);
                 }
                 Store(out, (g - row) * (rows / 8) + o / 8, word);
               }

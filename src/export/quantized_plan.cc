@@ -12,14 +12,13 @@
 #include "base/atomic_folder.h"
 #include "base/file.h"
 #include "layer/bit_run.h"
+#include "layer/code_order.h"
 #include "math/nn.h"
 #include "model/folder.h"
 #include "model/vector_tensors.h"
 
 namespace planish {
 namespace {
-
-constexpr int64_t kChunkRows = 16;  // decoded at a time by a thread
 
 std::set<LinearId> EmbeddingIds(const Program& program) {
   std::set<LinearId> ids;
@@ -255,8 +254,7 @@ Blob Own(std::vector<std::byte> bytes) {
 // By panels of rows, a multiple of 8 so that runs of zeros join at whole bytes.
 Result<Matrix> CodeSource::Round(const CodedLinear& linear) const {
   const int64_t rows = linear.rows(), cols = linear.cols();
-  const int64_t panel =
-      std::max<int64_t>(kChunkRows, kTensorPanelBytes / 4 / (4 * cols) / kChunkRows * kChunkRows);
+  const int64_t panel = std::max<int64_t>(kRunRows, kTensorPanelBytes / 4 / (4 * cols) / kRunRows * kRunRows);
   const ClipSearch search = linear.grid.bits <= 4 ? ClipSearch::kWeighted : ClipSearch::kMinMax;
   std::vector<std::byte> codes, scales, zeros;
   Coded out;
@@ -264,9 +262,9 @@ Result<Matrix> CodeSource::Round(const CodedLinear& linear) const {
     PLANISH_RETURN_IF_ERROR(context_.CheckCancelled());
     const int64_t count = std::min(panel, rows - row);
     Mat<float> w(count, cols);
-    context_.pool->ParallelFor((count + kChunkRows - 1) / kChunkRows, [&](int64_t chunk) {
-      const int64_t i = chunk * kChunkRows;
-      ReadRows(*linear.matrix, row + i, std::min(kChunkRows, count - i), 0, cols, w.row(i), cols);
+    context_.pool->ParallelFor((count + kRunRows - 1) / kRunRows, [&](int64_t chunk) {
+      const int64_t i = chunk * kRunRows;
+      ReadRows(*linear.matrix, row + i, std::min(kRunRows, count - i), 0, cols, w.row(i), cols);
     });
     if (FindNonFinite({w.data(), static_cast<size_t>(count * cols)}) >= 0) {
       return InputError(fmt::format("tensor '{}.weight' holds NaN or infinity", linear.module));

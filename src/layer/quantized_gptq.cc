@@ -34,23 +34,6 @@ Result<std::string> FirstString(const Json& config, std::initializer_list<const 
   return fallback;
 }
 
-// Words [rows, cols] -> [cols, rows], in tiles that stay in the first cache.
-Blob TransposeWords(const TensorView& view) {
-  const int64_t rows = view.shape[0], cols = view.shape[1];
-  constexpr int64_t kTile = 32;
-  return MakeBlob(rows * cols * 4, [&](uint8_t* to) {
-    for (int64_t r0 = 0; r0 < rows; r0 += kTile) {
-      for (int64_t c0 = 0; c0 < cols; c0 += kTile) {
-        for (int64_t c = c0; c < std::min(cols, c0 + kTile); ++c) {
-          for (int64_t r = r0; r < std::min(rows, r0 + kTile); ++r) {
-            std::memcpy(to + 4 * (c * rows + r), view.data + 4 * (r * cols + c), 4);
-          }
-        }
-      }
-    }
-  });
-}
-
 // [groups, out] -> [out, groups].
 std::vector<float> Transposed(const std::vector<float>& scales, int64_t groups, int64_t out) {
   std::vector<float> turned(scales.size());
@@ -220,7 +203,8 @@ Result<Matrix> GptqReader::Read(const std::string& weight, int64_t rows, int64_t
   PLANISH_TRY(const auto values, ReadFloats(checkpoint_, module + ".scales", scales.shape));
   stated.scales = Transposed(values, groups, rows);
   PLANISH_RETURN_IF_ERROR(ReadZeros(module, groups, stated));
-  stated.codes = TransposeWords(words);
+  stated.codes = {words.bytes(), checkpoint_.owner()};
+  stated.order = CodeOrder::kColumns;
   Matrix matrix = ToParts(std::move(stated));
   CountDecoded(matrix);
   return matrix;
@@ -258,11 +242,9 @@ class AwqReader : public WordReader {
   bool has_zeros_ = true;
 };
 
-// Where column 8 c + j lies in word c.
-constexpr int kSlot[8] = {0, 4, 1, 5, 2, 6, 3, 7};
-
+// Column 8 c + j lies in word c.
 uint8_t AwqCode(const TensorView& words, int64_t row, int64_t col) {
-  return static_cast<uint8_t>(WordAt(words, row * words.shape[1] + col / 8) >> (4 * kSlot[col % 8]) & 15);
+  return static_cast<uint8_t>(WordAt(words, row * words.shape[1] + col / 8) >> (4 * kAwqSlots[col % 8]) & 15);
 }
 
 Result<Matrix> AwqReader::Read(const std::string& weight, int64_t rows, int64_t cols) {
@@ -286,19 +268,8 @@ Result<Matrix> AwqReader::Read(const std::string& weight, int64_t rows, int64_t 
       for (int64_t g = 0; g < groups; ++g) stated.zeros.push_back(AwqCode(zeros, g, o));
     }
   }
-  const int64_t row_bytes = PackedBytes(cols, 4);
-  stated.codes = MakeBlob(rows * row_bytes, [&](uint8_t* to) {
-    // Eight rows of the result are the nibbles of one column of words.
-    for (int64_t o = 0; o < rows; o += 8) {
-      for (int64_t i = 0; i < cols; ++i) {
-        const uint32_t word = WordAt(words, i * (rows / 8) + o / 8);
-        for (int j = 0; j < 8; ++j) {
-          const auto code = static_cast<uint8_t>(word >> (4 * kSlot[j]) & 15);
-          to[(o + j) * row_bytes + i / 2] |= static_cast<uint8_t>(code << (i % 2 * 4));
-        }
-      }
-    }
-  });
+  stated.codes = {words.bytes(), checkpoint_.owner()};
+  stated.order = CodeOrder::kEights;
   Matrix matrix = ToParts(std::move(stated));
   CountDecoded(matrix);
   return matrix;
