@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What transformers, peft and compressed-tensors make of what planish wrote, and planish of what they wrote. By hand,
+# What transformers, peft, compressed-tensors and auto-gptq make of what planish wrote, and planish of what they wrote. By hand,
 # as torch is large (about 1 GB installed); outcomes are in docs/judged.md.
 #   tools/judge.sh PROGRAM [MODEL ...]        models: Hugging Face folders; default: models/demo
 set -euo pipefail
@@ -12,10 +12,13 @@ venv=${JUDGE_VENV:-/tmp/venv-judge}
 if ! "$venv/bin/python" -c "import torch, transformers, peft, compressed_tensors" 2> /dev/null; then
   nice "$venv/bin/pip" install -q torch numpy safetensors transformers peft compressed-tensors
 fi
+# Without what it asks for, which is older: two of its files are loaded by path.
+"$venv/bin/pip" show -q auto-gptq 2> /dev/null || nice "$venv/bin/pip" install -q --no-deps auto-gptq==0.7.1
 for model in "$@"; do
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
   nice "$venv/bin/python" "$here/tools/judge_transformers.py" "$program" "$model" "$here/models/text/sample.txt" "$work"
+  nice "$venv/bin/python" "$here/tools/judge_quantized.py" "$program" "$model" "$here/models/text/sample.txt" "$work"
   rm -rf "$work"
   nice "$venv/bin/python" "$here/tools/judge_checkpoints.py" "$program" "$model" "$here/models/text/sample.txt"
 done
