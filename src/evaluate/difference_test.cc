@@ -50,7 +50,7 @@ TEST(Difference, ErrorsByHand) {
   for (float& value : down) value *= -2;
   gate[5] = 0.5f;
   tiny.config["rms_norm_eps"] = 1e-6;
-  tiny.config["sliding_window"] = 7;
+  tiny.config["sep_token_id"] = 7;
   tiny.config.erase("bos_token_id");
   const Model b = Load(tiny, other);
   for (int threads : {1, 3}) {
