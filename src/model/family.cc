@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <ranges>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -12,6 +12,10 @@
 
 namespace planish {
 namespace {
+
+std::span<const Config::Field> FirstOf(std::span<const Config::Field> fields, size_t most) {
+  return fields.first(std::min(fields.size(), most));
+}
 
 // What of a config a family would not read: neither as it is, nor where all fields have their defaults.
 std::vector<Config::Field> UnreadBy(const Family& family, const Json& config) {
@@ -65,7 +69,7 @@ Error UnknownFamily(const std::string& type, const Json& config) {
                                     fmt::join(known, ", "), nearest->model_type, nearest->summary);
   constexpr size_t kShown = 8;
   std::vector<std::string> names;
-  for (const auto& field : unread | std::views::take(kShown)) names.push_back(Abbreviate(field.path, 40));
+  for (const auto& field : FirstOf(unread, kShown)) names.push_back(Abbreviate(field.path, 40));
   if (!names.empty()) message += fmt::format(", which has no {}", fmt::join(names, ", "));
   if (unread.size() > kShown) message += fmt::format(" and {} more", unread.size() - kShown);
   return InputError(message);
@@ -76,7 +80,7 @@ Status CheckAllRead(const Family& family, const Config& config) {
   if (unread.empty()) return {};
   constexpr size_t kShown = 4;
   std::vector<std::string> fields, names;
-  for (const auto& field : unread | std::views::take(kShown)) {
+  for (const auto& field : FirstOf(unread, kShown)) {
     names.push_back(Abbreviate(field.path, 60));
     fields.push_back(fmt::format("'{}': {}", names.back(), Abbreviate(DumpJson(*field.value), 60)));
   }
