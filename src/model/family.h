@@ -1,5 +1,5 @@
-// Architectures. A family is one file in model/arch/ that defines `const Family kFamily` in a namespace of its
-// name, GGUF included; the build collects them, so adding one touches nothing else.
+// Architectures. A family is one file in model/arch/ that defines `const Family kFamily` in a namespace of
+// its name, GGUF included; the build collects them, so adding one touches nothing else.
 #pragma once
 
 #include <span>
