@@ -49,7 +49,7 @@ function(planish_precompiled name)
   target_compile_options(${name} PRIVATE ${ARG_OPTIONS})
 endfunction()
 
-# A layer's sources are compiled as one, and so are its tests: most of the time a source takes by itself goes into
+# A layer's sources are compiled as one, and so are its tests: much of the time a source takes by itself goes into
 # the same headers and templates. That makes the names in anonymous namespaces a layer's own: two files that need
 # the same helper share it, two that mean different things by a name find a better one, and the compiler says so.
 # Kernels stay apart, as each instruction set makes its own from the same source (*-inl.h), and so does cpu.cc, which

@@ -60,7 +60,7 @@ class ErrorPointer {
  private:
   static Error* Copy(const Error& error);
   static void Delete(Error* error);
-  void Leave();  // what was moved from stays an error, without a message
+  void Leave();  // what was moved from stays an error, one that is shared
 
   Error* error_ = nullptr;
 };

@@ -78,6 +78,17 @@ class QuantizedExportTest : public testing::Test {
     EXPECT_EQ(back.vectors, model.vectors);
     EXPECT_TRUE(std::filesystem::exists(Path("out/tokenizer.json")));
   }
+  // The same in every format, and the logits of what comes back.
+  void ExpectSameLogits(const Model& model) {
+    const std::vector<int32_t> ids = {1, 17, 200, 3, 42, 7, 99, 250};
+    const Mat<float> before = test::OnePass(run_.context, model, ids);
+    for (const char* to : {"compressed-tensors", "gptq", "awq"}) {
+      ExpectCarried(model, to);
+      const Mat<float> after = test::OnePass(run_.context, Load(Path("out")), ids);
+      EXPECT_TRUE(std::equal(before.data(), before.data() + before.rows() * before.cols(), after.data()))
+          << to;
+    }
+  }
   Json Config() { return test::ReadJson(Path("out/config.json"))["quantization_config"]; }
   std::string Path(const std::string& name) const { return folder_.path() + "/" + name; }
 
@@ -124,26 +135,14 @@ TEST_F(QuantizedExportTest, GroupsOf128) {
 // A trained model: codes and logits are the same bits.
 TEST_F(QuantizedExportTest, RoundTripsOfTheDemo) {
   const Model model = OnGrid(Integers(4, 64, false), Load(PLANISH_SOURCE_DIR "/models/demo"));
-  const std::vector<int32_t> ids = {1, 17, 200, 3, 42, 7, 99, 250};
-  const Mat<float> before = test::OnePass(run_.context, model, ids);
-  for (const char* to : {"compressed-tensors", "gptq", "awq"}) {
-    ExpectCarried(model, to);
-    const Mat<float> after = test::OnePass(run_.context, Load(Path("out")), ids);
-    EXPECT_TRUE(std::equal(before.data(), before.data() + before.rows() * before.cols(), after.data())) << to;
-  }
+  ExpectSameLogits(model);
 }
 
 TEST_F(QuantizedExportTest, SlowRoundTripsOfRef) {
   const std::string path = PLANISH_SHARED_DIR "/models/ref";
   if (!std::filesystem::exists(path)) GTEST_SKIP() << "no shared models here";
   const Model model = OnGrid(Integers(4, 128, false), Load(path));
-  const std::vector<int32_t> ids = {1, 17, 200, 3, 42, 7, 99, 250};
-  const Mat<float> before = test::OnePass(run_.context, model, ids);
-  for (const char* to : {"compressed-tensors", "gptq", "awq"}) {
-    ExpectCarried(model, to);
-    const Mat<float> after = test::OnePass(run_.context, Load(Path("out")), ids);
-    EXPECT_TRUE(std::equal(before.data(), before.data() + before.rows() * before.cols(), after.data())) << to;
-  }
+  ExpectSameLogits(model);
 }
 
 TEST_F(QuantizedExportTest, FloatsAreCarriedOver) {

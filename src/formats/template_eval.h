@@ -74,7 +74,6 @@ class Renderer {
   Meter meter_;
   Scope globals_;
   Frame frame_;  // of the macro at hand; without scopes: the template itself
-  bool in_macro_ = false;
   int depth_ = 0;
   std::deque<Namespace> namespaces_;
   const Value* filter_input_ = nullptr;  // of a filter that starts a chain without an operand

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string_view>
 
+#include "base/names.h"
+
 namespace planish {
 namespace {
 
@@ -78,7 +80,7 @@ Result<Config> Config::Object(const std::string& key) const {
   static const Json kNothing = Json::object();
   const Json* found = Find(key);
   if (found != nullptr && !found->is_object()) {
-    return InputError("field '" + key + "': expected an object, found " + DumpJson(*found).substr(0, 60));
+    return InputError("field '" + key + "': expected an object, found " + Abbreviate(DumpJson(*found), 60));
   }
   return InPlaceOf(key, found == nullptr ? kNothing : *found);
 }

@@ -72,7 +72,7 @@ class Config {
   std::shared_ptr<std::set<std::string>> asked_;  // paths; of objects that were entered with a dot behind
 };
 
-// Fields that say nothing of a forward pass, whatever their value; sorted.
+// Fields that say nothing of a forward pass, whatever their value.
 bool SaysNothing(const std::string& path);
 
 }  // namespace planish

@@ -125,7 +125,7 @@ TEST_F(OutliersTest, NoneOfDeadInputs) {
   auto given = Sparse(2.0, "magnitude");
   const double before = Solve(GptqStage(), given).steps.back().loss;
   for (int64_t i = 0; i < kRows; ++i) w_(i, 7) = 100;
-  EXPECT_NEAR(Solve(GptqStage(), given).steps.back().loss, before, 1e-4 * before);
+  EXPECT_EQ(Solve(GptqStage(), given).steps.back().loss, before);  // products with zeros
 }
 
 // At the best values the gradient of the damped loss at every outlier vanishes, but for what fp16, half a
