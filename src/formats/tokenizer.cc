@@ -47,11 +47,13 @@ std::string PieceText(const SentencePieceModel& model, size_t id) {
   if (piece.type == PieceType::kControl) return {};
   if (piece.type == PieceType::kUnknown) return model.unk_surface;
   if (piece.type == PieceType::kByte) return std::string(1, static_cast<char>(*FallbackByte(piece.text)));
-  std::string text = piece.text;
-  for (size_t at = text.find(kSpaceSymbol); at != text.npos; at = text.find(kSpaceSymbol, at + 1)) {
-    text.replace(at, kSpaceSymbol.size(), " ");
+  std::string text;
+  size_t from = 0;
+  for (size_t at = 0; (at = piece.text.find(kSpaceSymbol, from)) != piece.text.npos;) {
+    text.append(piece.text, from, at - from) += ' ';
+    from = at + kSpaceSymbol.size();
   }
-  return text;
+  return text.append(piece.text, from);
 }
 
 Decoder PieceDecoder(const PieceNormalization& normalization) {

@@ -16,6 +16,12 @@ struct Avx2 {
   }
   static PACKED_INLINE Codes Splat(int v) { return _mm256_set1_epi8(static_cast<char>(v)); }
   static PACKED_INLINE Codes And(Codes a, Codes b) { return _mm256_and_si256(a, b); }
+  static PACKED_INLINE Codes Or(Codes a, Codes b) { return _mm256_or_si256(a, b); }
+  // b in the rows of every four that the mask names, else a.
+  template <int kMask>
+  static PACKED_INLINE Codes PickRows(Codes a, Codes b) {
+    return _mm256_blend_epi32(a, b, kMask * 17);
+  }
   template <int kN>
   static PACKED_INLINE Codes ShiftRight(Codes v) {
     if constexpr (kN == 0) return v;

@@ -10,6 +10,12 @@ struct Avx512 {
   static PACKED_INLINE Codes LoadCodes(const unsigned char* p) { return _mm512_loadu_si512(p); }
   static PACKED_INLINE Codes Splat(int v) { return _mm512_set1_epi8(static_cast<char>(v)); }
   static PACKED_INLINE Codes And(Codes a, Codes b) { return _mm512_and_si512(a, b); }
+  static PACKED_INLINE Codes Or(Codes a, Codes b) { return _mm512_or_si512(a, b); }
+  // b in the rows of every four that the mask names, else a.
+  template <int kMask>
+  static PACKED_INLINE Codes PickRows(Codes a, Codes b) {
+    return _mm512_mask_blend_epi32(kMask * 0x1111, a, b);
+  }
   template <int kN>
   static PACKED_INLINE Codes ShiftRight(Codes v) {
     if constexpr (kN == 0) return v;

@@ -133,7 +133,7 @@ void ReadGroups(const Coded& coded, const PackedShape& shape, int64_t row, int64
     const int64_t g = row * groups + std::min(s * shape.step / group, groups - 1), at = i * out.steps + s;
     if (grid.scale == ScaleKind::kHalf) {
       std::memcpy(&out.scales[at], coded.scales.bytes.data() + 2 * g, 2);
-    } else {
+    } else if (grid.scale != ScaleKind::kNone) {
       out.scales[at] = ValueAt(coded.scales, g, grid.scale == ScaleKind::kSteps ? grid.scale_bits : 8);
     }
     if (grid.HasZeros()) out.offsets[at] = ValueAt(coded.zeros, g, grid.ZeroBits());
@@ -160,6 +160,78 @@ TileCodeSource GridCodes(const Matrix& matrix, const PackedShape& shape,
   };
 }
 
+// ---- tables of rows and groups ----
+
+// The tables of a layer whose rows have their own, as entries of bytes. Under scales of groups they share the
+// unit; tables of values have a scale each, fp16 over a power of two.
+struct RowTables {
+  Mat<float> levels;  // [tables, entries]
+  bool own_scales = false, of_steps = false;
+  float unit = 1;
+
+  // The scale of a table, in units.
+  F16 ScaleOf(int64_t table) const {
+    float largest = 0;
+    for (int64_t c = 0; c < levels.cols(); ++c) largest = std::max(largest, std::fabs(levels(table, c)));
+    return ToF16(largest / (127 * unit));
+  }
+  void Encode(int64_t table, uint8_t* out) const {
+    const float width = own_scales ? ToFloat(ScaleOf(table)) * unit : unit;
+    for (int64_t c = 0; c < levels.cols(); ++c) {
+      const float entry =
+          width > 0 ? std::clamp(std::nearbyint(levels(table, c) / width), -128.0f, 127.0f) : 0;
+      out[c] = static_cast<uint8_t>(static_cast<int>(entry) + 128);
+    }
+  }
+};
+
+// Nothing when a level is not a number.
+std::shared_ptr<const RowTables> MakeRowTables(const Coded& coded) {
+  auto made = std::make_shared<RowTables>();
+  const GridSpec& grid = coded.grid;
+  const int64_t entries = grid.NumLevels();
+  made->levels.Resize(static_cast<int64_t>(coded.levels.bytes.size()) / (2 * entries), entries);
+  made->own_scales = grid.scale == ScaleKind::kNone;
+  made->of_steps = grid.tables == TableScope::kGroup;
+  float largest = 0;
+  for (int64_t i = 0; i < made->levels.rows() * entries; ++i) {
+    F16 half;
+    std::memcpy(&half, coded.levels.bytes.data() + 2 * i, 2);
+    const float level = ToFloat(half);
+    if (!std::isfinite(level)) return nullptr;
+    made->levels.data()[i] = level;
+    largest = std::max(largest, std::fabs(level));
+  }
+  if (!(largest > 0)) return made;
+  // Scales are fp16 numbers of at most 2^15.
+  made->unit = made->own_scales ? std::exp2(std::ceil(std::log2(largest / 127)) - 15) : largest / 127;
+  return made;
+}
+
+TileCodeSource RowTableCodes(const Matrix& matrix, const PackedShape& shape,
+                             std::shared_ptr<const RowTables> tables) {
+  return [codes = GridCodes(matrix, shape, nullptr), tables, shape, grid = std::get<Coded>(matrix.body).grid](
+             const KernelSet& kernels, int64_t row, int64_t count, TileCodes& out) {
+    codes(kernels, row, count, out);
+    const int64_t group = grid.GroupSize(shape.cols), groups = grid.NumGroups(shape.cols);
+    const int64_t of_row = tables->of_steps ? out.steps : 1;
+    for (int64_t i = 0; i < count; ++i) {
+      for (int64_t s = 0; s < of_row; ++s) {
+        const int64_t g = std::min(s * shape.step / group, groups - 1);
+        const int64_t table = grid.TableOf(row + i, g, groups, 0);
+        tables->Encode(table, out.tables.data() + packed::kTableEntries * (i * of_row + s));
+        if (!tables->own_scales) continue;
+        const F16 scale = tables->ScaleOf(table);
+        if (tables->of_steps) out.scales[i * out.steps + s] = scale.bits;
+        if (!tables->of_steps) out.units[i] = scale.bits;
+      }
+      for (int64_t s = 0; tables->own_scales && !tables->of_steps && s < out.steps; ++s) {
+        out.scales[i * out.steps + s] = 1;
+      }
+    }
+  };
+}
+
 // Kind, zeros and tables; false when there is no kernel.
 bool SetGridKind(const Coded& coded, CodePlan& plan, std::shared_ptr<const LevelTables>& levels) {
   const GridSpec& grid = coded.grid;
@@ -174,7 +246,7 @@ bool SetGridKind(const Coded& coded, CodePlan& plan, std::shared_ptr<const Level
     }
     return true;
   }
-  if (grid.bits > 4 || grid.InBlocks() || grid.tables != TableScope::kTensor) return false;
+  if (grid.bits > 4 || grid.InBlocks()) return false;
   auto tables = MakeTables(LevelsOf(coded));
   if (!tables.has_value()) return false;
   constexpr PackedKind kOfBits[] = {PackedKind::kTable2, PackedKind::kTable3, PackedKind::kTable4};
@@ -223,12 +295,13 @@ bool SetGridScales(const Coded& coded, PackedShape& shape) {
 }
 
 // Chooses among the steps that fit groups of `group`; false when none does.
-bool SetStep(int64_t group, int preferred_step, PackedShape& shape) {
+bool SetStep(int64_t group, int preferred_step, bool step_tables, PackedShape& shape) {
   int64_t best_bytes = 0;
   int best = 0;
   for (const int step : {128, 64, 32, 16}) {
     if (!StepFits(group, shape.cols, step) || (step == 16 && best != 0)) continue;
     shape.step = step;
+    if (step_tables) shape.num_tables = PackedSteps(shape.cols, step);
     const auto layout = LayOutPacked(shape);
     if (!layout.ok()) return false;
     if (best == 0 || layout->main_bytes < best_bytes || step == preferred_step) {
@@ -237,7 +310,35 @@ bool SetStep(int64_t group, int preferred_step, PackedShape& shape) {
     }
   }
   shape.step = best;
+  if (step_tables && best != 0) shape.num_tables = PackedSteps(shape.cols, best);
   return best != 0;
+}
+
+std::optional<CodePlan> PlanRowTables(const Matrix& matrix, const Coded& coded, int preferred_step) {
+  const GridSpec& grid = coded.grid;
+  const auto tables = MakeRowTables(coded);
+  if (tables == nullptr) return std::nullopt;
+  CodePlan plan;
+  PackedShape& shape = plan.shape;
+  constexpr PackedKind kOfBits[] = {PackedKind::kRows2, PackedKind::kRows3, PackedKind::kRows4};
+  shape.kind = kOfBits[grid.bits - 2];
+  shape.rows = matrix.rows;
+  shape.cols = matrix.cols;
+  shape.zero = 128;
+  shape.num_tables = 1;
+  shape.unit = tables->unit;
+  if (tables->own_scales) {
+    shape.scales = tables->of_steps ? Scales::kHalf : Scales::kRowBytes;
+  } else if (!SetGridScales(coded, shape)) {
+    return std::nullopt;
+  }
+  const bool groups = tables->of_steps || !tables->own_scales;
+  const int64_t group = groups ? grid.GroupSize(matrix.cols) : matrix.cols;
+  if (!SetStep(group, preferred_step, tables->of_steps, shape)) return std::nullopt;
+  plan.note = fmt::format("levels of {} rounded to 8 bits, off by up to 0.4 % of the largest{}",
+                          GridText(grid), tables->own_scales ? " of their table" : "");
+  plan.source = RowTableCodes(matrix, shape, tables);
+  return plan;
 }
 
 }  // namespace
@@ -248,12 +349,13 @@ std::optional<CodePlan> PlanCodes(const Matrix& matrix, int preferred_step) {
   }
   const auto* coded = std::get_if<Coded>(&matrix.body);
   if (coded == nullptr || coded->Scattered()) return std::nullopt;
+  if (coded->grid.tables != TableScope::kTensor) return PlanRowTables(matrix, *coded, preferred_step);
   CodePlan plan;
   plan.shape.rows = matrix.rows;
   plan.shape.cols = matrix.cols;
   std::shared_ptr<const LevelTables> levels;
   if (!SetGridKind(*coded, plan, levels) || !SetGridScales(*coded, plan.shape) ||
-      !SetStep(coded->grid.GroupSize(matrix.cols), preferred_step, plan.shape)) {
+      !SetStep(coded->grid.GroupSize(matrix.cols), preferred_step, false, plan.shape)) {
     return std::nullopt;
   }
   plan.source = GridCodes(matrix, plan.shape, std::move(levels));

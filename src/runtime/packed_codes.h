@@ -4,9 +4,9 @@
 // Codes on grids of at most 4 bits are packed as they are stored, and 5 to 8-bit integers as bytes, with
 // groups that are the row or a multiple of 16 and any form of scales and zeros. Levels become bytes of a
 // table: exactly where a power of two makes whole numbers of them (minifloats, BitMoD, binary), else rounded
-// to 8 bits, which the note says. GGUF blocks of codes under scales keep codes and scales: Q4_0, Q4_1, Q4_K,
-// Q2_K, Q3_K, IQ4_NL, IQ4_XS, MXFP4, NVFP4, Q2_0, Q1_0 and TQ2_0; Q5 and Q6 types and Q8_0 as bytes. Their
-// lattice types have no form here.
+// to 8 bits, which the note says; tables of rows and groups too. GGUF blocks of codes under scales keep codes
+// and scales: Q4_0, Q4_1, Q4_K, Q2_K, Q3_K, IQ4_NL, IQ4_XS, MXFP4, NVFP4, Q2_0, Q1_0 and TQ2_0; Q5 and Q6
+// types and Q8_0 as bytes. Their lattice types have no form here.
 #pragma once
 
 #include <array>
@@ -28,6 +28,7 @@ struct TileCodes {
   Array<uint8_t> codes;                 // [16, stride]
   Array<uint16_t> scales, offsets;      // [16, steps]: fp16 bits, bytes or nibbles, as the forms say
   Array<uint8_t> sets;                  // [16, steps]
+  Array<uint8_t> tables;                // [16, num_tables, 16], entry + 128: kinds with tables of rows
   Array<uint16_t> units, offset_units;  // [16, blocks] fp16; of rows: [16, 1]
 };
 // Fills rows [row, row + count), count <= 16, of what the shape's forms need.

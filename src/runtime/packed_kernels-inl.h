@@ -12,27 +12,61 @@
 
 // What a kind's codes are: bits, and whether they are bytes in the end.
 template <Kind kKind>
-constexpr int kBitsOf = kKind == Kind::kInt2 || kKind == Kind::kTable2                            ? 2
-                        : kKind == Kind::kInt3 || kKind == Kind::kTable3 || kKind == Kind::kSets3 ? 3
-                        : kKind == Kind::kInt8                                                    ? 8
-                                                                                                  : 4;
+constexpr int kBitsOf =
+    kKind == Kind::kInt2 || kKind == Kind::kTable2 || kKind == Kind::kRows2                            ? 2
+    : kKind == Kind::kInt3 || kKind == Kind::kTable3 || kKind == Kind::kSets3 || kKind == Kind::kRows3 ? 3
+    : kKind == Kind::kInt8                                                                             ? 8
+                                                                                                       : 4;
 template <Kind kKind>
 constexpr bool kHasSets = kKind == Kind::kSets3 || kKind == Kind::kSets4;
 template <Kind kKind>
 constexpr bool kHasTable =
     kHasSets<kKind> || kKind == Kind::kTable2 || kKind == Kind::kTable3 || kKind == Kind::kTable4;
 template <Kind kKind>
-constexpr bool kWideCodes = kKind == Kind::kInt8 || kHasTable<kKind>;
+constexpr bool kRowTables = kKind == Kind::kRows2 || kKind == Kind::kRows3 || kKind == Kind::kRows4;
+// Bytes of 16 rows' tables.
+template <Kind kKind>
+constexpr int kTableBytes = kRowTables<kKind> ? kTileRows << kBitsOf<kKind> : 0;
+template <Kind kKind>
+constexpr bool kWideCodes = kKind == Kind::kInt8 || kHasTable<kKind> || kRowTables<kKind>;
 // Cache lines of 32 columns.
 template <Kind kKind>
 constexpr int kLinesOf32 = kBitsOf<kKind>;
 
-// A step's table, and what its last place holds in each row.
+// A step's table, and what its last place holds in each row. Tables of rows lie in up to four lines, and a
+// row finds its own from `places` on.
 template <class V>
 struct Tables {
-  typename V::Codes entries, last;
-  const unsigned char* next_last;  // of the step after it
+  typename V::Codes entries, last, lines[4], places;
+  const unsigned char *next_last, *next_lines;  // of the step after it
 };
+
+// What rows add to their codes: a line holds 16 >> bits rows' tables in 16 bytes.
+alignas(64) constexpr unsigned char kPlaces[2][64] = {
+    {0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12, 0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12,
+     0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12, 0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12},
+    {0, 0, 0, 0, 8, 8, 8, 8, 0, 0, 0, 0, 8, 8, 8, 8, 0, 0, 0, 0, 8, 8, 8, 8, 0, 0, 0, 0, 8, 8, 8, 8,
+     0, 0, 0, 0, 8, 8, 8, 8, 0, 0, 0, 0, 8, 8, 8, 8, 0, 0, 0, 0, 8, 8, 8, 8, 0, 0, 0, 0, 8, 8, 8, 8}};
+
+template <class V, Kind kKind>
+PACKED_INLINE void LoadLines(const unsigned char* at, Tables<V>& tables) {
+#pragma GCC unroll 4
+  for (int i = 0; i < kTableBytes<kKind> / 64; ++i) tables.lines[i] = V::LoadCodes(at + 64 * i);
+}
+// The entry of each row's table: a shuffle for every line, of which each row keeps one.
+template <class V, int kBits>
+PACKED_INLINE typename V::Codes RowEntries(const Tables<V>& tables, typename V::Codes code) {
+  if constexpr (kBits < 4) code = V::Or(code, tables.places);
+  const auto first = V::Lookup(tables.lines[0], code);
+  if constexpr (kBits == 2) return first;
+  const auto second = V::Lookup(tables.lines[1], code);
+  if constexpr (kBits == 3) return V::template PickRows<12>(first, second);
+  if constexpr (kBits == 4) {
+    const auto third = V::Lookup(tables.lines[2], code), fourth = V::Lookup(tables.lines[3], code);
+    return V::template PickRows<12>(V::template PickRows<2>(first, second),
+                                    V::template PickRows<8>(third, fourth));
+  }
+}
 
 // Columns 4 kI to 4 kI + 3 of 32, one code a byte.
 template <class V, int kBits, int kI>
@@ -54,6 +88,7 @@ PACKED_INLINE typename V::Codes BitsAt(const unsigned char* d) {
 template <class V, Kind kKind, int kI>
 PACKED_INLINE typename V::Codes CodesAt(const unsigned char* d, const Tables<V>& tables) {
   const auto code = BitsAt<V, kBitsOf<kKind>, kI>(d);
+  if constexpr (kRowTables<kKind>) return RowEntries<V, kBitsOf<kKind>>(tables, code);
   if constexpr (!kHasTable<kKind>) return code;
   const auto entry = V::Lookup(tables.entries, code);
   if constexpr (!kHasSets<kKind>) return entry;
@@ -90,12 +125,13 @@ PACKED_INLINE void Fetch32(Fetcher& fetcher, bool odd) {
 struct alignas(64) BlockHeader {
   float scale[kMostBlockSteps][kTileRows], offset[kMostBlockSteps][kTileRows];
   unsigned char last[kMostBlockSteps][4 * kTileRows];
+  const unsigned char* tables;  // of the first step's rows
 };
 
 // Where the parts of a block's header are.
 struct HeaderParts {
   const unsigned char *units, *offset_units;  // 16 fp16 each, of rows or of the block
-  const unsigned char *scales, *offsets, *sets, *codes;
+  const unsigned char *scales, *offsets, *sets, *tables;
 };
 PACKED_INLINE HeaderParts PartsOf(const TileArgs& a, const unsigned char* p, int n, bool sets) {
   const bool block_scales = a.scales == Scales::kBlockBytes || a.scales == Scales::kBlockNibbles;
@@ -111,7 +147,7 @@ PACKED_INLINE HeaderParts PartsOf(const TileArgs& a, const unsigned char* p, int
                                                                                                : 0;
   at.sets = at.offsets + offset_bytes;
   const int64_t bytes = at.sets - p + (sets ? 16 * ((n + 1) / 2) : 0);
-  at.codes = p + ((bytes + 63) & ~int64_t{63});
+  at.tables = p + ((bytes + 63) & ~int64_t{63});
   return at;
 }
 
@@ -169,11 +205,13 @@ PACKED_INLINE typename V::F OffsetAt(const TileArgs& a, const HeaderParts& at, i
   return bias == 0 ? offset : V::AddFloat(offset, V::MulFloat(V::SplatFloat(&less), scale));
 }
 
-// Returns the block's codes. Its cost is that of 16 rows by 8 steps, a few operations for a step of 16 rows
-// next to 8 and more lines of codes; all forms of scales share the kernels.
+// Returns the block's codes; `table_bytes` of them stand before each step's. Its cost is that of 16 rows by 8
+// steps, a few operations for a step of 16 rows next to 8 and more lines of codes; all forms of scales share
+// the kernels.
 template <class V>
 __attribute__((noinline)) const unsigned char* DecodeBlock(const TileArgs& a, const unsigned char* p, int n,
-                                                           bool sets, int bias, BlockHeader& out) {
+                                                           bool sets, int table_bytes, int bias,
+                                                           BlockHeader& out) {
   const HeaderParts at = PartsOf(a, p, n, sets);
   const auto unit = V::SplatFloat(&a.unit);
   for (int s = 0; s < n; ++s) {
@@ -188,16 +226,36 @@ __attribute__((noinline)) const unsigned char* DecodeBlock(const TileArgs& a, co
       __builtin_memcpy(out.last[s] + 4 * row, &last, 4);
     }
   }
-  return at.codes;
+  out.tables = at.tables;
+  return at.tables + int64_t{table_bytes} * n;
+}
+
+// First block of a segment, past what belongs to whole rows.
+template <Kind kKind>
+PACKED_INLINE const unsigned char* FirstBlock(const TileArgs& a) {
+  return a.data + (a.scales == Scales::kRowBytes ? 64 : 0) + (a.step_tables ? 0 : kTableBytes<kKind>);
 }
 
 template <class V, Kind kKind>
-PACKED_INLINE Tables<V> TablesOf(const TileArgs& a, const BlockHeader& header, int64_t step, int in_block,
-                                 int row) {
-  Tables<V> tables = {V::Splat(0), V::Splat(0), header.last[in_block] + 4 * (kTileRows + row)};
-  if constexpr (kHasTable<kKind>) tables.entries = V::LoadTable(a.tables + step * a.table_stride);
+PACKED_INLINE Tables<V> TablesOf(const TileArgs& a, const BlockHeader& header, int in_block, int row) {
+  Tables<V> tables;
+  tables.next_last = header.last[in_block] + 4 * (kTileRows + row);
+  if constexpr (kHasTable<kKind>) tables.entries = V::LoadTable(a.tables);
   if constexpr (kHasSets<kKind>) tables.last = V::LoadCodes(header.last[in_block] + 4 * row);
+  if constexpr (kRowTables<kKind>) {
+    constexpr int kBytes = kTableBytes<kKind>;
+    const unsigned char* lines =
+        4 * row + (a.step_tables ? header.tables + kBytes * in_block : FirstBlock<kKind>(a) - kBytes);
+    tables.next_lines = lines + (a.step_tables ? kBytes : 0);
+    LoadLines<V, kKind>(lines, tables);
+    if constexpr (kBitsOf<kKind> < 4) tables.places = V::LoadCodes(kPlaces[kBitsOf<kKind> - 2]);
+  }
   return tables;
+}
+template <class V, Kind kKind>
+PACKED_INLINE void NextTables(Tables<V>& tables) {
+  if constexpr (kHasSets<kKind>) tables.last = V::LoadCodes(tables.next_last);
+  if constexpr (kRowTables<kKind>) LoadLines<V, kKind>(tables.next_lines, tables);
 }
 
 // sums[t] += the dots of 4 columns of 32; kChains sums of a token hide the latency of the dot.
@@ -288,7 +346,7 @@ PACKED_INLINE void StepDots(const unsigned char* d, const signed char* x, const 
     if (half != 0) {
       TakeSums<V, kKind, kTokens, kChains>(sums, x_scale, parts);
       Fold<V, kTokens>(fold, parts, acc);
-      if constexpr (kHasSets<kKind>) tables.last = V::LoadCodes(tables.next_last);
+      NextTables<V, kKind>(tables);
     }
     DotOne<V, kKind, kTokens, kChains, 4>(d, x, tables, sums);
     DotOne<V, kKind, kTokens, kChains, 5>(d, x, tables, sums);
@@ -314,7 +372,7 @@ void Int8Tile(const TileArgs& a) {
     for (int h = 0; h < kPasses; ++h) acc[h][t] = V::LoadFloat(a.acc + kTileRows * t + kRows * h);
   }
   BlockHeader header;
-  const unsigned char* p = a.data + (a.scales == Scales::kRowBytes ? 64 : 0);
+  const unsigned char* p = FirstBlock<kKind>(a);
   const signed char* x = a.x;
   const float* x_scale = a.x_scale;
   Fetcher fetcher = {a.next, a.part};
@@ -322,14 +380,14 @@ void Int8Tile(const TileArgs& a) {
   const int block = a.step < kInputStep ? kMostBlockSteps : kBlockSteps;
   for (int64_t begin = 0; begin < a.steps; begin += block) {
     const int n = a.steps - begin < block ? static_cast<int>(a.steps - begin) : block;
-    p = DecodeBlock<V>(a, p, n, kHasSets<kKind>, kBias, header);
+    p = DecodeBlock<V>(a, p, n, kHasSets<kKind>, a.step_tables ? kTableBytes<kKind> : 0, kBias, header);
     for (int s = 0; s < n; s += pair) {
 #pragma GCC unroll 4
       for (int h = 0; h < kPasses; ++h) {
         const StepFold fold = {header.scale[s] + kRows * h, header.offset[s] + kRows * h,
                                a.x_neg_sum + (begin + s) * kTokens, kTokens};
         StepDots<V, kKind, kTokens>(p + 4 * kRows * h, x, x_scale, a.step, fetcher, h == 0,
-                                    TablesOf<V, kKind>(a, header, begin + s, s, kRows * h), fold, acc[h]);
+                                    TablesOf<V, kKind>(a, header, s, kRows * h), fold, acc[h]);
       }
       p += columns / 32 * 64 * kLinesOf32<kKind>;
       x += columns * kTokens;
@@ -390,7 +448,7 @@ PACKED_INLINE void StepFloats(const unsigned char* d, const float* x, int64_t x_
     if (half != 0) {
       TakeChains<V, kTokens>(chains, parts);
       Fold<V, kTokens>(fold, parts, acc);
-      if constexpr (kHasSets<kKind>) tables.last = V::LoadCodes(tables.next_last);
+      NextTables<V, kKind>(tables);
     }
     FloatOne<V, kKind, kTokens, 4>(d, x, x_stride, tables, chains);
     FloatOne<V, kKind, kTokens, 5>(d, x, x_stride, tables, chains);
@@ -412,19 +470,19 @@ void CodedFloatTile(const TileArgs& a) {
   const int pair = a.step < kInputStep ? 2 : 1, columns = pair * a.step;
   const int block = a.step < kInputStep ? kMostBlockSteps : kBlockSteps;
   for (int h = 0; h < kPasses; ++h) {
-    const unsigned char* p = a.data + (a.scales == Scales::kRowBytes ? 64 : 0);
+    const unsigned char* p = FirstBlock<kKind>(a);
     const float* x = a.xf;
     typename V::F acc[kTokens];
 #pragma GCC unroll 4
     for (int t = 0; t < kTokens; ++t) acc[t] = V::LoadFloat(a.acc + kTileRows * t + kRows * h);
     for (int64_t begin = 0; begin < a.steps; begin += block) {
       const int n = a.steps - begin < block ? static_cast<int>(a.steps - begin) : block;
-      p = DecodeBlock<V>(a, p, n, kHasSets<kKind>, 0, header);
+      p = DecodeBlock<V>(a, p, n, kHasSets<kKind>, a.step_tables ? kTableBytes<kKind> : 0, 0, header);
       for (int s = 0; s < n; s += pair) {
         const StepFold fold = {header.scale[s] + kRows * h, header.offset[s] + kRows * h,
                                a.xf_neg_sum + (begin + s) * a.x_stride, a.x_stride};
         StepFloats<V, kKind, kTokens>(p + 4 * kRows * h, x, a.x_stride, a.step,
-                                      TablesOf<V, kKind>(a, header, begin + s, s, kRows * h), fold, acc);
+                                      TablesOf<V, kKind>(a, header, s, kRows * h), fold, acc);
         p += columns / 32 * 64 * kLinesOf32<kKind>;
         x += columns * a.x_stride;
       }
@@ -602,6 +660,9 @@ constexpr KernelSet MakeKernels(const char* name, decltype(KernelSet::unpack) un
   FillCoded<V, Kind::kTable4>(set);
   FillCoded<V, Kind::kSets3>(set);
   FillCoded<V, Kind::kSets4>(set);
+  FillCoded<V, Kind::kRows2>(set);
+  FillCoded<V, Kind::kRows3>(set);
+  FillCoded<V, Kind::kRows4>(set);
   FillDense<V, Kind::kBF16>(set);
   FillDense<V, Kind::kF16>(set);
   FillDense<V, Kind::kF32>(set);

@@ -15,7 +15,8 @@ namespace planish::packed {
 
 // How the weights of a segment lie in memory; packed_layout.h has the pictures. The first kCodeKinds are
 // codes, the others floating-point. kTable: codes are places in a table of bytes; kSets: in one whose last
-// place is filled for each row and step from a second table.
+// place is filled for each row and step from a second table; kRows: in a table of the row, or of the row and
+// step.
 enum class Kind : uint8_t {
   kInt2,
   kInt3,
@@ -26,11 +27,14 @@ enum class Kind : uint8_t {
   kTable4,
   kSets3,
   kSets4,
+  kRows2,
+  kRows3,
+  kRows4,
   kBF16,
   kF16,
   kF32
 };
-inline constexpr int kCodeKinds = 9, kDenseKinds = 3;
+inline constexpr int kCodeKinds = 12, kDenseKinds = 3;
 
 // A weight is scale * value - offset, value being the code or (table's entry + 128). The scale of a row and
 // step, before it is multiplied by the segment's unit:
@@ -75,7 +79,7 @@ struct TileArgs {
   int zero;                     // Offsets::kConstant
   float zero_step;              // Offsets::kNibbles, kBytes: a power of two
   const unsigned char* tables;  // 16 bytes each, entry + 128; kSets: the second has the last entries
-  int table_stride;             // kTable: bytes from a step's table to the next, 0 or 16
+  bool step_tables;             // kRows: tables in front of every block's codes, else of the segment's
   // int8 inputs of T tokens: dword (column / 4) * T + t holds four columns of token t; a scale for each
   // (column / 32) * T + t, a sum for each step * T + t.
   const signed char* x;

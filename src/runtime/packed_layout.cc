@@ -11,16 +11,16 @@ namespace planish {
 namespace {
 
 constexpr char kMagic[8] = {'P', 'L', 'P', 'A', 'C', 'K', 'E', 'D'};
-constexpr uint32_t kVersion = 2;
+constexpr uint32_t kVersion = 3;
 constexpr uint8_t kBias = 4;
 
 struct KindInfo {
   const char* name;
   int bits;
 };
-constexpr KindInfo kKinds[] = {{"int2", 2},   {"int3", 3},   {"int4", 4},   {"int8", 8},
-                               {"table2", 2}, {"table3", 3}, {"table4", 4}, {"sets3", 3},
-                               {"sets4", 4},  {"bf16", 16},  {"f16", 16},   {"f32", 32}};
+constexpr KindInfo kKinds[] = {{"int2", 2},   {"int3", 3},   {"int4", 4},  {"int8", 8},  {"table2", 2},
+                               {"table3", 3}, {"table4", 4}, {"sets3", 3}, {"sets4", 4}, {"rows2", 2},
+                               {"rows3", 3},  {"rows4", 4},  {"bf16", 16}, {"f16", 16},  {"f32", 32}};
 static_assert(std::size(kKinds) == packed::kCodeKinds + packed::kDenseKinds);
 
 // For people, "" where it needs no word.
@@ -54,17 +54,13 @@ class Bytes {
   bool ok_ = true;
 };
 
-// Whole units of columns.
-int64_t NumSteps(const PackedShape& s) {
-  return CeilDiv(s.cols, UnitColumns(s.step)) * (UnitColumns(s.step) / s.step);
-}
-
 int64_t SegmentBytes(Bytes& bytes, const PackedShape& shape, int64_t steps) {
   const int64_t n = BlockSteps(shape.step);
   const int64_t full = PackedBlockHeader(shape, n);
   const int64_t rest = steps % n == 0 ? 0 : PackedBlockHeader(shape, steps % n);
-  const int64_t rows = shape.scales == packed::Scales::kRowBytes ? 64 : 0;
-  const int64_t headers = bytes.Add(bytes.Mul(steps / n, full), rest + rows);
+  const int64_t tables = bytes.Mul(HasStepTables(shape) ? steps : 1, PackedTableBytes(shape.kind));
+  const int64_t rows = bytes.Add(shape.scales == packed::Scales::kRowBytes ? 64 : 0, tables);
+  const int64_t headers = bytes.Add(bytes.Mul(steps / n, full), bytes.Add(rest, rows));
   return bytes.Add(headers, bytes.Mul(steps, PackedStepBytes(shape.kind, shape.step)));
 }
 
@@ -115,15 +111,12 @@ Status CheckShape(const PackedShape& s) {
   }
   if (s.rank > 0 && !coded) return InputError("a low-rank path beside dense weights");
   if (s.num_outliers < 0) return InputError(fmt::format("{} outliers", s.num_outliers));
-  const int64_t steps = coded ? NumSteps(s) : 0;
-  const bool tables_ok = HasSets(s.kind)    ? s.num_tables == 2
-                         : HasTable(s.kind) ? s.num_tables == 1 || (s.num_tables == steps && s.step != 16)
-                                            : s.num_tables == 0;
-  if (!tables_ok) {
-    return InputError(fmt::format("{} tables, expected {}", s.num_tables,
-                                  HasSets(s.kind)    ? std::string("2")
-                                  : HasTable(s.kind) ? fmt::format("1 or {}", steps)
-                                                     : std::string("none")));
+  const int64_t steps = coded ? PackedSteps(s.cols, s.step) : 0;
+  const int64_t tables = HasSets(s.kind) ? 2 : HasTable(s.kind) ? 1 : 0;
+  if (s.num_tables != tables && !(HasRowTables(s.kind) && s.num_tables == steps)) {
+    return InputError(
+        fmt::format("{} tables, expected {}", s.num_tables,
+                    HasRowTables(s.kind) ? fmt::format("1 or {}", steps) : std::to_string(tables)));
   }
   return {};
 }
@@ -132,6 +125,13 @@ Status CheckShape(const PackedShape& s) {
 
 int PackedBits(PackedKind kind) { return kKinds[static_cast<int>(kind)].bits; }
 const char* PackedKindName(PackedKind kind) { return kKinds[static_cast<int>(kind)].name; }
+
+int64_t PackedSteps(int64_t cols, int step) {
+  return CeilDiv(cols, UnitColumns(step)) * (UnitColumns(step) / step);
+}
+int64_t PackedTableBytes(PackedKind kind) {
+  return HasRowTables(kind) ? int64_t{kTileRows} << PackedBits(kind) : 0;
+}
 
 int64_t PackedBlockHeader(const PackedShape& s, int64_t n) {
   using packed::Offsets;
@@ -153,7 +153,7 @@ Result<PackedLayout> LayOutPacked(const PackedShape& s) {
   PackedLayout at;
   at.tiles = CeilDiv(s.rows, kTileRows);
   if (IsCoded(s.kind)) {
-    at.steps = NumSteps(s);
+    at.steps = PackedSteps(s.cols, s.step);
     at.padded_cols = at.steps * s.step;
     at.main_bytes = SegmentBytes(bytes, s, at.steps);
   } else {
@@ -171,7 +171,7 @@ Result<PackedLayout> LayOutPacked(const PackedShape& s) {
   at.bias = sizeof(PackedHeader);
   at.tables = bytes.Align(bytes.Add(at.bias, s.has_bias ? bytes.Mul(at.tiles, 4 * kTileRows) : 0));
   at.outlier_index =
-      bytes.Align(bytes.Add(at.tables, bytes.Mul(s.num_tables, int64_t{packed::kTableEntries})));
+      bytes.Align(bytes.Add(at.tables, HasRowTables(s.kind) ? 0 : s.num_tables * packed::kTableEntries));
   const int64_t index_bytes = s.num_outliers > 0 ? bytes.Mul(bytes.Add(at.tiles, 1), int64_t{8}) : 0;
   at.outliers = bytes.Align(bytes.Add(at.outlier_index, index_bytes));
   at.tile_data = bytes.Align(
@@ -246,6 +246,7 @@ std::string DescribePacked(const PackedShape& s) {
   if (IsCoded(s.kind)) text += fmt::format(" step {}", s.step);
   text += kScaleNames[static_cast<int>(s.scales)];
   text += kOffsetNames[static_cast<int>(s.offsets)];
+  if (HasRowTables(s.kind)) text += HasStepTables(s) ? ", tables of rows and steps" : ", tables of rows";
   if (s.rank > 0) text += fmt::format(" + low-rank {}", s.rank);
   if (s.num_outliers > 0) text += fmt::format(" + {} outliers", s.num_outliers);
   if (s.has_bias) text += " + bias";

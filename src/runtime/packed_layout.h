@@ -11,6 +11,10 @@
 // - offsets: none when constant or in the scales' bytes; 16 fp16 or bytes a step; nibbles: 16 bytes for two
 //   steps, low nibble first
 // - sets: none, or 16 bytes for two steps, low nibble first
+// Tables of rows (bytes, entry + 128) stand in front of the first block, those of rows and steps between a
+// block's header and its codes; for 16 rows as lines of 64 bytes whose i-th 16 bytes belong to rows 4 i to
+// 4 i + 3: tables of 4 entries in one line, of 8 in two (rows 0 and 1 of the four in the first), of 16 in
+// four.
 // A line of 64 bytes holds dwords of the 16 rows, four columns to a dword:
 // - 8 bits: a line for 4 columns
 // - 4 bits: a line for 8 columns, 0-3 in the low nibbles, 4-7 in the high ones
@@ -42,7 +46,9 @@ inline constexpr int kTileRows = packed::kTileRows;
 
 inline bool IsCoded(PackedKind kind) { return static_cast<int>(kind) < packed::kCodeKinds; }
 inline bool HasSets(PackedKind kind) { return kind == PackedKind::kSets3 || kind == PackedKind::kSets4; }
-inline bool HasTable(PackedKind kind) { return kind >= PackedKind::kTable2 && kind <= PackedKind::kSets4; }
+inline bool HasRowTables(PackedKind kind) { return kind >= PackedKind::kRows2 && kind <= PackedKind::kRows4; }
+// Tables of any kind.
+inline bool HasTable(PackedKind kind) { return kind >= PackedKind::kTable2 && kind <= PackedKind::kRows4; }
 // Steps that share a header, and columns whose codes are written together.
 inline int BlockSteps(int step) { return step == 16 ? packed::kMostBlockSteps : packed::kBlockSteps; }
 inline int UnitColumns(int step) { return step == 16 ? 32 : step; }
@@ -63,7 +69,7 @@ struct PackedShape {
   int u_zero = 128;    // of the codes of U
   int64_t rows = 0, cols = 0;
   int64_t rank = 0;        // 0: no low-rank path
-  int64_t num_tables = 0;  // of 16 bytes, entry + 128. Tables: 1, or one for each step; sets: 2
+  int64_t num_tables = 0;  // of 16 bytes, entry + 128: 1, sets 2; of rows: of one row, 1 or one for each step
   int64_t num_outliers = 0;
   int64_t v_bytes = 0;  // of the packed V
 };
@@ -74,6 +80,9 @@ struct PackedOutlier {
   float value = 0;
 };
 static_assert(sizeof(PackedOutlier) == 12);
+
+// Steps of a row, in whole units of columns.
+int64_t PackedSteps(int64_t cols, int step);
 
 // Everything that follows from a shape; all sizes in bytes, offsets from the header's first byte.
 struct PackedLayout {
@@ -86,12 +95,17 @@ struct PackedLayout {
 // Errors: numbers that are out of range, do not fit each other, or whose bytes exceed int64.
 Result<PackedLayout> LayOutPacked(const PackedShape& shape);
 
-// Bytes in front of the codes of a block of n steps.
+// Tables of rows: of 16 rows, or of 16 rows for a step; else 0.
+int64_t PackedTableBytes(PackedKind kind);
+inline bool HasStepTables(const PackedShape& shape) {
+  return HasRowTables(shape.kind) && shape.num_tables > 1;
+}
+// Bytes in front of the codes of a block of n steps, without tables of rows.
 int64_t PackedBlockHeader(const PackedShape& shape, int64_t n);
 // Bytes of a step's codes.
 inline int64_t PackedStepBytes(PackedKind kind, int step) { return 2 * int64_t{step} * PackedBits(kind); }
 
-// The first bytes of a packed layer. Version 2; little-endian; unused bytes are zero.
+// The first bytes of a packed layer. Version 3; little-endian; unused bytes are zero.
 struct PackedHeader {
   char magic[8];  // "PLPACKED"
   uint32_t version;

@@ -215,7 +215,7 @@ void MultiplyTiles(const KernelSet& kernels, const PackedLinear& layer, const Qu
       args.zero = shape.zero;
       args.zero_step = 1.0f / static_cast<float>(1 << shape.zero_shift);
       args.tables = Raw(layer.At(layout.tables));
-      args.table_stride = shape.num_tables > 1 && !HasSets(shape.kind) ? packed::kTableEntries : 0;
+      args.step_tables = HasStepTables(shape);
       RunCoded(kernels, shape.kind, x, options.exact_inputs, args);
     } else {
       args.steps = layout.padded_cols;

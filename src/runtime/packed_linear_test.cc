@@ -381,6 +381,17 @@ TEST_F(PackedLinearTest, FallsBackToBf16WithANote) {
   }
 }
 
+// What an entry of the bytes of a row's and group's table stands for, times the group's scale.
+double EntryUnit(const LinearCase& c, const GridMatrix& m, int64_t row, int64_t group) {
+  if (m.grid.scale != ScaleKind::kNone) {
+    return c.plan.shape.unit / (m.grid.scale == ScaleKind::kE4M3 ? m.units.front() : 1.0f);
+  }
+  const float* levels = m.LevelsOf(row, group);
+  double largest = 0;
+  for (int64_t i = 0; i < m.levels.cols(); ++i) largest = std::max(largest, std::fabs(double{levels[i]}));
+  return 1.0005 * largest / 127;  // as an fp16 scale
+}
+
 // A matrix on any grid: levels become bytes of tables, of which a dot takes (entry + 128) and the fold 128
 // off; levels that no power of two makes whole are off by half a byte's step.
 LinearCase GridCase(const Context& context, int64_t rows, int64_t cols, const GridSpec& grid,
@@ -393,11 +404,10 @@ LinearCase GridCase(const Context& context, int64_t rows, int64_t cols, const Gr
   c.plan = Must(PlanPackedLinear(linear, options));
   c.w = MakeWeights(linear.w);
   const GridMatrix m = UnpackCodes(linear.w);
-  const float unit = c.plan.shape.unit / (grid.scale == ScaleKind::kE4M3 ? m.units.front() : 1.0f);
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t k = 0; k < cols; ++k) {
       const int64_t g = k / grid.GroupSize(cols);
-      const double scale = m.scales(i, g);
+      const double scale = m.scales(i, g), unit = grid.Uniform() ? 1 : EntryUnit(c, m, i, g);
       c.w.magnitude(i, k) = grid.Uniform() ? (m.codes(i, k) + m.zeros(i, g)) * scale : 384 * unit * scale;
       if (grid.levels == LevelKind::kNormal || grid.Learned()) c.w.slack(i, k) = 0.5001 * unit * scale;
     }
@@ -444,6 +454,68 @@ TEST_F(PackedLinearTest, GroupsOf16OfEveryKindAndNumberOfTokens) {
     GridSpec small = *grid;
     small.group = 16;
     Check(GridCase(context_, 19, 330, small), {1, 2, 3, 4, 5, 6, 7, 8});
+  }
+}
+
+// Tables of rows under every form of scales, tables of values of rows and of groups: one for each step, or,
+// where a group is the row or a step of its own, in front of all.
+TEST_F(PackedLinearTest, TablesOfRowsAndGroups) {
+  for (const char* name : {"table2", "table3", "table4"}) {
+    for (const ScaleKind scale :
+         {ScaleKind::kHalf, ScaleKind::kSteps, ScaleKind::kE8M0, ScaleKind::kE4M3, ScaleKind::kNone}) {
+      GridSpec grid = *FindGrid(name);
+      grid.scale = scale;
+      grid.tables = TableScope::kRow;
+      grid.group = 32;
+      Check(GridCase(context_, 21, 330, grid), {1, 2, 3, 4, 5, 6, 7, 8});
+    }
+    for (const int64_t group : {16, 32, 48, 128, 256, 0}) {
+      GridSpec grid = *FindGrid(name);
+      grid.scale = ScaleKind::kNone;
+      grid.tables = TableScope::kGroup;
+      grid.group = group;
+      const LinearCase c = GridCase(context_, 19, 330, grid);
+      EXPECT_TRUE(HasRowTables(c.plan.shape.kind)) << c.name;
+      EXPECT_EQ(PackedBits(c.plan.shape.kind), grid.bits) << c.name;
+      EXPECT_EQ(c.plan.shape.num_tables, c.plan.layout.steps) << c.name;
+      EXPECT_THAT(c.plan.note,
+                  testing::EndsWith("rounded to 8 bits, off by up to 0.4 % of the largest of their table"));
+      Check(c, {1, 4, 8});
+    }
+    // One row, one step; and groups that no step divides.
+    GridSpec grid = *FindGrid(name);
+    grid.scale = ScaleKind::kNone;
+    grid.tables = TableScope::kGroup;
+    Check(GridCase(context_, 1, 100, grid), {1, 3});
+    grid.group = 24;
+    EXPECT_EQ(GridCase(context_, 5, 100, grid).plan.shape.kind, PackedKind::kBF16);
+  }
+}
+
+// Rows so small that the scale of their table is a small part of the tensor's, and rows of zeros.
+TEST_F(PackedLinearTest, TablesOfRowsOfEverySize) {
+  GridSpec grid = *FindGrid("table4");
+  grid.scale = ScaleKind::kNone;
+  grid.tables = TableScope::kRow;
+  Mat<float> w = RandomMat(20, 96, 1, 7);
+  for (int64_t i = 0; i < 20; ++i) {
+    for (int64_t k = 0; k < 96; ++k) w(i, k) *= i == 3 ? 0 : std::ldexp(1.0f, -static_cast<int>(i) / 2);
+  }
+  const Linear linear{"w", test::RoundedTo(context_, grid, w), {}};
+  const PackPlan plan = Must(PlanPackedLinear(linear));
+  const Buffer bytes = Pack(context_, plan);
+  const PackedLinear layer = Must(PackedLinear::FromBytes(bytes.bytes()));
+  Mat<float> x(8, 96);
+  x.Fill(0);
+  for (int64_t t = 0; t < 8; ++t) x(t, 11 * t) = 1;
+  const Product product = Multiply(packed::kScalarKernels, layer, x, true);
+  const Mat<float> values = Reconstruct(linear.w);
+  for (int64_t i = 0; i < 20; ++i) {
+    float largest = 0;
+    for (int64_t k = 0; k < 96; ++k) largest = std::max(largest, std::fabs(values(i, k)));
+    for (int64_t t = 0; t < 8; ++t) {
+      EXPECT_NEAR(product.y(t, i), values(i, 11 * t), 0.0041 * largest) << i;
+    }
   }
 }
 
@@ -551,50 +623,6 @@ TEST_F(PackedLinearTest, DecodesOtherBlocksWithANote) {
   const Matrix w = {1, 256, Blocks{GgufType::kIQ3_S, {*bytes, bytes}}};
   const PackPlan plan = Must(PlanPackedLinear({"w", w, {}}));
   EXPECT_EQ(plan.note, "packed as bf16 from decoded rows: no kernel for " + Describe(w));
-}
-
-TEST_F(PackedLinearTest, TablesOfFourBits) {
-  struct Shape {
-    int64_t rows, cols, group;
-    bool many;
-    int step;
-  };
-  const Random random(8);
-  uint64_t next = 0;
-  for (const Shape& s :
-       {Shape{18, 100, 32, false, 0}, Shape{18, 100, 0, false, 0}, Shape{33, 257, 64, true, 0},
-        Shape{16, 300, 128, true, 32}, Shape{1, 20, 0, true, 0}}) {
-    TableWeights table{.rows = s.rows, .cols = s.cols, .group = s.group};
-    const int64_t group = s.group == 0 ? s.cols : s.group, groups = (s.cols + group - 1) / group;
-    std::vector<uint8_t> codes;
-    std::vector<F16> scales;
-    for (int64_t i = 0; i < s.rows * s.cols; ++i)
-      codes.push_back(static_cast<uint8_t>(random.Below(next++, 16)));
-    for (int64_t i = 0; i < s.rows * groups; ++i)
-      scales.push_back(ToF16(static_cast<float>(0.01 * random.Uniform(next++))));
-    table.codes = codes;
-    table.scales = scales;
-    for (int64_t t = 0; t < (s.many ? groups : 1); ++t) {
-      auto& entries = table.tables.emplace_back();
-      for (auto& e : entries) e = static_cast<int8_t>(static_cast<int>(random.Below(next++, 256)) - 128);
-    }
-    LinearCase c;
-    c.name = fmt::format("table [{}, {}] group {}", s.rows, s.cols, s.group);
-    c.plan = Must(PlanPackedTable(table, {.preferred_step = s.step}));
-    for (auto* m : {&c.w.value, &c.w.magnitude, &c.w.slack}) m->Resize(s.rows, s.cols);
-    c.w.slack.Fill(0);
-    for (int64_t i = 0; i < s.rows; ++i) {
-      for (int64_t k = 0; k < s.cols; ++k) {
-        const auto g = static_cast<size_t>(k / group);
-        const auto& entries = table.tables[s.many ? g : 0];
-        const double entry = entries[codes[static_cast<size_t>(i * s.cols + k)]];
-        const double scale = ToFloat(scales[static_cast<size_t>(i * groups) + g]);
-        c.w.value(i, k) = entry * scale;
-        c.w.magnitude(i, k) = (entry + 256) * scale;
-      }
-    }
-    Check(c, {1, 2, 8});
-  }
 }
 
 // Factors on int8 grids keep their codes, others are rounded and the note says so; odd ranks leave a step of

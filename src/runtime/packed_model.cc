@@ -15,7 +15,7 @@ namespace planish {
 namespace {
 
 constexpr const char* kPackFormat = "planish-pack";
-constexpr const char* kPackVersion = "2";
+constexpr const char* kPackVersion = "3";
 
 // Linears that something multiplies with: all but embeddings that are no head.
 std::vector<bool> Multiplied(const Program& program) {

@@ -117,7 +117,7 @@ TEST_F(PackedModelTest, WritesOverNothing) {
 TEST_F(PackedModelTest, RefusesWhatIsNoPackOfThisModel) {
   const std::string fingerprint = PackFingerprint(model_);
   const std::map<std::string, std::string> good = {
-      {"planish_format", "planish-pack"}, {"planish_version", "2"}, {"planish_model", fingerprint}};
+      {"planish_format", "planish-pack"}, {"planish_version", "3"}, {"planish_model", fingerprint}};
   const auto with = [&](const std::string& key, const std::string& value) {
     auto metadata = good;
     metadata[key] = value;
@@ -135,7 +135,7 @@ TEST_F(PackedModelTest, RefusesWhatIsNoPackOfThisModel) {
   const Bad table[] = {
       {"not a pack; expected a file that `planish pack` wrote", {}, keep},
       {"not a pack", with("planish_format", "planish-artifact"), keep},
-      {"a pack of version '1'; this program reads version 2; pack the model again",
+      {"a pack of version '1'; this program reads version 3; pack the model again",
        with("planish_version", "1"), keep},
       {"a pack of version ''", with("planish_version", ""), keep},
       {"made from another model than", with("planish_model", std::string(64, '0')), keep},

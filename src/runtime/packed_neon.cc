@@ -20,6 +20,15 @@ struct Neon {
   static PACKED_INLINE Codes LoadCodes(const unsigned char* p) { return vld1q_u8(p); }
   static PACKED_INLINE Codes Splat(int v) { return vdupq_n_u8(static_cast<uint8_t>(v)); }
   static PACKED_INLINE Codes And(Codes a, Codes b) { return vandq_u8(a, b); }
+  static PACKED_INLINE Codes Or(Codes a, Codes b) { return vorrq_u8(a, b); }
+  // b in the rows of every four that the mask names, else a.
+  template <int kMask>
+  static PACKED_INLINE Codes PickRows(Codes a, Codes b) {
+    constexpr uint32_t kOn = 0xffffffffu;
+    const uint32_t rows[4] = {kMask & 1 ? kOn : 0, kMask & 2 ? kOn : 0, kMask & 4 ? kOn : 0,
+                              kMask & 8 ? kOn : 0};
+    return vbslq_u8(vreinterpretq_u8_u32(vld1q_u32(rows)), b, a);
+  }
   template <int kN>
   static PACKED_INLINE Codes ShiftRight(Codes v) {
     if constexpr (kN == 0) return v;

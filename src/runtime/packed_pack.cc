@@ -168,6 +168,16 @@ void WriteBlockHeader(const PackedShape& shape, const TileCodes& codes, int64_t 
   if (HasSets(shape.kind)) PutSteps(codes.sets.data() + step, codes.steps, n, Width::kNibble, out);
 }
 
+// Tables of the rows, those of row i from tables[i * stride] on; see packed_layout.h.
+uint8_t* WriteRowTables(PackedKind kind, const uint8_t* tables, int64_t stride, uint8_t* out) {
+  const int entries = 1 << PackedBits(kind), in_line = packed::kTableEntries / entries;
+  for (int row = 0; row < kTileRows; ++row) {
+    std::memcpy(out + 64 * (row % 4 / in_line) + 16 * (row / 4) + row % 4 % in_line * entries,
+                tables + row * stride, static_cast<size_t>(entries));
+  }
+  return out + PackedTableBytes(kind);
+}
+
 // One tile's segment; returns its end.
 uint8_t* WriteSegment(const KernelSet& kernels, const PackedShape& shape, const TileCodes& codes,
                       uint8_t* out) {
@@ -175,6 +185,11 @@ uint8_t* WriteSegment(const KernelSet& kernels, const PackedShape& shape, const 
     std::memset(out, 0, 64);
     PutHalves(codes.units.data(), 1, out);
     out += 64;
+  }
+  const bool step_tables = HasStepTables(shape);
+  const int64_t tables_stride = packed::kTableEntries * (step_tables ? codes.steps : 1);
+  if (HasRowTables(shape.kind) && !step_tables) {
+    out = WriteRowTables(shape.kind, codes.tables.data(), tables_stride, out);
   }
   const int unit = UnitColumns(shape.step);
   const int64_t block_steps = BlockSteps(shape.step), unit_bytes = PackedStepBytes(shape.kind, unit);
@@ -184,6 +199,9 @@ uint8_t* WriteSegment(const KernelSet& kernels, const PackedShape& shape, const 
       std::memset(out, 0, static_cast<size_t>(header));
       WriteBlockHeader(shape, codes, s, n, out);
       out += header;
+      for (int64_t i = s; step_tables && i < s + n; ++i) {
+        out = WriteRowTables(shape.kind, codes.tables.data() + packed::kTableEntries * i, tables_stride, out);
+      }
     }
     kernels.interleave(shape.kind, codes.codes.data() + s * shape.step, codes.stride, unit, out);
     out += unit_bytes;
@@ -200,6 +218,8 @@ TileCodes MakeTileCodes(const PackedShape& shape, int64_t steps) {
   codes.codes = Array<uint8_t>(kTileRows * codes.stride, 0);
   for (auto* steps_of : {&codes.scales, &codes.offsets}) *steps_of = Array<uint16_t>(kTileRows * steps, 0);
   codes.sets = Array<uint8_t>(kTileRows * steps, 0);
+  const int64_t tables = HasRowTables(shape.kind) ? shape.num_tables : 0;
+  codes.tables = Array<uint8_t>(kTileRows * tables * packed::kTableEntries, 0);
   for (auto* units : {&codes.units, &codes.offset_units}) {
     *units = Array<uint16_t>(kTileRows * codes.blocks, 0);
   }
@@ -217,6 +237,7 @@ void ClearRows(int64_t count, TileCodes& codes) {
   ClearRowsFrom(count, codes.steps, codes.scales);
   ClearRowsFrom(count, codes.steps, codes.offsets);
   ClearRowsFrom(count, codes.steps, codes.sets);
+  ClearRowsFrom(count, codes.tables.size() / kTileRows, codes.tables);
   ClearRowsFrom(count, codes.blocks, codes.units);
   ClearRowsFrom(count, codes.blocks, codes.offset_units);
 }
@@ -375,52 +396,6 @@ Result<PackPlan> PlanPackedLinear(const Linear& linear, const PackOptions& optio
   }
   plan.shape.has_bias = !linear.bias.empty();
   plan.bias = linear.bias;
-  PLANISH_RETURN_IF_ERROR(FinishPlan(options, plan));
-  return plan;
-}
-
-Result<PackPlan> PlanPackedTable(const TableWeights& w, const PackOptions& options) {
-  if (w.rows < 1 || w.cols < 1) return InputError(fmt::format("table weights [{}, {}]", w.rows, w.cols));
-  const int64_t group = w.group == 0 ? w.cols : w.group;
-  const int64_t groups = group < 1 ? 0 : (w.cols + group - 1) / group;
-  const auto elements = CheckedMul(w.rows, w.cols), scales = CheckedMul(w.rows, groups);
-  if (group < 1 || (w.group != 0 && w.group % 32 != 0) || !elements.has_value() || !scales.has_value() ||
-      static_cast<int64_t>(w.codes.size()) != *elements || static_cast<int64_t>(w.scales.size()) != *scales ||
-      (w.tables.size() != 1 && static_cast<int64_t>(w.tables.size()) != groups)) {
-    return InputError(
-        fmt::format("table weights [{}, {}] group {}: {} codes, {} scales, {} tables do not fit", w.rows,
-                    w.cols, w.group, w.codes.size(), w.scales.size(), w.tables.size()));
-  }
-  PackPlan plan;
-  plan.shape.kind = PackedKind::kTable4;
-  plan.shape.rows = w.rows;
-  plan.shape.cols = w.cols;
-  plan.shape.zero = 128;
-  for (int step : {32, 64, 128}) {
-    const bool wanted = options.preferred_step == 0 || step <= options.preferred_step;
-    if (StepFits(group, w.cols, step) && (step == 32 || (step <= w.cols && wanted))) plan.shape.step = step;
-  }
-  const int step = plan.shape.step;
-  const int64_t steps = (w.cols + step - 1) / step;
-  for (int64_t s = 0; s < (w.tables.size() == 1 ? 1 : steps); ++s) {
-    plan.tables.push_back(w.tables[static_cast<size_t>(s * step / group)]);
-  }
-  plan.shape.num_tables = static_cast<int64_t>(plan.tables.size());
-  plan.main = [w, step, group, groups](const KernelSet&, int64_t row, int64_t count, TileCodes& out) {
-    for (int64_t i = 0; i < count; ++i) {
-      for (int64_t k = 0; k < w.cols; ++k) {
-        out.codes[i * out.stride + k] = w.codes[static_cast<size_t>((row + i) * w.cols + k)] & 15;
-      }
-      for (int64_t s = 0; s < out.steps; ++s) {
-        const auto g = static_cast<size_t>((row + i) * groups + s * step / group);
-        out.scales[i * out.steps + s] = w.scales[g].bits;
-      }
-    }
-  };
-  if (options.scales8) {
-    plan.shape.scales = Scales::kRowBytes;
-    plan.main = WithByteScales(std::move(plan.main));
-  }
   PLANISH_RETURN_IF_ERROR(FinishPlan(options, plan));
   return plan;
 }

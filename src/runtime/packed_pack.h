@@ -35,14 +35,6 @@ struct PackOptions {
   std::vector<PackedOutlier> outliers;
 };
 
-// 4-bit codes into tables of 16 values: value = tables[t][code] * scale, one scale for each row and group.
-struct TableWeights {
-  int64_t rows = 0, cols = 0, group = 0;       // group: a multiple of 32, or 0 for the row
-  std::span<const uint8_t> codes;              // [rows, cols], one a byte
-  std::span<const F16> scales;                 // [rows, groups]
-  std::vector<std::array<int8_t, 16>> tables;  // one, or one for each group
-};
-
 struct PackPlan {
   PackedShape shape;
   PackedLayout layout;
@@ -61,8 +53,6 @@ struct PackPlan {
 // Shares the matrix's bytes, which may be a mapped file. Errors: outliers outside the matrix, sizes that
 // overflow.
 Result<PackPlan> PlanPackedLinear(const Linear& linear, const PackOptions& options = {});
-// Errors: shapes that do not fit, groups that are not multiples of 32.
-Result<PackPlan> PlanPackedTable(const TableWeights& weights, const PackOptions& options = {});
 
 // Writes plan.bytes() bytes; the same bytes for any number of threads and any kernels.
 void PackLinear(const Context& context, const PackPlan& plan, std::span<std::byte> out);

@@ -59,8 +59,8 @@ PACKED_INLINE __m512i TopBit(const __m512i* z, int i) {
 
 // 32 columns in z[0..7], one code a byte, as they lie in a tile. Returns the end.
 PACKED_INLINE unsigned char* Store32(Kind kind, const __m512i* z, unsigned char* out) {
-  const bool two = kind == Kind::kInt2 || kind == Kind::kTable2;
-  if (two || kind == Kind::kInt3 || kind == Kind::kTable3 || kind == Kind::kSets3) {
+  const bool two = kind == Kind::kInt2 || kind == Kind::kTable2 || kind == Kind::kRows2;
+  if (two || kind == Kind::kInt3 || kind == Kind::kTable3 || kind == Kind::kSets3 || kind == Kind::kRows3) {
     _mm512_storeu_si512(out, Quarter(z));
     _mm512_storeu_si512(out + 64, Quarter(z + 4));
     out += 128;

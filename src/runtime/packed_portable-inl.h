@@ -15,8 +15,9 @@ void UnpackPortable(const unsigned char* in, int64_t count, int bits, unsigned c
 // 16 at bit 2 ((column / 4) mod 4). 3 bits: so the low two bits, then a line whose bit (column / 4) mod 8 is
 // the code's top bit. 8 bits: line column / 4.
 void InterleavePortable(Kind kind, const unsigned char* codes, int64_t stride, int step, unsigned char* out) {
-  const bool two = kind == Kind::kInt2 || kind == Kind::kTable2;
-  const bool three = kind == Kind::kInt3 || kind == Kind::kTable3 || kind == Kind::kSets3;
+  const bool two = kind == Kind::kInt2 || kind == Kind::kTable2 || kind == Kind::kRows2;
+  const bool three =
+      kind == Kind::kInt3 || kind == Kind::kTable3 || kind == Kind::kSets3 || kind == Kind::kRows3;
   const int bits = two ? 2 : three ? 3 : kind == Kind::kInt8 ? 8 : 4;
   for (int k = 0; k < step; k += 32, out += 64 * bits) {
     for (int row = 0; row < kTileRows; ++row) {

@@ -12,13 +12,30 @@ namespace {
 
 #include "runtime/packed_portable-inl.h"
 
+enum class Levels { kInteger, kTable, kSets, kRows };
 struct CodeKind {
   int bits;
-  bool table, sets;
+  Levels levels = Levels::kInteger;
 };
-constexpr CodeKind kKinds[kCodeKinds] = {{2, false, false}, {3, false, false}, {4, false, false},
-                                         {8, false, false}, {2, true, false},  {3, true, false},
-                                         {4, true, false},  {3, true, true},   {4, true, true}};
+constexpr CodeKind kKinds[kCodeKinds] = {{2},
+                                         {3},
+                                         {4},
+                                         {8},
+                                         {2, Levels::kTable},
+                                         {3, Levels::kTable},
+                                         {4, Levels::kTable},
+                                         {3, Levels::kSets},
+                                         {4, Levels::kSets},
+                                         {2, Levels::kRows},
+                                         {3, Levels::kRows},
+                                         {4, Levels::kRows}};
+
+// Where a row's table begins among those of 16: lines of 64 bytes hold tables of as many rows of every four
+// as 16 bytes have room for.
+int RowTable(int bits, int row) {
+  const int entries = 1 << bits, rows = kTableEntries / entries;
+  return 64 * (row % 4 / rows) + 16 * (row / 4) + row % 4 % rows * entries;
+}
 
 float LoadHalf(const unsigned char* p) {
   F16 half;
@@ -46,7 +63,9 @@ int BitsAt(int bits, const unsigned char* columns, int row, int column) {
 struct StepWalk {
   const TileArgs& a;
   CodeKind kind;
-  const unsigned char* p = a.data + (a.scales == Scales::kRowBytes ? 64 : 0);  // of the block's codes
+  const unsigned char* tables = a.data + (a.scales == Scales::kRowBytes ? 64 : 0);  // kRows: of the block
+  int table_bytes = kind.levels == Levels::kRows ? kTileRows << kind.bits : 0;
+  const unsigned char* p = tables + (a.step_tables ? 0 : table_bytes);  // of the block's codes
   const unsigned char *units = nullptr, *offset_units = nullptr;
   const unsigned char *scales = nullptr, *offsets = nullptr, *sets = nullptr;
   int in_block = 0;
@@ -73,8 +92,9 @@ struct StepWalk {
     part(a.offsets == Offsets::kNibbles, 16 * ((n + 1) / 2));
     part(a.offsets == Offsets::kBytes || a.offsets == Offsets::kBlockBytes, 16 * n);
     part(a.offsets == Offsets::kHalf, 32 * n);
-    sets = part(kind.sets, 16 * ((n + 1) / 2));
+    sets = part(kind.levels == Levels::kSets, 16 * ((n + 1) / 2));
     p = begin + (p - begin + 63) / 64 * 64;
+    if (a.step_tables) tables = part(true, table_bytes * n);
     return true;
   }
 
@@ -120,9 +140,12 @@ struct StepWalk {
   int Code(int row, int column) const {
     const int at = in_block * a.step + column;
     const int code = BitsAt(kind.bits, p + 64 * kind.bits * (at / 32), row, at % 32);
-    if (!kind.table) return code;
-    if (kind.sets && code == (1 << kind.bits) - 1) return a.tables[kTableEntries + NibbleOf(sets, row)];
-    return a.tables[s * a.table_stride + code];
+    if (kind.levels == Levels::kInteger) return code;
+    if (kind.levels == Levels::kRows) {
+      return tables[(a.step_tables ? table_bytes * in_block : 0) + RowTable(kind.bits, row) + code];
+    }
+    const bool own = kind.levels == Levels::kSets && code == (1 << kind.bits) - 1;
+    return a.tables[own ? kTableEntries + NibbleOf(sets, row) : code];
   }
 };
 
@@ -261,6 +284,9 @@ constexpr KernelSet MakeKernels() {
   FillCoded<Kind::kTable4, kMaxTokens>(set);
   FillCoded<Kind::kSets3, kMaxTokens>(set);
   FillCoded<Kind::kSets4, kMaxTokens>(set);
+  FillCoded<Kind::kRows2, kMaxTokens>(set);
+  FillCoded<Kind::kRows3, kMaxTokens>(set);
+  FillCoded<Kind::kRows4, kMaxTokens>(set);
   FillDense<Kind::kBF16, kFloatTokens>(set);
   FillDense<Kind::kF16, kFloatTokens>(set);
   FillDense<Kind::kF32, kFloatTokens>(set);

@@ -247,6 +247,12 @@ TEST(Emulated, ComparesAndBlendsBytes) {
   EXPECT_EQ(out[1], 1);
   EXPECT_EQ(out[40], 63);
   EXPECT_EQ(out[41], 41);
+  const auto words = LanesOf<uint8_t>(_mm512_mask_blend_epi32(0x8002, a, b));
+  EXPECT_EQ(words[3], 3);
+  EXPECT_EQ(words[4], 63);
+  EXPECT_EQ(words[7], 63);
+  EXPECT_EQ(words[8], 8);
+  EXPECT_EQ(words[60], 63);
 }
 
 // Fused: one rounding of a b + c. (1 + 2^-12)^2 - 1 keeps its 2^-24, which a rounded product loses.

@@ -136,6 +136,7 @@ __m512i _mm512_maddubs_epi16(__m512i a, __m512i b);
 __m512i _mm512_shuffle_epi8(__m512i a, __m512i control);
 __mmask64 _mm512_cmpeq_epi8_mask(__m512i a, __m512i b);
 __m512i _mm512_mask_blend_epi8(__mmask64 mask, __m512i clear, __m512i set);
+__m512i _mm512_mask_blend_epi32(__mmask16 mask, __m512i clear, __m512i set);
 __m512i _mm512_slli_epi16(__m512i a, unsigned count);
 __m512i _mm512_srli_epi16(__m512i a, unsigned count);
 __m512i _mm512_sll_epi16(__m512i a, __m128i count);

@@ -412,6 +412,9 @@ __mmask64 _mm512_cmpeq_epi8_mask(__m512i a, __m512i b) {
 __m512i _mm512_mask_blend_epi8(__mmask64 mask, __m512i clear, __m512i set) {
   return Select<uint8_t>(mask, set, clear);
 }
+__m512i _mm512_mask_blend_epi32(__mmask16 mask, __m512i clear, __m512i set) {
+  return Select<uint32_t>(mask, set, clear);
+}
 __m512i _mm512_slli_epi16(__m512i a, unsigned count) { return ShiftLeft<uint16_t>(a, count); }
 __m512i _mm512_srli_epi16(__m512i a, unsigned count) { return ShiftRight<uint16_t>(a, count); }
 __m512i _mm512_sll_epi16(__m512i a, __m128i count) { return ShiftLeft<uint16_t>(a, CountOf(count)); }
