@@ -49,6 +49,80 @@ TEST(GridLevels, ValuesOfTheFormats) {
   EXPECT_EQ(Levels("bitmod3", 3), (std::vector<float>{-6, -4, -2, -1, 0, 1, 2, 4}));
 }
 
+// x of ExMy: 2^(E - bias) (1 + M / 2^y), with E = 0 for 2^(1 - bias) M / 2^y; RNE of its mantissa by the
+// closed form of the card. In double.
+struct Minifloat {
+  int exponent, mantissa, bias;
+  double top;
+  double Round(double t) const {
+    const double m = std::fabs(t);
+    const int e = m > 0 ? std::max(std::ilogb(m), 1 - bias) : 1 - bias;
+    const double step = std::ldexp(1.0, e - mantissa);
+    return std::copysign(std::min(step * std::nearbyint(m / step), top), t);
+  }
+};
+
+// Every ExMy of 3 to 8 bits with exponents that fp16 levels hold has its name, its values are those of the
+// definition, all different, and the nearest one by midpoints is the one by rounding the mantissa; ties go to
+// even codes, which is what rounding the mantissa to even says where there is one.
+TEST(GridLevels, EveryMinifloatByItsDefinition) {
+  int count = 0;
+  for (int exponent = 1; exponent <= 5; ++exponent) {
+    for (int mantissa = 0; mantissa <= 7 - exponent; ++mantissa) {
+      if (exponent + mantissa < 2) continue;
+      const std::string name = "e" + std::to_string(exponent) + "m" + std::to_string(mantissa);
+      SCOPED_TRACE(name);
+      const auto grid = FindGrid(name);
+      ASSERT_TRUE(grid.has_value());
+      EXPECT_EQ(grid->bits, 1 + exponent + mantissa);
+      EXPECT_EQ(LevelsName(*grid), name);
+      ++count;
+      const int bias = exponent == 5 && mantissa < 2 ? 23 : (1 << (exponent - 1)) - 1;
+      const int reserved = name == "e4m3" ? 1 : name == "e5m2" ? 4 : 0;  // NaN; infinity and NaNs
+      std::vector<float> expected = {0.0f};
+      for (int code = 1; code < (1 << (exponent + mantissa)) - reserved; ++code) {
+        const int e = code >> mantissa, m = code % (1 << mantissa);
+        const double fraction = std::ldexp(m, -mantissa);
+        const double value = e == 0 ? std::ldexp(fraction, 1 - bias) : std::ldexp(1 + fraction, e - bias);
+        expected.push_back(static_cast<float>(value));
+        expected.push_back(static_cast<float>(-value));
+      }
+      std::sort(expected.begin(), expected.end());
+      const size_t different = expected.size();
+      expected.resize(size_t{1} << grid->bits, expected.back());
+      const std::vector<float> levels = Levels(name.c_str());
+      EXPECT_EQ(levels, expected);
+      for (size_t k = 1; k < different; ++k) EXPECT_LT(levels[k - 1], levels[k]);
+
+      float mids[256];
+      Midpoints(*grid, levels.data(), grid->NumLevels(), mids);
+      const Minifloat format{exponent, mantissa, bias, levels.back()};
+      const auto nearest = [&](float x) { return levels[EncodeNearest(x, mids, grid->NumLevels())]; };
+      const Random random(static_cast<uint64_t>(grid->bits));
+      for (uint64_t k = 0; k < 400; ++k) {  // of all magnitudes, beyond the largest too
+        const double octaves = std::min(24.0, 1.0 + (1 << exponent));
+        const auto x = static_cast<float>((random.Uniform(2 * k) - 0.5) * 2.5 * format.top *
+                                          std::exp2(-octaves * random.Uniform(2 * k + 1)));
+        EXPECT_EQ(nearest(x), static_cast<float>(format.Round(x))) << x;
+      }
+      for (size_t k = 1; k < different; ++k) {
+        const float tie = 0.5f * (levels[k - 1] + levels[k]);
+        const bool even = (k - different / 2) % 2 == 0;  // codes count magnitudes from the zero in the middle
+        EXPECT_EQ(nearest(tie), levels[even ? k : k - 1]) << tie;
+        if (mantissa > 0) {
+          EXPECT_EQ(nearest(tie), static_cast<float>(format.Round(tie))) << tie;
+        }
+      }
+    }
+  }
+  EXPECT_EQ(count, 2 + 3 + 4 + 5 + 5 + 5);
+  for (const char* none : {"e6m0", "e6m1", "e7m0", "e0m3", "e1m7"}) EXPECT_FALSE(FindGrid(none)) << none;
+  EXPECT_EQ(CheckGrid({.bits = 8, .levels = LevelKind::kMinifloat, .exponent_bits = 6}),
+            "bits of a minifloat's exponent: expected 1 to 5, found 6");
+  EXPECT_EQ(CheckGrid({.bits = 4, .levels = LevelKind::kMinifloat, .exponent_bits = 4}),
+            "bits of a minifloat's exponent: expected 1 to 3, found 4");
+}
+
 // One bit of exponent is a uniform grid; every format decodes in ascending order.
 TEST(GridLevels, AscendingAndEncodeInvertsDecode) {
   for (const NamedGrid& named : NamedGrids()) {
@@ -154,10 +228,7 @@ TEST(GridLevels, SameBitsOnEveryInstructionSet) {
 TEST(GridLevels, TiesOfMinifloatsGoToEvenCodes) {
   const auto nearest = [](const char* name, float x) {
     const GridSpec grid = *FindGrid(name);
-    const Mat<float> levels = FixedLevels(grid);
-    float mids[256];
-    Midpoints(grid, levels.data(), grid.NumLevels(), mids);
-    return levels.data()[EncodeNearest(x, mids, grid.NumLevels())];
+    return NearestLevel(grid, FixedLevels(grid), x);
   };
   // E2M1 magnitudes 0 0.5 1 1.5 2 3 4 6 have codes 0 to 7.
   const float magnitudes[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
@@ -170,16 +241,6 @@ TEST(GridLevels, TiesOfMinifloatsGoToEvenCodes) {
   }
   EXPECT_EQ(nearest("bitmod3", 1.5f), 1.0f);
   EXPECT_EQ(nearest("bitmod3", -1.5f), -2.0f);
-}
-
-double TableError(const std::vector<WeightedValue>& values, const std::vector<float>& table) {
-  double sum = 0;
-  for (const WeightedValue& v : values) {
-    double best = INFINITY;
-    for (const float c : table) best = std::min(best, std::pow(static_cast<double>(v.value) - c, 2));
-    sum += v.weight * best;
-  }
-  return sum;
 }
 
 // All ways to cut ten sorted values into three intervals, each at its mean.

@@ -48,11 +48,19 @@ constexpr NamedGrid kNamed[] = {
     {"e1m3", Float(1, 3)},
     {"e2m2", Float(2, 2)},
     {"e3m1", Float(3, 1)},
+    {"e4m0", Float(4, 0)},
+    {"e1m4", Float(1, 4)},
     {"e2m3", Float(2, 3)},
     {"e3m2", Float(3, 2)},
+    {"e4m1", Float(4, 1)},
+    {"e5m0", Float(5, 0)},
+    {"e1m5", Float(1, 5)},
     {"e2m4", Float(2, 4)},
     {"e3m3", Float(3, 3)},
     {"e4m2", Float(4, 2)},
+    {"e5m1", Float(5, 1)},
+    {"e1m6", Float(1, 6)},
+    {"e2m5", Float(2, 5)},
     {"e3m4", Float(3, 4)},
     {"e4m3", Float(4, 3)},
     {"e5m2", Float(5, 2)},
@@ -66,6 +74,7 @@ constexpr NamedGrid kNamed[] = {
     {"power4", Of(LevelKind::kPower, 4)},
     {"power5", Of(LevelKind::kPower, 5)},
     {"power6", Of(LevelKind::kPower, 6)},
+    {"power7", Of(LevelKind::kPower, 7)},
     {"power8", Of(LevelKind::kPower, 8)},
     {"mxfp4", Block(Float(2, 1), ScaleKind::kE8M0, 32)},
     {"mxfp6", Block(Float(2, 3), ScaleKind::kE8M0, 32)},
@@ -114,10 +123,16 @@ std::vector<float> NormalLevels(int bits) {
   return levels;
 }
 
+// 2^(e - 1) - 1, but for E5M0 and E5M1: their last binade is a number, 2^16 under that bias and too large for
+// fp16. A bias only moves what the scale makes up for; this one ends their levels where those of E4M3 end.
+int MinifloatBias(int exponent_bits, int mantissa_bits) {
+  return exponent_bits == 5 && mantissa_bits < 2 ? 23 : (1 << (exponent_bits - 1)) - 1;
+}
+
 // Every code is a number, except those of the two 8-bit formats of deep learning: E4M3 has a NaN at the top
 // and E5M2 infinity and NaN in its last binade.
 std::vector<float> MinifloatLevels(int exponent_bits, int mantissa_bits) {
-  const int bias = (1 << (exponent_bits - 1)) - 1;
+  const int bias = MinifloatBias(exponent_bits, mantissa_bits);
   int codes = 1 << (exponent_bits + mantissa_bits);
   if (exponent_bits == 4 && mantissa_bits == 3) codes -= 1;
   if (exponent_bits == 5 && mantissa_bits == 2) codes -= 4;
@@ -239,6 +254,9 @@ std::string CheckGrid(const GridSpec& grid) {
   if (wrong.empty() && grid.levels == LevelKind::kTable) wrong = range("bits of a table", 2, 4, grid.bits);
   if (wrong.empty() && grid.levels == LevelKind::kPower)
     wrong = range("bits of a power grid", 3, 8, grid.bits);
+  if (wrong.empty() && grid.levels == LevelKind::kMinifloat) {
+    wrong = range("bits of a minifloat's exponent", 1, std::min(5, grid.bits - 1), grid.exponent_bits);
+  }
   const bool own_values = grid.scale == ScaleKind::kNone;
   if (wrong.empty() &&
       ((own_values || grid.tables != TableScope::kTensor) && grid.levels != LevelKind::kTable)) {
