@@ -90,18 +90,33 @@ inline Lanes LeastSquaresLevels(const LevelFit& f, const Lanes* mids) {
   return SelectLess(Set(0.0f), s, s, f.best_s);
 }
 
-// The scale at which the levels just cover the group.
-inline Lanes CoveringScale(const LevelFit& f) {
-  Lanes low = Set(0.0f), high = Set(0.0f);
+struct GroupEnds {
+  Lanes low, high;  // zero among them
+};
+
+inline GroupEnds EndsOf(const LevelFit& f) {
+  GroupEnds ends{Set(0.0f), Set(0.0f)};
   for (int64_t k = 0; k < f.cols; ++k) {
     const Lanes w = Load(f.w + k * f.ld);
-    low = Min(w, low);
-    high = Max(w, high);
+    ends = {Min(w, ends.low), Max(w, ends.high)};
   }
+  return ends;
+}
+
+// The scale at which the levels just cover the group.
+inline Lanes CoveringScale(const LevelFit& f, const GroupEnds& ends) {
   const Lanes least = Load(f.levels), most = Load(f.levels + (f.count - 1) * kPanelRows);
-  const Lanes up = SelectLess(Set(0.0f), most, Div(high, most), Set(0.0f));
-  const Lanes down = SelectLess(least, Set(0.0f), Div(low, least), Set(0.0f));
+  const Lanes up = SelectLess(Set(0.0f), most, Div(ends.high, most), Set(0.0f));
+  const Lanes down = SelectLess(least, Set(0.0f), Div(ends.low, least), Set(0.0f));
   return Max(up, down);
+}
+
+// BitMoD's rule: the largest magnitude goes to the set's largest, whatever their signs. Where they differ,
+// what lies beyond the shorter side is clipped, which often costs less than the steps that it takes to cover
+// it.
+inline Lanes MagnitudeScale(const LevelFit& f, const GroupEnds& ends) {
+  const Lanes least = Load(f.levels), most = Load(f.levels + (f.count - 1) * kPanelRows);
+  return Div(Max(ends.high, Sub(Set(0.0f), ends.low)), Max(most, Sub(Set(0.0f), least)));
 }
 
 // The MX rule takes 2^k with k = floor(log2 amax) - floor(log2 top level). Rounding x to a power of two gives
@@ -153,8 +168,10 @@ inline void FitLevelLanes(const PanelFit& fit, int64_t row) {
                Set(__builtin_inff())};
     Lanes mids[256];
     Midpoints(f, mids);
-    const Lanes full = CoveringScale(f);
-    const Lanes start = SnapScale(f.rule, Mul(full, Set(MxFactor(fit, f))));
+    const GroupEnds ends = EndsOf(f);
+    const Lanes full = CoveringScale(f, ends);
+    const Lanes rule = fit.num_sets > 1 ? MagnitudeScale(f, ends) : Mul(full, Set(MxFactor(fit, f)));
+    const Lanes start = SnapScale(f.rule, rule);
     f.best_s = SelectLess(Set(0.0f), full, start, SnapScale(f.rule, Set(1.0f)));
     if (fit.search || fit.num_sets > 1) JudgeLevels(f, mids, {f.best_s});
     if (fit.search) {

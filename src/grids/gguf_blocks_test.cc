@@ -7,6 +7,7 @@
 #include "base/random.h"
 #include "grids/gguf_decode.h"
 #include "grids/gguf_encode.h"
+#include "grids/grid.h"
 #include "tensor/dtype.h"
 
 namespace planish {
@@ -241,6 +242,46 @@ TEST_F(GgufEncode, ImportanceLowersTheWeightedLoss) {
     } else {
       EXPECT_LT(weighted, 0.97 * plain) << InfoOf(type).name;
     }
+  }
+}
+
+// More bits, less error, with importance and without; of two types of one size the one with searched
+// sub-blocks or a table of its own. Q4_K's sub-blocks fitted by importance beat the range of 32 weights with
+// fp16 scales and whole zeros, which take half a bit more.
+TEST_F(GgufEncode, ErrorFallsWithBits) {
+  const Mat<float> w = Normal(8, 512, 0.02f, 11);
+  std::vector<float> importance(512);
+  for (size_t j = 0; j < 512; ++j) importance[j] = std::exp(static_cast<float>(Random(12).Normal(j)));
+  for (const std::vector<float>& h : {std::vector<float>(), importance}) {
+    const auto loss = [&](GgufType type) { return Loss(type, w, Encode(type, w, h), h); };
+    const GgufType falling[][2] = {{kQ2_K, kQ3_K}, {kQ3_K, kIQ4_XS}, {kIQ4_XS, kQ5_0}, {kQ4_K, kQ5_K},
+                                   {kQ5_K, kQ6_K}, {kQ6_K, kQ8_0},   {kQ4_0, kQ4_1},   {kQ4_1, kQ5_0},
+                                   {kQ5_0, kQ5_1}, {kQ4_0, kQ4_K},   {kQ4_0, kIQ4_NL}};
+    for (const auto& [fewer, more] : falling) {
+      EXPECT_LT(loss(more), loss(fewer)) << InfoOf(more).name << " " << InfoOf(fewer).name;
+    }
+    GridMatrix range = FitGrid(context_, w, {}, {.bits = 4, .group = 32}, ClipSearch::kMinMax);
+    EncodeAll(context_, w, range);
+    Mat<float> w_hat(8, 512);
+    Decode(range, w_hat);
+    double of_range = 0;
+    for (int64_t k = 0; k < 8 * 512; ++k) {
+      const double d = double{w.data()[k]} - w_hat.data()[k];
+      of_range += d * d * (h.empty() ? 1.0 : double{h[static_cast<size_t>(k % 512)]});
+    }
+    EXPECT_LT(loss(kQ4_K), of_range);
+  }
+}
+
+// An importance of ones asks the old types for a search; the others search without any too.
+TEST_F(GgufEncode, ImportanceOfOnesIsASearch) {
+  const Mat<float> w = Normal(8, 512, 0.02f, 13);
+  const std::vector<float> ones(512, 1.0f);
+  for (GgufType type : kEncoded) {
+    const auto none = Encode(type, w), searched = Encode(type, w, ones);
+    const bool plain = type == kQ4_0 || type == kQ4_1 || type == kQ5_0 || type == kQ5_1;
+    EXPECT_EQ(none == searched, !plain) << InfoOf(type).name;
+    EXPECT_LE(Loss(type, w, searched, {}), Loss(type, w, none, {})) << InfoOf(type).name;
   }
 }
 
