@@ -16,8 +16,14 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr const char* kNames[] = {"q2_k",   "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs",
-                                  "iq4_nl", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"};
+std::vector<const char*> BlockNames() {
+  std::vector<const char*> names;
+  for (const NamedGrid& named : NamedGrids()) {
+    if (named.grid.InBlocks()) names.push_back(named.name);
+  }
+  EXPECT_EQ(names.size(), 12u);
+  return names;
+}
 
 Mat<float> BlockWeights(int64_t rows, int64_t cols) {
   Mat<float> w(rows, cols);
@@ -27,7 +33,7 @@ Mat<float> BlockWeights(int64_t rows, int64_t cols) {
 }
 
 // Neighbors alike and scales uneven: H_ij = s_i s_j 0.8^|i - j|, positive definite.
-Mat<float> CorrelatedHessian(int64_t n) {
+Mat<float> NeighborHessian(int64_t n) {
   Mat<float> h(n, n);
   const auto s = [](int64_t i) { return std::exp(std::sin(static_cast<double>(i))); };
   for (int64_t i = 0; i < n; ++i) {
@@ -67,13 +73,13 @@ class BlocksTest : public testing::Test {
 
   ThreadPool pool_;
   Context context_{.isa = BestIsa()};
-  Mat<float> w_ = BlockWeights(70, 512), h_ = CorrelatedHessian(512);
+  Mat<float> w_ = BlockWeights(70, 512), h_ = NeighborHessian(512);
   double lambda_ = 0;
 };
 
 // The reported loss is that of the bytes; feedback beats the nearest codes, and the refit never loses.
 TEST_F(BlocksTest, LossesAreThoseOfTheStoredBytes) {
-  for (const char* name : kNames) {
+  for (const char* name : BlockNames()) {
     const GridSpec grid = *FindGrid(name);
     const auto nearest = RoundToNearest(context_, w_, h_, grid, ClipSearch::kWeighted);
     ASSERT_TRUE(nearest.ok()) << nearest.error().message;
@@ -103,7 +109,7 @@ TEST_F(BlocksTest, DiagonalHessianGivesTheEncodersBytes) {
     for (int64_t j = 0; j < 512; ++j) h_(i, j) *= i == j ? 1.0f : 0.0f;
     diag[static_cast<size_t>(i)] = h_(i, i);
   }
-  for (const char* name : kNames) {
+  for (const char* name : BlockNames()) {
     if (std::string_view(name) == "q8_0") continue;  // rounds under the scale before it became a half
     const GridSpec grid = *FindGrid(name);
     const Rounded rounded =
@@ -149,7 +155,7 @@ TEST_F(BlocksTest, ZerosStayFinite) {
     if (j >= 256) w_(4, j) = 0;
     h_(7, j) = h_(j, 7) = 0;
   }
-  for (const char* name : kNames) {
+  for (const char* name : BlockNames()) {
     const GridSpec grid = *FindGrid(name);
     const Rounded rounded = Feedback(context_, grid, {.refit_rounds = 1, .dynamic_groups = true});
     std::vector<float> row(512);
@@ -162,7 +168,7 @@ TEST_F(BlocksTest, ZerosStayFinite) {
 
 TEST_F(BlocksTest, RowsThatNoBlockFits) {
   w_ = BlockWeights(3, 40);
-  h_ = CorrelatedHessian(40);
+  h_ = NeighborHessian(40);
   const GridSpec grid = FitToRows(*FindGrid("q4_k"), 40);
   const auto site = FactorSite(context_, h_, grid.group, {});
   const auto rounded = RoundWithFeedback(context_, w_, *site, grid, {});
