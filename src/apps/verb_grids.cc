@@ -48,8 +48,10 @@ Plot MakePlot(const std::string& model, const std::vector<GridResult>& results) 
     if (kind == "e") kind = "minifloat";
     auto series = std::ranges::find(plot.series, kind, &PlotSeries::name);
     if (series == plot.series.end()) series = plot.series.insert(plot.series.end(), PlotSeries{kind, {}});
-    series->points.push_back(
-        {r.bits, r.loss, fmt::format("{}: {:.3f} bits, {:.3e}", r.name, r.bits, r.loss)});
+    const std::string substitutes = r.SubstitutesText();
+    series->points.push_back({r.bits, r.loss,
+                              fmt::format("{}: {:.3f} bits, {:.3e}{}{}", r.name, r.bits, r.loss,
+                                          substitutes.empty() ? "" : "; ", substitutes)});
   }
   return plot;
 }

@@ -460,7 +460,8 @@ Result<GgufExported> ExportGguf(const Context& context, const Model& model, cons
   }
   if (!options.importance.empty() && (IsFloat(options.type) || options.type == GgufType::kQ8_0)) {
     return InputError(
-        fmt::format("importance says nothing to type {}, whose values are rounded one by one; leave it out",
+        fmt::format("type {} rounds its values one by one and weighs no errors; leave out --statistics and "
+                    "--imatrix, or take a type whose scales are searched (Q6_K or smaller)",
                     InfoOf(options.type).name));
   }
   PLANISH_RETURN_IF_ERROR(CheckLinears(model, options.paths));

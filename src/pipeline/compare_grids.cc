@@ -96,7 +96,24 @@ Result<std::vector<Task>> Tasks(const Model& model, const StatisticsFile& statis
 
 struct Sums {
   double bytes = 0, weights = 0, nearest = 0, loss = 0;
+  std::vector<GridSubstitute> substitutes;
 };
+
+std::string NameOf(const GridSpec& grid) {
+  const auto named = std::ranges::find(NamedGrids(), grid, &NamedGrid::grid);
+  return named == NamedGrids().end() ? GridText(grid) : named->name;
+}
+
+void CountSubstitute(const GridSpec& asked, const GridSpec& grid, std::vector<GridSubstitute>& substitutes) {
+  if (grid == asked) return;
+  const std::string name = NameOf(grid);
+  const auto known = std::ranges::find(substitutes, name, &GridSubstitute::name);
+  if (known == substitutes.end()) {
+    substitutes.push_back({name, 1});
+  } else {
+    ++known->layers;
+  }
+}
 
 // One linear under every grid.
 Status AddTask(const Context& context, const Task& task, std::span<const GridChoice> choices,
@@ -108,7 +125,8 @@ Status AddTask(const Context& context, const Task& task, std::span<const GridCho
   if (!(energy > 0)) return {};
   std::map<int64_t, SiteFactor> factors;  // by group
   for (size_t i = 0; i < choices.size(); ++i) {
-    const GridSpec grid = choices[i].grid.InBlocks() ? FitToRows(choices[i].grid, w.cols()) : choices[i].grid;
+    const GridSpec grid = FitToRows(choices[i].grid, w.cols());
+    CountSubstitute(choices[i].grid, grid, sums[i].substitutes);
     auto site = factors.find(grid.group);
     if (site == factors.end()) {
       PLANISH_TRY(SiteFactor factor, FactorSite(context, h, grid.group, options));
@@ -201,9 +219,18 @@ Result<std::vector<GridResult>> CompareGrids(const Context& context, const Model
   for (size_t i = 0; i < choices.size(); ++i) {
     const auto count = static_cast<double>(tasks.size());
     results.push_back({choices[i].name, sums[i].weights > 0 ? 8 * sums[i].bytes / sums[i].weights : 0.0,
-                       sums[i].nearest / count, sums[i].loss / count});
+                       sums[i].nearest / count, sums[i].loss / count, static_cast<int>(tasks.size()),
+                       std::move(sums[i].substitutes)});
   }
   return results;
+}
+
+std::string GridResult::SubstitutesText() const {
+  std::string text;
+  for (const GridSubstitute& s : substitutes) {
+    text += fmt::format("{}{} in {} of {} layers", text.empty() ? "" : ", ", s.name, s.layers, layers);
+  }
+  return text;
 }
 
 std::string GridTable(std::vector<GridResult> results) {
@@ -214,8 +241,10 @@ std::string GridTable(std::vector<GridResult> results) {
     const bool beaten = std::ranges::any_of(results, [&](const GridResult& other) {
       return other.bits <= r.bits && (other.loss < r.loss || (other.loss == r.loss && other.bits < r.bits));
     });
-    out += fmt::format("{:<24} {:>8.4f} {:>12.4e} {:>12.4e} {:>7.3f}{}\n", r.name, r.bits, r.nearest, r.loss,
-                       r.nearest > 0 ? r.loss / r.nearest : 0.0, beaten ? "" : " *");
+    const std::string substitutes = r.SubstitutesText();
+    out += fmt::format("{:<24} {:>8.4f} {:>12.4e} {:>12.4e} {:>7.3f}{}{}{}\n", r.name, r.bits, r.nearest,
+                       r.loss, r.nearest > 0 ? r.loss / r.nearest : 0.0, beaten ? "" : " *",
+                       substitutes.empty() ? "" : "  ", substitutes);
   }
   return out;
 }
@@ -223,7 +252,14 @@ std::string GridTable(std::vector<GridResult> results) {
 OrderedJson GridResultsJson(const std::vector<GridResult>& results) {
   OrderedJson list = OrderedJson::array();
   for (const GridResult& r : results) {
-    list.push_back({{"grid", r.name}, {"bits", r.bits}, {"loss_nearest", r.nearest}, {"loss", r.loss}});
+    OrderedJson substitutes = OrderedJson::object();
+    for (const GridSubstitute& s : r.substitutes) substitutes[s.name] = s.layers;
+    list.push_back({{"grid", r.name},
+                    {"bits", r.bits},
+                    {"loss_nearest", r.nearest},
+                    {"loss", r.loss},
+                    {"layers", r.layers},
+                    {"substitutes", std::move(substitutes)}});
   }
   return list;
 }

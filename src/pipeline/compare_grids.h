@@ -28,11 +28,22 @@ enum class LayerChoice {
   kAll,
 };
 
+// A block type that took the place of the one asked for, where that does not divide the rows.
+struct GridSubstitute {
+  std::string name;
+  int layers = 0;
+};
+
 // Means over the layers of tr(E H E^T) / tr(W H W^T).
 struct GridResult {
   std::string name;
   double bits = 0;  // all bytes of all layers, in bits a weight
   double nearest = 0, loss = 0;
+  int layers = 0;
+  std::vector<GridSubstitute> substitutes = {};  // in order of appearance
+
+  // "iq4_nl in 1 of 7 layers", or nothing.
+  std::string SubstitutesText() const;
 };
 
 // `statistics` of the model's own stream. Errors: a site is missing; interrupted.
@@ -41,7 +52,7 @@ Result<std::vector<GridResult>> CompareGrids(const Context& context, const Model
                                              std::span<const GridChoice> choices, LayerChoice layers,
                                              const FeedbackOptions& options);
 
-// By falling bits; a star where no other grid has fewer or as many bits and less loss.
+// By falling bits; a star where no other grid has fewer or as many bits and less loss; then the substitutes.
 std::string GridTable(std::vector<GridResult> results);
 OrderedJson GridResultsJson(const std::vector<GridResult>& results);
 
