@@ -110,14 +110,11 @@ void AddVerb(CLI::App& verb, Action action) {
   verb.callback([action = std::move(action)] { ChosenAction() = action; });
 }
 
-void PrintNotes(const Model& model, const RunOptions& options) {
-  if (options.quiet) return;
-  for (const std::string& note : model.notes) fmt::print(stderr, "{}: {}\n", model.path, note);
-}
-
 Result<Model> OpenModel(const std::string& path, const RunOptions& options) {
   PLANISH_TRY(Model model, LoadModel(path, options.load));
-  PrintNotes(model, options);
+  if (!options.quiet) {
+    for (const std::string& note : model.notes) fmt::print(stderr, "{}: {}\n", model.path, note);
+  }
   return model;
 }
 

@@ -52,9 +52,7 @@ void AddVerb(CLI::App& verb, Action action);
 // What the chosen verb is to do, or nullptr.
 Action& ChosenAction();
 
-// What of a model's files is not applied, to standard error unless --quiet.
-void PrintNotes(const Model& model, const RunOptions& options);
-// The model, its notes printed.
+// The model; what of its files is not applied goes to standard error unless --quiet.
 Result<Model> OpenModel(const std::string& path, const RunOptions& options);
 
 // Text of --prompt or of a file, checked to be UTF-8.

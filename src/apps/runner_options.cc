@@ -19,23 +19,23 @@ void AddRuntimeOptions(CLI::App& verb, RuntimeOptions& options) {
   AddEngineOptions(verb, options);
 }
 
-void AddPrecisionOptions(CLI::App& verb, RuntimeOptions& options) {
-  verb.add_option("--precision-bits", options.precision_bits,
-                  "Read integer codes of more bits at this many, 2 to 8")
-      ->check(CLI::Range(2, 8))
-      ->capture_default_str();
-  verb.add_option("--precision-rule", options.precision_rule,
+void AddPrecisionOptions(CLI::App& verb, CodePrecision& precision) {
+  auto* bits = verb.add_option("--precision-bits", precision.bits,
+                               "Read integer codes of more bits at this many, 2 to 8")
+                   ->check(CLI::Range(2, 8))
+                   ->capture_default_str();
+  verb.add_option("--precision-rule", precision.rule,
                   "refit: a new grid for every group; double: codes rounded a second time")
       ->check(CLI::IsMember({"refit", "double"}))
-      ->capture_default_str();
+      ->capture_default_str()
+      ->needs(bits);
 }
 
-Result<Model> LoadAtPrecision(const Context& context, const std::string& path, const LoadOptions& load,
-                              const RuntimeOptions& options) {
-  PLANISH_TRY(Model model, LoadModel(path, load));
-  const NestedRule rule =
-      options.precision_rule == "double" ? NestedRule::kDoubleRounding : NestedRule::kRefit;
-  PLANISH_RETURN_IF_ERROR(UsePrecision(context, options.precision_bits, rule, model));
+Result<Model> OpenAtPrecision(const Context& context, const std::string& path, const RunOptions& options,
+                              const CodePrecision& precision) {
+  PLANISH_TRY(Model model, OpenModel(path, options));
+  const NestedRule rule = precision.rule == "double" ? NestedRule::kDoubleRounding : NestedRule::kRefit;
+  PLANISH_RETURN_IF_ERROR(UsePrecision(context, precision.bits, rule, model));
   return model;
 }
 

@@ -11,17 +11,19 @@ struct RuntimeOptions {
   std::string runtime = "auto";  // plain, packed; auto: packed when the model has coded weights
   std::string cache = "bf16";    // of the packed runtime
   std::string inputs = "int8";
-  int precision_bits = 8;  // codes of more are read at these
-  std::string precision_rule = "refit";
   std::string pack;  // a file from `planish pack`
 };
 // --runtime, --cache, --inputs, --pack.
 void AddRuntimeOptions(CLI::App& verb, RuntimeOptions& options);
 // --precision-bits, --precision-rule: how a model's codes are read.
-void AddPrecisionOptions(CLI::App& verb, RuntimeOptions& options);
-// The model at the precision asked for.
-Result<Model> LoadAtPrecision(const Context& context, const std::string& path, const LoadOptions& load,
-                              const RuntimeOptions& options);
+struct CodePrecision {
+  int bits = 8;  // codes of more are read at these
+  std::string rule = "refit";
+};
+void AddPrecisionOptions(CLI::App& verb, CodePrecision& precision);
+// OpenModel at the precision asked for.
+Result<Model> OpenAtPrecision(const Context& context, const std::string& path, const RunOptions& options,
+                              const CodePrecision& precision);
 // Without --runtime, for verbs that know only the packed one.
 void AddEngineOptions(CLI::App& verb, RuntimeOptions& options);
 

@@ -20,6 +20,7 @@ constexpr int64_t kDefaultContext = 4096;
 struct ChatVerbFlags {
   RunOptions run;
   RuntimeOptions runtime;
+  CodePrecision precision;
   ChatFlags chat;
   GenerateOptions options;
   std::string model;
@@ -213,7 +214,7 @@ class Chat {
 
 Status RunChat(ChatVerbFlags& flags) {
   PLANISH_TRY(const auto run, Run::Start(flags.run, flags.options.sampling.seed));
-  PLANISH_TRY(const Model model, OpenModel(flags.model, flags.run));
+  PLANISH_TRY(const Model model, OpenAtPrecision(run->context(), flags.model, flags.run, flags.precision));
   PLANISH_TRY(const auto tokenizer, Tokenizer::Load(model.path));
   PLANISH_TRY(ChatTemplate chat_template, LoadChatTemplate(model.path, flags.chat));
   PLANISH_TRY(const std::string system, CheckedText(flags.chat.system, "--system"));
@@ -241,6 +242,7 @@ void AddChatVerb(CLI::App& app) {
   AddGenerateOptions(*verb, flags->options, flags->greedy);
   verb->add_flag("--stats", flags->stats, "Print speed after each answer");
   AddRuntimeOptions(*verb, flags->runtime);
+  AddPrecisionOptions(*verb, flags->precision);
   AddRunOptions(*verb, flags->run);
   verb->footer(
       std::string(kHelp) +

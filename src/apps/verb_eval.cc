@@ -15,6 +15,7 @@ namespace {
 struct EvalFlags {
   RunOptions run;
   std::vector<std::string> adapters;
+  CodePrecision precision;
   RuntimeOptions runtime{.runtime = "plain"};
   std::vector<std::string> models;
   std::string reference, reference_precision, text, set = "full";
@@ -72,9 +73,8 @@ Status Eval(const EvalFlags& flags) {
   std::vector<std::unique_ptr<LogitSource>> sources;
   std::vector<std::unique_ptr<Runner>> runners;
   const auto open = [&](const std::string& path, bool reference) -> Status {
-    PLANISH_TRY(auto model, reference ? LoadModel(path, flags.run.load)
-                                      : LoadAtPrecision(run->context(), path, flags.run.load, flags.runtime));
-    PrintNotes(model, flags.run);
+    PLANISH_TRY(auto model, reference ? OpenModel(path, flags.run)
+                                      : OpenAtPrecision(run->context(), path, flags.run, flags.precision));
     if (!reference) PLANISH_RETURN_IF_ERROR(AttachAdapters(run->context(), flags.adapters, model));
     PLANISH_RETURN_IF_ERROR(CheckFinite(run->context(), model));
     models.push_back(std::make_unique<Model>(std::move(model)));
@@ -140,7 +140,7 @@ void AddEvalVerb(CLI::App& app) {
       ->check(CLI::NonNegativeNumber);
   verb->add_flag("--bos", flags->bos, "Put the BOS token before each window");
   AddRuntimeOptions(*verb, flags->runtime);
-  AddPrecisionOptions(*verb, flags->runtime);
+  AddPrecisionOptions(*verb, flags->precision);
   AddAdapterOption(*verb, flags->adapters);
   AddPrecisionOption(*verb, flags->run);
   AddRunOptions(*verb, flags->run);

@@ -16,6 +16,7 @@ struct GenerateFlags {
   RunOptions run;
   std::vector<std::string> adapters;
   RuntimeOptions runtime;
+  CodePrecision precision;
   std::string model, prompt;
   GenerateOptions options;
   ChatFlags chat_options;
@@ -68,8 +69,7 @@ Result<std::vector<int32_t>> PromptIds(GenerateFlags& flags, const std::string& 
 Status RunGenerate(GenerateFlags& flags) {
   PLANISH_TRY(const std::string prompt, CheckedText(flags.prompt, "--prompt"));
   PLANISH_TRY(const auto run, Run::Start(flags.run, flags.options.sampling.seed));
-  PLANISH_TRY(Model model, LoadAtPrecision(run->context(), flags.model, flags.run.load, flags.runtime));
-  PrintNotes(model, flags.run);
+  PLANISH_TRY(Model model, OpenAtPrecision(run->context(), flags.model, flags.run, flags.precision));
   PLANISH_RETURN_IF_ERROR(AttachAdapters(run->context(), flags.adapters, model));
   PLANISH_TRY(const auto tokenizer, Tokenizer::Load(model.path));
   PLANISH_TRY(const auto ids, PromptIds(flags, prompt, model, *tokenizer));
@@ -116,7 +116,7 @@ void AddGenerateVerb(CLI::App& app) {
   verb->add_flag("--bos", flags->bos, "Put the BOS token first");
   verb->add_flag("--stats", flags->stats, "Print speed at the end");
   AddRuntimeOptions(*verb, flags->runtime);
-  AddPrecisionOptions(*verb, flags->runtime);
+  AddPrecisionOptions(*verb, flags->precision);
   AddAdapterOption(*verb, flags->adapters);
   AddRunOptions(*verb, flags->run);
   verb->footer(

@@ -12,13 +12,14 @@ namespace {
 
 struct PackFlags {
   RunOptions run;
+  CodePrecision precision;
   std::string model, output;
   PackOptions options;
 };
 
 Status Pack(const PackFlags& flags) {
   PLANISH_TRY(const auto run, Run::Start(flags.run));
-  PLANISH_TRY(const Model model, OpenModel(flags.model, flags.run));
+  PLANISH_TRY(const Model model, OpenAtPrecision(run->context(), flags.model, flags.run, flags.precision));
   PLANISH_RETURN_IF_ERROR(CheckFinite(run->context(), model));
   std::string output = flags.output;
   if (output.empty()) {
@@ -53,12 +54,14 @@ void AddPackVerb(CLI::App& app) {
   verb->add_flag("--scales8", flags->options.scales8,
                  "Scales as bytes under a row scale: smaller, scales rounded to 1/255 of the row's largest; "
                  "needs -o");
+  AddPrecisionOptions(*verb, flags->precision);
   AddRunOptions(*verb, flags->run);
   verb->footer(
       "Examples:\n"
       "  planish pack q4/\n"
       "  planish pack q4/ -o q4.pack\n"
-      "  planish generate q4/ --pack q4.pack -p \"Once\" --stats");
+      "  planish generate q4/ --pack q4.pack -p \"Once\" --stats\n"
+      "  planish pack q8/ --precision-bits 4     for verbs that read it with the same option");
   AddVerb(*verb, [flags] { return Pack(*flags); });
 }
 
