@@ -15,6 +15,12 @@ inline constexpr int64_t kPanelRows = 64;
 // How scales are stored, as kernels see it (ScaleKind of grid.h).
 enum class ScaleForm : uint8_t { kHalf, kSteps, kPowerOfTwo, kE4M3 };
 
+// A LevelGuide (level_guide.h) as kernels see it; null: none.
+struct GuideView {
+  const float* start = nullptr;
+  int shift = 0, steps = 0, distinct = 0;
+};
+
 struct PanelFit {
   const float* w = nullptr;  // column k of the group, row r: w[k * ld + r]
   int64_t ld = 0;
@@ -31,6 +37,7 @@ struct PanelFit {
   const float* units = nullptr;  // [kPanelRows], kSteps and kE4M3
   // With levels: sets [num_sets][2^bits][kPanelRows], ascending in every row, and chosen sets out.
   const float* levels = nullptr;
+  GuideView guide;  // to the levels
   int num_sets = 1;
   uint8_t* sets = nullptr;  // [kPanelRows] out
 };

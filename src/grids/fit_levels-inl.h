@@ -5,7 +5,7 @@
 //   3. least squares: with the codes fixed the best scale is sum(h T w) / sum(h T T).
 // Every candidate is judged with its scale as stored. The nearest level is found by comparing with all
 // midpoints, two operations each and no branch, for 16 levels 4 operations a weight and candidate; or, of
-// more than 32 levels, by a search of gathers.
+// more than 32 levels, by a search of gathers, which begins where a guide to the levels says.
 #pragma once
 
 #include "grids/fit_scale-inl.h"
@@ -19,6 +19,7 @@ struct LevelFit {
   int64_t ld, cols;
   const float* h;
   const float* levels;  // of one set at this register of rows, kPanelRows apart
+  GuideView guide;
   int count;
   ScaleRule rule;
   Lanes best_s, best_err;
@@ -26,7 +27,9 @@ struct LevelFit {
 
 // mids[i] holds midpoint i of every lane.
 inline Lanes FoundLevel(const LevelFit& f, const Lanes* mids, Lanes x) {
-  const Lanes code = SearchLevel(reinterpret_cast<const float*>(mids), Lanes::kWidth, f.count, x);
+  const auto* m = reinterpret_cast<const float*>(mids);
+  const Lanes code = f.guide.start == nullptr ? SearchLevel(m, Lanes::kWidth, f.count, x)
+                                              : SearchGuided(f.guide, m, Lanes::kWidth, f.count, x, x);
   return LevelAt(f.levels, kPanelRows, code);
 }
 
@@ -162,6 +165,7 @@ inline void FitLevelLanes(const PanelFit& fit, int64_t row) {
                fit.cols,
                fit.h,
                fit.levels + static_cast<int64_t>(set) * count * kPanelRows + row,
+               fit.guide,
                count,
                RuleOf(fit, row),
                Set(1.0f),

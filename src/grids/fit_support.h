@@ -6,6 +6,7 @@
 
 #include "grids/fit.h"
 #include "grids/grid.h"
+#include "grids/level_guide.h"
 
 namespace planish {
 
@@ -17,6 +18,8 @@ class GridFitter {
   // levels that differ by row. The rest is the caller's. Not for scales of kind kNone, which are 1.
   void Describe(int64_t row, std::vector<float>& own, PanelFit& fit) const;
   const GridSpec& grid() const { return grid_; }
+  // To the levels, where all rows have the same and they are many.
+  GuideView guide() const { return guide_.view(); }
   const Mat<float>& levels() const { return levels_; }  // [grid.NumTables, 2^bits], empty: uniform
   // Of a row, which may be one of the padding, and a group.
   const float* LevelsOf(int64_t row, int64_t g, int64_t num_groups, int set) const {
@@ -28,6 +31,7 @@ class GridFitter {
   GridSpec grid_;
   Mat<float> levels_;
   std::vector<float> panel_levels_;  // [sets][2^bits][kPanelRows]
+  LevelGuide guide_;
 };
 
 // The fitter for w: learns the levels where the grid's are learned (h as in FitGrid).

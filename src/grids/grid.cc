@@ -125,6 +125,7 @@ void GridFitter::Describe(int64_t row, std::vector<float>& own, PanelFit& fit) c
   fit.scale = kForms[static_cast<int>(grid_.scale)];
   fit.max_steps = static_cast<float>((1 << grid_.scale_bits) - 1);
   fit.levels = grid_.Uniform() ? nullptr : panel_levels_.data();
+  fit.guide = guide_.view();
   fit.num_sets = grid_.NumSets();
   if (grid_.tables == TableScope::kTensor) return;
   own.resize(levels_.cols() * kPanelRows);
@@ -140,6 +141,7 @@ GridFitter::GridFitter(const GridSpec& grid, Mat<float> learned) : grid_(grid) {
   levels_ = grid.Learned() ? std::move(learned) : FixedLevels(grid);
   PLANISH_CHECK(levels_.cols() == grid.NumLevels()) << levels_.cols();
   if (grid.tables != TableScope::kTensor) return;
+  if (grid.NumSets() == 1) guide_ = LevelGuide({levels_.data(), static_cast<size_t>(levels_.cols())});
   const int64_t count = levels_.rows() * levels_.cols();
   panel_levels_.resize(count * kPanelRows);
   for (int64_t k = 0; k < count; ++k) {

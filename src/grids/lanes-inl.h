@@ -59,6 +59,10 @@ inline Lanes SelectLess(Lanes a, Lanes b, Lanes yes, Lanes no) {
 inline Lanes Gather(const float* p, Lanes index) {
   return {_mm512_i32gather_ps(_mm512_cvtps_epi32(index.v), p, 4)};
 }
+// p[bits of x, shifted right] of each lane.
+inline Lanes GatherByTop(const float* p, Lanes x, int shift) {
+  return {_mm512_i32gather_ps(_mm512_srl_epi32(_mm512_castps_si512(x.v), _mm_cvtsi32_si128(shift)), p, 4)};
+}
 inline float Largest(Lanes a) {
   return Largest(_mm_max_ps(_mm_max_ps(_mm512_castps512_ps128(a.v), _mm512_extractf32x4_ps(a.v, 1)),
                             _mm_max_ps(_mm512_extractf32x4_ps(a.v, 2), _mm512_extractf32x4_ps(a.v, 3))));
@@ -96,6 +100,9 @@ inline Lanes SelectLess(Lanes a, Lanes b, Lanes yes, Lanes no) {
 inline Lanes Gather(const float* p, Lanes index) {
   return {_mm256_i32gather_ps(p, _mm256_cvtps_epi32(index.v), 4)};
 }
+inline Lanes GatherByTop(const float* p, Lanes x, int shift) {
+  return {_mm256_i32gather_ps(p, _mm256_srl_epi32(_mm256_castps_si256(x.v), _mm_cvtsi32_si128(shift)), 4)};
+}
 inline float Largest(Lanes a) {
   return Largest(_mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1)));
 }
@@ -128,6 +135,11 @@ inline Lanes Max(Lanes a, Lanes b) { return {a.v > b.v ? a.v : b.v}; }  // b if 
 inline Lanes RoundEven(Lanes a) { return {std::nearbyint(a.v)}; }
 inline Lanes SelectLess(Lanes a, Lanes b, Lanes yes, Lanes no) { return a.v < b.v ? yes : no; }
 inline Lanes Gather(const float* p, Lanes index) { return {p[static_cast<int64_t>(index.v)]}; }
+inline Lanes GatherByTop(const float* p, Lanes x, int shift) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x.v, 4);
+  return {p[bits >> shift]};
+}
 inline float Largest(Lanes a) { return a.v; }
 inline Lanes RoundToHalf(Lanes a) { return {ToFloat(ToF16(a.v))}; }
 inline void StoreBytes(uint8_t* p, Lanes a) { *p = static_cast<uint8_t>(a.v); }

@@ -1,6 +1,7 @@
 // The nearest of ascending levels by their midpoints, lane by lane. Included by kernel files only.
 #pragma once
 
+#include "grids/fit.h"
 #include "grids/lanes-inl.h"
 
 namespace planish {
@@ -22,6 +23,20 @@ inline Lanes SearchLevel(const float* mids, int64_t ld, int count, Lanes x) {
     code = SelectLess(Gather(mids, Fma(next, apart, lane)), x, next, code);
   }
   return code;
+}
+
+// The same, count any number, from where the guide says for `guided`: x, or x over what the levels were
+// scaled by. 1 + steps gathers.
+inline Lanes SearchGuided(const GuideView& guide, const float* mids, int64_t ld, int count, Lanes x,
+                          Lanes guided) {
+  const Lanes lane = Load(kLane), apart = Set(static_cast<float>(ld));
+  const Lanes one = Set(1.0f), last = Set(static_cast<float>(guide.distinct - 1));
+  Lanes code = GatherByTop(guide.start, guided, guide.shift);
+  for (int step = 0; step < guide.steps; ++step) {
+    const Lanes next = Min(Add(code, one), last);
+    code = SelectLess(Gather(mids, Fma(next, apart, lane)), x, next, code);
+  }
+  return SelectLess(Load(mids + (count - 1) * ld), x, Set(static_cast<float>(count - 1)), code);
 }
 
 // Level `code` of every lane.

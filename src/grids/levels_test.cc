@@ -1,5 +1,6 @@
 // Grids of levels, second-level scales and fine zeros.
 #include <gtest/gtest.h>
+#include <bit>
 
 #include <algorithm>
 #include <cmath>
@@ -7,6 +8,7 @@
 
 #include "grids/grid.h"
 #include "grids/grids_test_util.h"
+#include "grids/level_guide.h"
 #include "grids/tables.h"
 
 namespace planish {
@@ -275,6 +277,61 @@ TEST(Tables, FewValuesAreExactAndNoWeightsAreOnes) {
   const std::vector<float> table = KMeansLevels({{2, 1}, {-1, 3}, {2, 5}, {0.5f, 0}}, 4);
   EXPECT_EQ(table, (std::vector<float>{-1, 2, 2, 2}));
   EXPECT_EQ(KMeansLevels({{1, 0}, {3, 0}, {11, 0}}, 2), (std::vector<float>{2, 11}));
+}
+
+// The guide's code and `steps` more hold the nearest level, whatever the scale and wherever the number lies:
+// at midpoints and next to them, far outside, not a number.
+TEST(LevelGuide, HoldsTheNearestOfManyLevels) {
+  int guided = 0;
+  const Random random(3);
+  for (const NamedGrid& named : NamedGrids()) {
+    const GridSpec& grid = named.grid;
+    if (grid.Uniform() || grid.InBlocks() || grid.NumSets() > 1 || grid.levels == LevelKind::kTable) continue;
+    const Mat<float> levels =
+        grid.levels == LevelKind::kPower
+            ? [&] {
+                const std::vector<float> power = StoredLevels(PowerLevels(grid.bits, 0.6), grid.bits);
+                Mat<float> m(1, grid.NumLevels());
+                std::copy(power.begin(), power.end(), m.data());
+                return m;
+              }()
+            : FixedLevels(grid);
+    const auto count = static_cast<int>(levels.cols());
+    const LevelGuide guide({levels.data(), static_cast<size_t>(count)});
+    const GuideView view = guide.view();
+    if (count <= 32) {
+      EXPECT_EQ(view.start, nullptr) << named.name;
+      continue;
+    }
+    ASSERT_NE(view.start, nullptr) << named.name;
+    ++guided;
+    EXPECT_LE(view.steps, 2) << named.name;
+    for (const float scale : {1.0f, 0.37f, 1e-6f, 0x1p-24f, 3e4f}) {
+      std::vector<float> values(static_cast<size_t>(count)), mids(static_cast<size_t>(count));
+      for (int k = 0; k < count; ++k) values[static_cast<size_t>(k)] = levels(0, k) * scale;
+      Midpoints(grid, values.data(), count, mids.data());
+      std::vector<float> numbers = {0.0f, -0.0f, 1e30f, -1e30f, INFINITY, -INFINITY, 1e-40f, -1e-40f};
+      for (size_t k = 1; k < mids.size(); ++k) {
+        for (const float to : {-INFINITY, INFINITY}) numbers.push_back(std::nextafter(mids[k], to));
+        numbers.push_back(mids[k]);
+        numbers.push_back(values[k]);
+        numbers.push_back(values[k] * static_cast<float>(1 + 0.01 * random.Normal(k)));
+      }
+      for (const float x : numbers) {
+        int code = 0;
+        for (int k = 1; k < count; ++k) code += mids[static_cast<size_t>(k)] < x ? 1 : 0;
+        const auto first = static_cast<int>(view.start[std::bit_cast<uint32_t>(x / scale) >> view.shift]);
+        EXPECT_LE(first, code) << named.name << " " << x << " / " << scale;
+        const bool above = mids[static_cast<size_t>(count) - 1] < x;
+        EXPECT_LE(above ? view.distinct - 1 : code, first + view.steps)
+            << named.name << " " << x << " / " << scale;
+        EXPECT_EQ(above ? count - 1 : code, code);
+        EXPECT_LT(above ? 0 : code, view.distinct);
+      }
+    }
+    EXPECT_EQ(view.start[0x7fc00000u >> view.shift], 0.0f);
+  }
+  EXPECT_GE(guided, 5);
 }
 
 // The card of NUPES: an exponent of one is the uniform symmetric grid, levels ascend, the ends are exact, and

@@ -46,14 +46,15 @@ class Clusters {
 };
 
 // One more cluster: now[j] = min over i < j of before[i] + Cost(i, j) for j in [low, high], where the best i
-// lies in [first, last]; it never falls as j grows.
+// lies in [first, last]; it never falls as j grows, nor, for the same j, from one cluster to the next:
+// border[j] comes in as the one before.
 void AddCluster(const Clusters& clusters, const std::vector<double>& before, int low, int high, int first,
                 int last, std::vector<double>& now, std::vector<int>& border) {
   if (low > high) return;
   const int mid = (low + high) / 2;
   double best = std::numeric_limits<double>::infinity();
   int at = first;
-  for (int i = first; i <= std::min(mid - 1, last); ++i) {
+  for (int i = std::clamp(border[mid], first, last); i <= std::min(mid - 1, last); ++i) {
     const double cost = before[i] + clusters.Cost(i, mid);
     if (cost < best) {
       best = cost;
@@ -75,7 +76,9 @@ std::vector<float> BestCenters(const std::vector<Moments1D>& points, int count) 
   std::vector<std::vector<int>> borders(used, std::vector<int>(n + 1, 0));
   for (int k = 0; k < used; ++k) {
     std::vector<double> now(n + 1, std::numeric_limits<double>::infinity());
-    AddCluster(clusters, cost, k + 1, n, k, n - 1, now, borders[k]);
+    if (k > 0) borders[k] = borders[k - 1];
+    // The last cluster ends with the last point.
+    AddCluster(clusters, cost, k + 1 < used ? k + 1 : n, n, k, n - 1, now, borders[k]);
     cost = std::move(now);
   }
   std::vector<float> centers(count);

@@ -83,6 +83,7 @@ void FitToTargets(const ColumnProblem& problem, const PanelBlock& block, int64_t
 
 void GroupValues::Make(const ColumnProblem& problem, const ColumnCoding& coding, int64_t group, int64_t row) {
   const int count = problem.grid.NumLevels();
+  guide = problem.fitter->guide();
   values.resize(count * kPanelRows);
   midpoints.resize(count * kPanelRows);
   for (int64_t r = 0; r < kPanelRows; ++r) {
@@ -102,6 +103,7 @@ void GroupValues::Make(const ColumnProblem& problem, const ColumnCoding& coding,
 void GroupValues::Use(PanelBlock& block) const {
   block.values = values.data();
   block.midpoints = midpoints.data();
+  block.guide = guide;
   block.num_levels = static_cast<int>(static_cast<int64_t>(values.size()) / kPanelRows);
 }
 

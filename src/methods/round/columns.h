@@ -73,6 +73,7 @@ struct ColumnScratch {
 // The values of every code of one group in one panel, and their midpoints, for PanelBlock.
 struct GroupValues {
   std::vector<float> values, midpoints;  // [2^bits][kPanelRows]
+  GuideView guide;
   void Make(const ColumnProblem& problem, const ColumnCoding& coding, int64_t group, int64_t row);
   void Use(PanelBlock& block) const;
 };

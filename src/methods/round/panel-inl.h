@@ -46,9 +46,12 @@ inline Rounding RoundUniform(const PanelBlock& b, int64_t group, int64_t at, Lan
 }
 
 // The same to levels: a comparison with every midpoint, three operations a level, or a search.
-inline Rounding RoundLevels(const PanelBlock& b, int64_t at, Lanes t) {
+inline Rounding RoundLevels(const PanelBlock& b, int64_t group, int64_t at, Lanes t) {
   if (b.num_levels > kMostCompared) {
-    const Lanes code = SearchLevel(b.midpoints + at, kPanelRows, b.num_levels, t);
+    const float* mids = b.midpoints + at;
+    const Lanes code = b.guide.start == nullptr ? SearchLevel(mids, kPanelRows, b.num_levels, t)
+                                                : SearchGuided(b.guide, mids, kPanelRows, b.num_levels, t,
+                                                               Div(t, Load(b.scales + group * b.ld + at)));
     return {LevelAt(b.values + at, kPanelRows, code), code};
   }
   Rounding r{Load(b.values + at), Set(0.0f)};
@@ -92,7 +95,7 @@ inline void RoundAs(const PanelBlock& b, int64_t begin, int64_t end) {
       const Lanes t = Fma(acc[v], inv, w_v);
       Rounding r;
       if constexpr (kForm == Form::kValues) {
-        r = RoundLevels(b, at, t);
+        r = RoundLevels(b, b.groups[j], at, t);
       } else if constexpr (kForm == Form::kMinimum) {
         r = RoundMinimum(b, b.groups[j], at, t);
       } else if constexpr (kForm == Form::kTable) {

@@ -31,9 +31,11 @@ struct PanelBlock {
   float max_code = 0;
   float low_code = 0;  // kMinimum
   // kValues, one group at a time: the values [num_levels][kPanelRows] of its codes, ascending in
-  // every row, and the midpoints between value i - 1 and i at [i]. Scales and zeros are not read then.
+  // every row, and the midpoints between value i - 1 and i at [i]. Zeros are not read then, scales only
+  // for a guide to the values over the scales.
   const float* values = nullptr;
   const float* midpoints = nullptr;
+  GuideView guide;
   int num_levels = 0;
 };
 
