@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What transformers, peft, compressed-tensors and auto-gptq make of what planish wrote, and planish of what they wrote. By hand,
-# as torch is large (about 1 GB installed); outcomes are in docs/judged.md.
+# What transformers, peft, compressed-tensors, auto-gptq and autoawq make of what planish wrote, and planish of
+# what they wrote. By hand, as torch is large (about 1 GB installed); outcomes are in docs/judged.md.
 #   tools/judge.sh PROGRAM [MODEL ...]        models: Hugging Face folders; default: models/demo
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -12,8 +12,10 @@ venv=${JUDGE_VENV:-/tmp/venv-judge}
 if ! "$venv/bin/python" -c "import torch, transformers, peft, compressed_tensors" 2> /dev/null; then
   nice "$venv/bin/pip" install -q torch numpy safetensors transformers peft compressed-tensors
 fi
-# Without what it asks for, which is older: two of its files are loaded by path.
+# Without what they ask for, which is older: a few of their files are loaded by path.
 "$venv/bin/pip" show -q auto-gptq 2> /dev/null || nice "$venv/bin/pip" install -q --no-deps auto-gptq==0.7.1
+"$venv/bin/pip" show -q autoawq 2> /dev/null ||
+  nice "$venv/bin/pip" install -q --no-deps --no-build-isolation autoawq==0.2.9  # its setup asks for torch
 for model in "$@"; do
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
