@@ -95,6 +95,8 @@ std::string ShapeText(const std::vector<int64_t>& shape) {
 Result<std::vector<Row>> Collect(const Context& context, const InspectFlags& flags, const Model& model) {
   std::vector<Row> rows;
   PLANISH_TRY(const std::vector<PackedForm> packed, PlanPacking(model));
+  int64_t done_bytes = 0, total_bytes = 0;
+  for (const Linear& linear : model.linears) total_bytes += StoredBytes(linear.w);
   for (size_t i = 0; i < model.linears.size(); ++i) {
     const Linear& linear = model.linears[i];
     Row row{linear.name,
@@ -106,10 +108,11 @@ Result<std::vector<Row>> Collect(const Context& context, const InspectFlags& fla
     const int expert = model.program.linears[i].expert;
     if (expert >= 0) row.bank = BankName(linear.name, expert);
     if (!flags.fast) row.stats = MeasureOutliers(context, linear.w);
+    done_bytes += row.bytes;
     rows.push_back(std::move(row));
     if (context.progress) {
-      context.progress->Update("inspect", static_cast<double>(i + 1),
-                               static_cast<double>(model.linears.size()), "tensors");
+      context.progress->Update("inspect", static_cast<double>(done_bytes), static_cast<double>(total_bytes),
+                               "bytes");
     }
     PLANISH_RETURN_IF_ERROR(context.CheckCancelled());
   }

@@ -45,6 +45,9 @@ struct Item {
   const Matrix* matrix = nullptr;
   std::span<const float> vector;
   std::string Type() const { return matrix != nullptr ? Describe(*matrix) : "f32"; }
+  int64_t Bytes() const {
+    return matrix != nullptr ? StoredBytes(*matrix) : static_cast<int64_t>(vector.size_bytes());
+  }
   std::vector<int64_t> Shape() const {
     if (matrix != nullptr) return {matrix->rows, matrix->cols};
     return {static_cast<int64_t>(vector.size())};
@@ -174,7 +177,8 @@ Result<ModelDifference> CompareModels(const Context& context, const Model& a, co
   std::set<std::string> in_a;
   ModelDifference difference;
   CompareFields(a.config, b.config, difference.fields);
-  double done = 0;
+  int64_t done_bytes = 0, total_bytes = 0;
+  for (const auto& [name, item] : items_a) total_bytes += item.Bytes();
   for (const auto& [name, item] : items_a) {
     PLANISH_RETURN_IF_ERROR(context.CheckCancelled());
     in_a.insert(name);
@@ -187,7 +191,9 @@ Result<ModelDifference> CompareModels(const Context& context, const Model& a, co
       difference.tensors.push_back(std::move(tensor));
     }
     if (context.progress != nullptr) {
-      context.progress->Update("diff", ++done, static_cast<double>(items_a.size()), "tensors");
+      done_bytes += item.Bytes();
+      context.progress->Update("diff", static_cast<double>(done_bytes), static_cast<double>(total_bytes),
+                               "bytes");
     }
   }
   for (const auto& [name, item] : items_b) {

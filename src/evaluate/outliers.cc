@@ -8,9 +8,9 @@
 namespace planish {
 namespace {
 
-constexpr int64_t kPanel = 64;          // rows read at a time by one task
-constexpr int64_t kPanelsPerWave = 64;  // bounds the memory of partial results
-constexpr int kBins = 1 << 15;          // sign dropped, upper 16 bits of a float
+constexpr int64_t kPanel = 64;                     // rows read at a time by one task
+constexpr int64_t kWaveBytes = int64_t{32} << 20;  // of partial results, unless a panel has more
+constexpr int kBins = 1 << 15;                     // sign dropped, upper 16 bits of a float
 constexpr double kTopShare = 0.001;
 
 struct Partial {
@@ -37,8 +37,9 @@ OutlierStats MeasureOutliers(const Context& context, const Matrix& matrix) {
   const int64_t panels = (matrix.rows + kPanel - 1) / kPanel;
   std::vector<Partial> partials(static_cast<size_t>(panels));
   std::vector<int64_t> counts(kBins);
-  for (int64_t first = 0; first < panels; first += kPanelsPerWave) {
-    const int64_t wave = std::min(kPanelsPerWave, panels - first);
+  const int64_t panels_per_wave = std::max<int64_t>(1, kWaveBytes / (2 * kPanel * matrix.cols));
+  for (int64_t first = 0; first < panels; first += panels_per_wave) {
+    const int64_t wave = std::min(panels_per_wave, panels - first);
     std::vector<std::vector<uint16_t>> bins(static_cast<size_t>(wave));
     context.pool->ParallelFor(wave, [&](int64_t p) {
       const int64_t row = (first + p) * kPanel, rows = std::min(kPanel, matrix.rows - row);

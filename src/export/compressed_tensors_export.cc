@@ -104,12 +104,15 @@ TensorSource RowsSource(const CodedLinear& linear, const Source& source, const c
   const int64_t bytes = width * DTypeBits(type) / 8, cols = linear.cols();
   return {{linear.module + suffix, type, {linear.rows(), width}},
           [=](int64_t row, int64_t count, std::span<std::byte> out) -> Status {
-            PLANISH_TRY(const Matrix* codes, source->Get(linear));
+            PLANISH_TRY(const CodePanel codes, source->Get(linear, {row, count, 0, cols}));
             std::vector<std::byte> buffer;
             CodeRuns runs;
             for (int64_t i = 0; i < count; ++i) {
               const int64_t at = i % kRunRows;
-              if (at == 0) runs = RunsOf(*codes, row + i, std::min(kRunRows, count - i), 0, cols, buffer);
+              if (at == 0) {
+                runs = RunsOf(*codes.matrix, row - codes.row + i, std::min(kRunRows, count - i), 0, cols,
+                              buffer);
+              }
               fill(runs.data + at * runs.stride, out.data() + i * bytes);
             }
             return {};

@@ -42,20 +42,20 @@ TensorSource GptqWords(const CodedLinear& linear, const Source& source) {
   const int64_t rows = linear.rows(), cols = linear.cols(), bits = linear.grid.bits;
   return {{linear.module + ".qweight", DType::kI32, {cols * bits / 32, rows}},
           [=](int64_t row, int64_t count, std::span<std::byte> out) -> Status {
-            PLANISH_TRY(const Matrix* codes, source->Get(linear));
-            const auto& coded = std::get<Coded>(codes->body);
+            const int64_t first = row * 32 / bits,
+                          end = std::min(cols, ((row + count) * 32 + bits - 1) / bits);
+            PLANISH_TRY(const CodePanel codes, source->Get(linear, {0, rows, first, end - first}));
+            const auto& coded = std::get<Coded>(codes.matrix->body);
             if (coded.order == CodeOrder::kColumns) {
               std::memcpy(out.data(), coded.codes.bytes.data() + 4 * row * rows, out.size());
               return {};
             }
-            const int64_t first = row * 32 / bits,
-                          end = std::min(cols, ((row + count) * 32 + bits - 1) / bits);
             std::vector<std::byte> buffer;
             constexpr int64_t kTile = 32;
             for (int64_t o0 = 0; o0 < rows; o0 += kTile) {
               const int64_t tile = std::min(kTile, rows - o0);
-              const CodeRuns runs = RunsOf(*codes, o0, tile, first, end - first, buffer);
-              const std::byte* from = runs.data + 4 * row - runs.first * bits / 8;
+              const CodeRuns runs = RunsOf(*codes.matrix, o0, tile, first - codes.col, end - first, buffer);
+              const std::byte* from = runs.data + 4 * row - (codes.col + runs.first) * bits / 8;
               for (int64_t r = 0; r < count; ++r) {
                 for (int64_t o = 0; o < tile; ++o) {
                   std::memcpy(out.data() + 4 * (r * rows + o0 + o), from + o * runs.stride + 4 * r, 4);
@@ -200,22 +200,23 @@ TensorSource AwqWords(const CodedLinear& linear, const Source& source) {
   const int64_t rows = linear.rows(), cols = linear.cols();
   return {{linear.module + ".qweight", DType::kI32, {cols, rows / 8}},
           [=](int64_t row, int64_t count, std::span<std::byte> out) -> Status {
-            PLANISH_TRY(const Matrix* codes, source->Get(linear));
-            const auto& coded = std::get<Coded>(codes->body);
+            PLANISH_TRY(const CodePanel codes, source->Get(linear, {0, rows, row, count}));
+            const auto& coded = std::get<Coded>(codes.matrix->body);
             if (coded.order == CodeOrder::kEights) {
               std::memcpy(out.data(), coded.codes.bytes.data() + row * rows / 2, out.size());
               return {};
             }
             std::vector<std::byte> buffer;
             for (int64_t o = 0; o < rows; o += 8) {
-              const CodeRuns runs = RunsOf(*codes, o, 8, row, count, buffer);
-              for (int64_t i = row; i < row + count; ++i) {
+              const CodeRuns runs = RunsOf(*codes.matrix, o, 8, row - codes.col, count, buffer);
+              for (int64_t i = 0; i < count; ++i) {
+                const int64_t at = row + i - codes.col - runs.first;
                 uint32_t word = 0;
                 for (int j = 0; j < 8; ++j) {
-                  const auto byte = static_cast<uint32_t>(runs.data[j * runs.stride + (i - runs.first) / 2]);
-                  word |= (byte >> (i % 2 * 4) & 15u) << (4 * kAwqSlots[j]);
+                  const auto byte = static_cast<uint32_t>(runs.data[j * runs.stride + at / 2]);
+                  word |= (byte >> (at % 2 * 4) & 15u) << (4 * kAwqSlots[j]);
                 }
-                Store(out, (i - row) * (rows / 8) + o / 8, word);
+                Store(out, i * (rows / 8) + o / 8, word);
               }
             }
             return {};

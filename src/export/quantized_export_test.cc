@@ -5,7 +5,9 @@
 
 #include <filesystem>
 
+#include "export/quantized_plan.h"
 #include "export/target.h"
+#include "grids/grids_test_util.h"
 #include "model/model_test_util.h"
 
 namespace planish {
@@ -129,6 +131,44 @@ TEST_F(QuantizedExportTest, GroupsOf128) {
     const Model model = OnGrid(Integers(4, 128, symmetric), wide);
     for (const char* to : {"gptq", "awq", "compressed-tensors"}) ExpectCarried(model, to);
     EXPECT_EQ(Config()["config_groups"]["group_0"]["weights"]["group_size"], 128);
+  }
+}
+
+// A linear too large to be rounded at once: panels of rows and of columns hold the codes of the whole, and
+// neither they nor the scales are more than was asked for, rounded up to groups.
+TEST_F(QuantizedExportTest, PanelsOfCodesAreThoseOfTheWhole) {
+  const Mat<float> values = RandomWeights(48, 200, 3);
+  const Matrix dense = DenseMatrix(values, DType::kF32);
+  for (const GridSpec& grid : {Integers(4, 32, false), Integers(3, 0, true), Integers(8, 0, true),
+                               Integers(4, 24, false), Named("nvfp4"), Named("mxfp4")}) {
+    const CodedLinear linear{
+        .id = 0, .module = "m", .matrix = &dense, .grid = grid, .rounded = true, .unit = 100};
+    CodeSource at_once(run_.context), panels(run_.context, 64);
+    const CodeRange all{0, 48, 0, 200};
+    const auto whole = at_once.Get(linear, all);
+    ASSERT_TRUE(whole.ok()) << whole.error().message;
+    ASSERT_EQ(whole->matrix->rows, 48);
+    const Mat<float> expected = Reconstruct(*whole->matrix);
+    for (const CodeRange& range :
+         {CodeRange{16, 16, 0, 200}, CodeRange{0, 48, 32, 8}, CodeRange{0, 48, 160, 40}, all}) {
+      const auto panel = panels.Get(linear, range);
+      ASSERT_TRUE(panel.ok()) << panel.error().message;
+      const Matrix& m = *panel->matrix;
+      ASSERT_TRUE((CodeRange{panel->row, m.rows, panel->col, m.cols}).Covers(range));
+      EXPECT_EQ(m.rows, range.rows);
+      EXPECT_LE(m.cols, (range.cols + 95) / 96 * 96 + 96);
+      const Mat<float> part = Reconstruct(m);
+      for (int64_t i = 0; i < m.rows; ++i) {
+        const float* from = expected.row(panel->row + i) + panel->col;
+        EXPECT_TRUE(std::equal(part.row(i), part.row(i) + m.cols, from)) << GridText(grid) << " row " << i;
+      }
+    }
+    const auto scales = panels.Scales(linear), kept = at_once.Scales(linear);
+    ASSERT_TRUE(scales.ok() && kept.ok());
+    EXPECT_TRUE((*scales)->codes.bytes.empty() && (*kept)->codes.bytes.empty());
+    EXPECT_TRUE(std::ranges::equal((*scales)->scales.bytes, (*kept)->scales.bytes)) << GridText(grid);
+    EXPECT_TRUE(std::ranges::equal((*scales)->zeros.bytes, (*kept)->zeros.bytes)) << GridText(grid);
+    EXPECT_FALSE((*kept)->scales.bytes.empty());
   }
 }
 

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <numeric>
 #include <set>
 
 #include "base/atomic_folder.h"
@@ -244,6 +245,11 @@ GridMatrix RoundBlocks(const Context& context, MatView<const float> w, const Gri
 void Append(const Blob& from, std::vector<std::byte>& to) {
   to.insert(to.end(), from.bytes.begin(), from.bytes.end());
 }
+Mat<uint8_t> Columns(const Mat<uint8_t>& codes, int64_t col, int64_t cols) {
+  Mat<uint8_t> part(codes.rows(), cols);
+  for (int64_t i = 0; i < codes.rows(); ++i) std::copy_n(codes.row(i) + col, cols, part.row(i));
+  return part;
+}
 Blob Own(std::vector<std::byte> bytes) {
   auto owner = std::make_shared<std::vector<std::byte>>(std::move(bytes));
   return {std::span<const std::byte>(*owner), owner};
@@ -251,20 +257,33 @@ Blob Own(std::vector<std::byte> bytes) {
 
 }  // namespace
 
-// By panels of rows, a multiple of 8 so that runs of zeros join at whole bytes.
-Result<Matrix> CodeSource::Round(const CodedLinear& linear) const {
-  const int64_t rows = linear.rows(), cols = linear.cols();
+// What is rounded for a range: the whole linear if its codes are not many, else whole groups. Columns of both
+// formats by columns start at whole words.
+CodeRange CodeSource::ToRound(const CodedLinear& linear, const CodeRange& range) const {
+  const CodeRange whole{0, linear.rows(), 0, linear.cols()};
+  if (linear.rows() * PackedBytes(linear.cols(), linear.grid.bits) <= panel_bytes_) return whole;
+  const int64_t unit = linear.grid.group == 0 ? 32 : std::lcm<int64_t>(linear.grid.group, 32);
+  CodeRange wider{range.row, range.rows, range.col / unit * unit, 0};
+  wider.cols = std::min(linear.cols(), (range.col + range.cols + unit - 1) / unit * unit) - wider.col;
+  return wider;
+}
+
+// By panels of rows, a multiple of 8 so that runs of zeros join at whole bytes. Scales of whole rows need all
+// columns, whichever of their codes are asked for.
+Result<Matrix> CodeSource::Round(const CodedLinear& linear, const CodeRange& range, bool with_codes) const {
+  const bool whole_rows = linear.grid.group == 0;
+  const int64_t col = whole_rows ? 0 : range.col, cols = whole_rows ? linear.cols() : range.cols;
   const int64_t panel = std::max<int64_t>(kRunRows, kTensorPanelBytes / 4 / (4 * cols) / kRunRows * kRunRows);
   const ClipSearch search = linear.grid.bits <= 4 ? ClipSearch::kWeighted : ClipSearch::kMinMax;
   std::vector<std::byte> codes, scales, zeros;
   Coded out;
-  for (int64_t row = 0; row < rows; row += panel) {
+  for (int64_t row = 0; row < range.rows; row += panel) {
     PLANISH_RETURN_IF_ERROR(context_.CheckCancelled());
-    const int64_t count = std::min(panel, rows - row);
+    const int64_t count = std::min(panel, range.rows - row);
     Mat<float> w(count, cols);
     context_.pool->ParallelFor((count + kRunRows - 1) / kRunRows, [&](int64_t chunk) {
       const int64_t i = chunk * kRunRows;
-      ReadRows(*linear.matrix, row + i, std::min(kRunRows, count - i), 0, cols, w.row(i), cols);
+      ReadRows(*linear.matrix, range.row + row + i, std::min(kRunRows, count - i), col, cols, w.row(i), cols);
     });
     if (FindNonFinite({w.data(), static_cast<size_t>(count * cols)}) >= 0) {
       return InputError(fmt::format("tensor '{}.weight' holds NaN or infinity", linear.module));
@@ -276,9 +295,10 @@ Result<Matrix> CodeSource::Round(const CodedLinear& linear) const {
       m = FitGrid(context_, w, {}, linear.grid, search);
       EncodeAll(context_, w, m);
     }
+    if (range.cols < cols) m.codes = Columns(m.codes, range.col, range.cols);
     const Matrix packed = PackCodes(m);
     const auto& part = std::get<Coded>(packed.body);
-    Append(part.codes, codes);
+    if (with_codes) Append(part.codes, codes);
     Append(part.scales, scales);
     Append(part.zeros, zeros);
     out.grid = part.grid;
@@ -288,28 +308,41 @@ Result<Matrix> CodeSource::Round(const CodedLinear& linear) const {
   out.codes = Own(std::move(codes));
   out.scales = Own(std::move(scales));
   out.zeros = Own(std::move(zeros));
-  return Matrix{rows, cols, std::move(out)};
+  return Matrix{range.rows, range.cols, std::move(out)};
 }
 
-Result<const Matrix*> CodeSource::Get(const CodedLinear& linear) {
-  if (!linear.rounded) return linear.matrix;
-  if (held_id_ != linear.id) {
-    PLANISH_TRY(held_, Round(linear));
+void CodeSource::Keep(size_t id, Coded scales) {
+  const auto bytes = static_cast<int64_t>(scales.scales.bytes.size() + scales.zeros.bytes.size());
+  scales_id_ = id;
+  scales_ = std::move(scales);
+  if (kept_bytes_ + bytes <= kKeptBytes && kept_.emplace(id, scales_).second) kept_bytes_ += bytes;
+}
+
+Result<CodePanel> CodeSource::Get(const CodedLinear& linear, const CodeRange& range) {
+  if (!linear.rounded) return CodePanel{linear.matrix};
+  if (held_id_ != linear.id || !held_range_.Covers(range)) {
+    held_id_ = kNone;
+    held_ = {};
+    held_range_ = ToRound(linear, range);
+    PLANISH_TRY(held_, Round(linear, held_range_, true));
     held_id_ = linear.id;
-    Coded scales = std::get<Coded>(held_.body);
-    scales.codes = {};
-    const auto bytes = static_cast<int64_t>(scales.scales.bytes.size() + scales.zeros.bytes.size());
-    if (kept_bytes_ + bytes <= kKeptBytes && kept_.emplace(linear.id, std::move(scales)).second) {
-      kept_bytes_ += bytes;
+    if (held_range_.Covers({0, linear.rows(), 0, linear.cols()})) {
+      Coded scales = std::get<Coded>(held_.body);
+      scales.codes = {};
+      Keep(linear.id, std::move(scales));
     }
   }
-  return &held_;
+  return CodePanel{&held_, held_range_.row, held_range_.col};
 }
 
 Result<const Coded*> CodeSource::Scales(const CodedLinear& linear) {
+  if (!linear.rounded) return &std::get<Coded>(linear.matrix->body);
   if (const auto kept = kept_.find(linear.id); kept != kept_.end()) return &kept->second;
-  PLANISH_TRY(const Matrix* codes, Get(linear));
-  return &std::get<Coded>(codes->body);
+  if (scales_id_ != linear.id) {
+    PLANISH_TRY(Matrix rounded, Round(linear, {0, linear.rows(), 0, linear.cols()}, false));
+    Keep(linear.id, std::get<Coded>(std::move(rounded.body)));
+  }
+  return &scales_;
 }
 
 void NoteServing(const std::vector<CodedLinear>& coded, int64_t per_word, std::vector<std::string>& notes) {

@@ -48,23 +48,48 @@ struct QuantizedPlan {
 Result<QuantizedPlan> PlanQuantized(const Context& context, const Model& model, Paths paths,
                                     const QuantizedFormat& format);
 
-// The codes of one linear at a time; the last ones are kept. Scales and zeros, a small part of them, are kept
-// of all linears up to kKeptBytes: files have them in another place, and would have every linear rounded
-// twice. Use from one thread.
+// Rows [row, row + rows) and columns [col, col + cols) of a linear.
+struct CodeRange {
+  int64_t row = 0, rows = 0, col = 0, cols = 0;
+  bool Covers(const CodeRange& other) const {
+    return row <= other.row && other.row + other.rows <= row + rows && col <= other.col &&
+           other.col + other.cols <= col + cols;
+  }
+};
+
+// Codes from row `row` and column `col` of a linear on: a matrix whose body is Coded.
+struct CodePanel {
+  const Matrix* matrix = nullptr;
+  int64_t row = 0, col = 0;
+};
+
+// Codes to carry over where they are, others rounded as they are asked for: a linear at a time, or a panel of
+// one whose codes are larger than `panel_bytes`; the last ones are kept. Scales and zeros, a small part of
+// them, are kept of all linears up to kKeptBytes: files have them in another place, and would have every
+// linear rounded twice, as larger ones are. Use from one thread.
 class CodeSource {
  public:
   static constexpr int64_t kKeptBytes = int64_t{64} << 20;
-  explicit CodeSource(const Context& context) : context_(context) {}
-  // A matrix whose body is Coded, valid until the next call. Error: values that are not finite.
-  Result<const Matrix*> Get(const CodedLinear& linear);
-  // The same but for the codes, which may be missing.
+  explicit CodeSource(const Context& context, int64_t panel_bytes = kTensorPanelBytes)
+      : context_(context), panel_bytes_(panel_bytes) {}
+  // A panel with that range in it, valid until the next call. Error: values that are not finite.
+  Result<CodePanel> Get(const CodedLinear& linear, const CodeRange& range);
+  // Everything but the codes, which may be missing, of the whole linear.
   Result<const Coded*> Scales(const CodedLinear& linear);
 
  private:
-  Result<Matrix> Round(const CodedLinear& linear) const;
+  CodeRange ToRound(const CodedLinear& linear, const CodeRange& range) const;
+  Result<Matrix> Round(const CodedLinear& linear, const CodeRange& range, bool with_codes) const;
+  // The scales of a whole linear, kept where there is room.
+  void Keep(size_t id, Coded scales);
+
   const Context& context_;
-  size_t held_id_ = static_cast<size_t>(-1);
+  int64_t panel_bytes_;
+  static constexpr auto kNone = static_cast<size_t>(-1);
+  size_t held_id_ = kNone, scales_id_ = kNone;
+  CodeRange held_range_;
   Matrix held_;
+  Coded scales_;
   std::map<size_t, Coded> kept_;
   int64_t kept_bytes_ = 0;
 };

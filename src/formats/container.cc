@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <map>
 
 #include "base/file.h"
@@ -139,6 +140,11 @@ Result<Checksums> ChecksumsOf(const Context& context, const Container& container
   const auto count = static_cast<int64_t>(container.tensors.size());
   Checksums sums;
   sums.tensors.resize(container.tensors.size());
+  int64_t total_bytes = 0;
+  for (const StoredTensor& tensor : container.tensors) {
+    total_bytes += static_cast<int64_t>(tensor.bytes.size());
+  }
+  std::atomic<int64_t> done_bytes{0};
   context.pool->ParallelFor(count, [&](int64_t i) {
     constexpr size_t kPart = size_t{16} << 20;  // between looks at the cancel flag
     Sha256 hash;
@@ -147,6 +153,11 @@ Result<Checksums> ChecksumsOf(const Context& context, const Container& container
       const auto part = rest.first(std::min(kPart, rest.size()));
       hash.Update(part);
       rest = rest.subspan(part.size());
+      const int64_t done = done_bytes += static_cast<int64_t>(part.size());
+      if (context.progress != nullptr) {
+        context.progress->Update("checksums", static_cast<double>(done), static_cast<double>(total_bytes),
+                                 "bytes");
+      }
     }
     sums.tensors[static_cast<size_t>(i)] = hash.Hex();
   });

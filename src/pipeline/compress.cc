@@ -313,7 +313,10 @@ Result<CompressResult> Compress(const Context& context, Model& model, const Cali
   // A GGUF file's blocks are decoded like any weights; parts with paths of our own would be lost.
   if (!FileExists(model.path) && model.config.contains("quantization_config") &&
       model.config["quantization_config"].is_object()) {
-    return InputError(fmt::format("{}: already compressed; compress the original model", model.path));
+    return InputError(
+        fmt::format("{}: already compressed; compress the original model, or the values of this one "
+                    "(`planish convert {} -o FOLDER --to hf-bf16`)",
+                    model.path, model.path));
   }
   const Fingerprint fingerprint = MakeFingerprint(context, model, set, recipe);
   PLANISH_RETURN_IF_ERROR(CheckStatistics(request, recipe, fingerprint));
