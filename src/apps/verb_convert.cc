@@ -39,6 +39,12 @@ Status ReadImportance(const ConvertFlags& flags, const ConvertTarget& target, co
   auto importance = ImportanceOf(model, imatrix);
   if (!importance.ok()) return importance.error().At(path);
   options.importance = std::move(importance).value();
+  options.importance_source = {
+      .file = std::filesystem::path(path).filename().string(),
+      .texts = fmt::format("{}", fmt::join(imatrix.datasets, ", ")),
+      .entries = static_cast<int64_t>(imatrix.entries.size()),
+      .chunks = imatrix.chunk_count,
+  };
   return {};
 }
 

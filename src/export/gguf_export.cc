@@ -9,6 +9,7 @@
 
 #include "base/background.h"
 #include "base/file.h"
+#include "export/gguf_codes.h"
 #include "export/refusals.h"
 #include "formats/chat_template.h"
 #include "formats/gguf_folder.h"
@@ -116,6 +117,12 @@ Result<Header> MakeHeader(const Model& model, const GgufExport& options, GgufExp
   metadata.String("general.name", model.name);
   metadata.Int("general.file_type", FileType(options.type));
   if (!IsFloat(options.type)) metadata.Int("general.quantization_version", 2);
+  if (const ImportanceSource& source = options.importance_source; !source.file.empty()) {
+    metadata.String("quantize.imatrix.file", source.file);
+    if (!source.texts.empty()) metadata.String("quantize.imatrix.dataset", source.texts);
+    metadata.Int("quantize.imatrix.entries_count", source.entries);
+    metadata.Int("quantize.imatrix.chunks_count", source.chunks);
+  }
   PLANISH_TRY(const bool has_tokenizer, HasTokenizer(model.path));
   if (has_tokenizer) {
     PLANISH_TRY(const TokenizerFiles tokenizer, ReadTokenizerFiles(model.path));
@@ -172,10 +179,32 @@ class Planner {
       if (dims.empty()) dims = {slot.size};
       PLANISH_RETURN_IF_ERROR(AddVector(slot.name, std::move(dims), model_.vectors[i]));
     }
+    NoteRounded();
     return std::move(items_);
   }
 
  private:
+  // Codes that the blocks asked for do not hold.
+  void NoteRounded() {
+    const Matrix* first = nullptr;
+    int64_t layers = 0;
+    for (const Item& item : items_) {
+      for (const Item::Part& part : item.parts) {
+        if (IsFloat(item.spec.type) || !std::holds_alternative<Coded>(part.matrix->body)) continue;
+        if (HoldsCodes(item.spec.type, *part.matrix)) continue;
+        if (layers++ == 0) first = part.matrix;
+      }
+    }
+    if (layers == 0) return;
+    std::string advice = "`planish compress --grid` makes blocks that are carried over";
+    for (const GgufType type : {GgufType::kQ8_0, GgufType::kQ5_0, GgufType::kQ4_0}) {
+      if (!HoldsCodes(type, *first)) continue;
+      advice = fmt::format("blocks of {} hold them as they are", InfoOf(type).name);
+    }
+    result_.notes.push_back(
+        fmt::format("{} matrices of codes ({}) are rounded once more; {}", layers, Describe(*first), advice));
+  }
+
   Result<GgufPlace> PlaceOf(const std::string& name) const {
     auto place = GgufPlaceOf(family_, model_.program, name);
     if (!place) {
@@ -321,6 +350,7 @@ class Rows {
         row_bytes_(GgufRowBytes(type_, m_.cols)) {
     const auto* blocks = std::get_if<Blocks>(&m_.body);
     if (blocks != nullptr && blocks->type == type_) stored_ = blocks->data.bytes.data();
+    codes_ = HoldsCodes(type_, m_);
   }
   int64_t panel_rows() const { return std::clamp<int64_t>(kPanelBytes / row_bytes_, 1, m_.rows); }
   int64_t row_bytes() const { return row_bytes_; }
@@ -347,14 +377,20 @@ class Rows {
       }
       return true;
     }
-    Mat<float> values(count, m_.cols);
+    Mat<float> values(codes_ ? 0 : count, m_.cols);
+    bool finite = true;
     for (int64_t i = 0; i < count;) {
       const int64_t source = order_.Source(row + i, m_.rows);
       int64_t run = 1;  // rows that follow each other in both
       while (i + run < count && order_.Source(row + i + run, m_.rows) == source + run) ++run;
-      ReadRows(m_, source, run, 0, m_.cols, values.row(i), m_.cols);
+      if (codes_) {
+        finite = CodesToBlocks(type_, m_, source, run, out + i * row_bytes_) && finite;
+      } else {
+        ReadRows(m_, source, run, 0, m_.cols, values.row(i), m_.cols);
+      }
       i += run;
     }
+    if (codes_) return finite;
     const std::span<const float> all(values.data(), static_cast<size_t>(count * m_.cols));
     if (FindNonFinite(all) >= 0) return false;
     if (type_ == GgufType::kF32) {
@@ -375,6 +411,7 @@ class Rows {
   const Matrix& m_;
   int64_t row_bytes_;
   const std::byte* stored_ = nullptr;  // rows that are in this type already
+  bool codes_ = false;                 // that blocks of this type hold
 };
 
 // Items into the file, one panel written while the next is filled.

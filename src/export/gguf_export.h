@@ -18,7 +18,8 @@ struct GgufExport {
   // Mean square of each input, by name of the weight: errors are weighed by it where blocks are made. Weights
   // that are not here count all columns alike.
   std::map<std::string, std::vector<float>> importance;
-  int64_t split_bytes = 0;  // most bytes of tensors in a part; 0: one file
+  ImportanceSource importance_source;  // quantize.imatrix.* of the file
+  int64_t split_bytes = 0;             // most bytes of tensors in a part; 0: one file
 };
 
 struct GgufExported {

@@ -425,8 +425,18 @@ TEST_F(GgufExportTest, ImportanceLowersTheErrorItWeighs) {
   };
   const double plain = error({.type = GgufType::kQ4_0}, "plain.gguf");
   const double weighed =
-      error({.type = GgufType::kQ4_0, .importance = {{slot.weight, importance}}}, "weighed.gguf");
+      error({.type = GgufType::kQ4_0,
+             .importance = {{slot.weight, importance}},
+             .importance_source = {.file = "im.gguf", .texts = "a, b", .entries = 1, .chunks = 5}},
+            "weighed.gguf");
   EXPECT_LT(weighed, 0.7 * plain);
+  const auto file = GgufFile::Open(Path("weighed.gguf"));
+  ASSERT_TRUE(file.ok()) << file.error().message;
+  EXPECT_EQ(*(*file)->String("quantize.imatrix.file"), "im.gguf");
+  EXPECT_EQ(*(*file)->String("quantize.imatrix.dataset"), "a, b");
+  EXPECT_EQ(*(*file)->Int("quantize.imatrix.entries_count"), 1);
+  EXPECT_EQ(*(*file)->Int("quantize.imatrix.chunks_count"), 5);
+  EXPECT_FALSE((*GgufFile::Open(Path("plain.gguf")))->Has("quantize.imatrix.file"));
   // Values rounded one by one have nothing to weigh, and a wrong width is told.
   const auto message = [&](const GgufExport& options) {
     const auto exported = ExportGguf(context_.context, demo, options, Path("no.gguf"));
@@ -461,6 +471,48 @@ TEST_F(GgufExportTest, BlocksOfAnArtifactAreCarriedOver) {
     const auto* after = std::get_if<Blocks>(&back.linears[i].w.body);
     ASSERT_NE(after, nullptr) << demo.linears[i].name;
     EXPECT_TRUE(std::ranges::equal(before->data.bytes, after->data.bytes)) << demo.linears[i].name;
+  }
+}
+
+// Integers whose steps a type of one scale a block has: the same values, in the order of rows that llama asks
+// for; other codes are rounded once more, and that is said.
+TEST_F(GgufExportTest, IntegersAreCarriedOverWhereBlocksHoldThem) {
+  const Model plain = Load(kDemo);
+  struct Case {
+    GridSpec grid;
+    GgufType smallest;  // that holds them
+  };
+  for (const auto& [grid, smallest] : {Case{{.bits = 4, .group = 32, .symmetric = true}, GgufType::kQ4_0},
+                                       Case{{.bits = 3, .group = 64, .symmetric = false}, GgufType::kQ4_0},
+                                       Case{{.bits = 4, .group = 64, .symmetric = false}, GgufType::kQ5_0},
+                                       Case{{.bits = 5, .group = 0, .symmetric = true}, GgufType::kQ5_0},
+                                       Case{{.bits = 8, .group = 32, .symmetric = true}, GgufType::kQ8_0},
+                                       Case{{.bits = 8, .group = 32, .symmetric = false}, GgufType::kF32},
+                                       Case{{.bits = 4, .group = 16, .symmetric = true}, GgufType::kF32}}) {
+    Model model = plain;
+    for (size_t i = 0; i < model.linears.size(); ++i) {
+      if (!model.program.linears[i].in_layer) continue;
+      const Mat<float> values = Reconstruct(plain.linears[i].w);
+      GridMatrix m = FitGrid(context_.context, values, {}, grid, ClipSearch::kMinMax);
+      EncodeAll(context_.context, values, m);
+      model.linears[i].w = PackCodes(m);
+    }
+    bool holds = false;
+    for (const GgufType type : {GgufType::kQ4_0, GgufType::kQ5_0, GgufType::kQ8_0}) {
+      holds = holds || type == smallest;
+      const auto exported = ExportGguf(context_.context, model, {.type = type}, Path("codes.gguf"));
+      ASSERT_TRUE(exported.ok()) << exported.error().message;
+      const bool noted =
+          std::ranges::any_of(exported->notes, [](const auto& n) { return n.find("once more") != n.npos; });
+      EXPECT_EQ(noted, !holds) << GridText(grid) << " as " << InfoOf(type).name;
+      const Model back = Load(Path("codes.gguf"));
+      for (size_t i = 0; i < model.linears.size(); ++i) {
+        if (!model.program.linears[i].in_layer) continue;
+        const Mat<float> a = Reconstruct(model.linears[i].w), b = Reconstruct(back.linears[i].w);
+        EXPECT_EQ(std::equal(a.data(), a.data() + a.rows() * a.cols(), b.data()), holds)
+            << GridText(grid) << " as " << InfoOf(type).name << ": " << model.linears[i].name;
+      }
+    }
   }
 }
 

@@ -22,12 +22,19 @@ enum class Paths {
   kDrop,    // left out
 };
 
+// An importance matrix, as a file made by it records it. No file: there is none.
+struct ImportanceSource {
+  std::string file, texts;  // names
+  int64_t entries = 0, chunks = 0;
+};
+
 struct ConvertOptions {
   std::string type;  // what follows the colon of "gguf:q8_0"; empty: nothing
   Paths paths = Paths::kRefuse;
   // How much each column's error counts, by name of the weight; weights that are not here count all alike.
   // Only for targets that take it.
   std::map<std::string, std::vector<float>> importance;
+  ImportanceSource importance_source;
   // Most bytes of tensors in a file; 0: kDefaultShardBytes in folders, everything in one file elsewhere. Only
   // for targets that divide what they write.
   int64_t shard_bytes = 0;

@@ -35,6 +35,7 @@ Result<Converted> WriteGguf(const Context& context, const Model& model, const Co
   const GgufExport gguf{.type = ParseGgufType(options.type).value(),
                         .paths = options.paths,
                         .importance = options.importance,
+                        .importance_source = options.importance_source,
                         .split_bytes = options.shard_bytes};
   PLANISH_TRY(GgufExported done, ExportGguf(context, model, gguf, output));
   Converted converted{done.tensors, done.bytes, std::move(done.notes)};
