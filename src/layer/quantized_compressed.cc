@@ -196,19 +196,19 @@ Status CompressedReader::Columns(const std::string& module, Stated& stated) cons
   if (!checkpoint_.Has(name)) return {};
   PLANISH_TRY(const TensorView view, Expect(checkpoint_, name, {DType::kI32}, {stated.cols}));
   const int64_t groups = stated.grid.NumGroups(stated.cols), group = stated.grid.GroupSize(stated.cols);
-  bool in_order = true, unset = true;
+  bool in_order = true;
   std::vector<int32_t> columns;
+  for (int64_t j = 0; j < stated.cols; ++j) columns.push_back(static_cast<int32_t>(WordAt(view, j)));
+  if (std::ranges::all_of(columns, [](int32_t g) { return g == -1; })) return {};  // never set
   for (int64_t j = 0; j < stated.cols; ++j) {
-    const auto g = static_cast<int32_t>(WordAt(view, j));
-    unset = unset && g == -1;
+    const int32_t g = columns[static_cast<size_t>(j)];
     in_order = in_order && g == j / group;
-    columns.push_back(g);
-    if (!unset && (g < 0 || g >= groups)) {
+    if (g < 0 || g >= groups) {
       return InputError(
           fmt::format("tensor '{}': element {}: expected a group below {}, found {}", name, j, groups, g));
     }
   }
-  if (!in_order && !unset) stated.columns = std::move(columns);
+  if (!in_order) stated.columns = std::move(columns);
   return {};
 }
 

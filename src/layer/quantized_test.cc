@@ -562,6 +562,10 @@ TEST(CompressedTensorsTest, Malformed) {
        "expected I32 [1, 1], found I32 [1, 2]"},
       {[](Json&, Files& f) { f.Add("m.weight_g_idx", DType::kI32, {8}, std::vector<int32_t>(8, 2)); },
        "element 0: expected a group below 2, found 2"},
+      {[](Json&, Files& f) {
+         f.Add("m.weight_g_idx", DType::kI32, {8}, std::vector<int32_t>{-1, 0, 0, 0, 1, 1, 1, 1});
+       },
+       "element 0: expected a group below 2, found -1"},
       {[](Json&, Files& f) { f.Add("m.meta", DType::kI16, {1}, std::vector<int16_t>(1)); }, "marlin-24"},
   };
   for (const Case& c : cases) {
