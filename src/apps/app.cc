@@ -30,6 +30,10 @@ void AddRunOptions(CLI::App& verb, RunOptions& options) {
   verb.add_option("--ignore-config-fields", options.load.ignored_fields,
                   "Read config.json as if it had not these fields, a,b (of options that are not implemented)")
       ->delimiter(',');
+  verb.add_option("--ignore-tensors", options.load.ignored_tensors,
+                  "Read the checkpoint as if it had not these tensors, a,b (of ones that the model does not "
+                  "read); the beginning of a name is enough, * stands for any text")
+      ->delimiter(',');
   verb.add_flag("--json", options.json, "Results as JSON on standard output");
 }
 

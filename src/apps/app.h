@@ -13,7 +13,8 @@
 
 namespace planish::app {
 
-// --threads, --isa, --strict, --quiet, --json, --ignore-config-fields: the same on every verb that computes.
+// --threads, --isa, --strict, --quiet, --json, --ignore-config-fields, --ignore-tensors: the same on every
+// verb that computes.
 struct RunOptions {
   int threads = 0;
   std::string isa;

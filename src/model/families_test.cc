@@ -5,9 +5,12 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <tuple>
 
 #include "model/family_models.h"
+#include "model/load.h"
 #include "model/model_test_util.h"
+#include "model/unread_tensors.h"
 
 namespace planish {
 namespace {
@@ -245,6 +248,108 @@ TEST(Refusals, ByName) {
     ASSERT_FALSE(program.ok()) << c.folder << " " << c.changes;
     EXPECT_EQ(program.error().code, Code::kInput);
     EXPECT_THAT(program.error().message, HasSubstr(c.message));
+  }
+}
+
+// Nothing of a checkpoint is dropped in silence, but what is known to say nothing.
+TEST(UnreadTensors, AreRefusedByName) {
+  struct Case {
+    const char* folder;
+    Json changes;
+    const char* message;
+  };
+  for (const Case& c : std::vector<Case>{
+           {"qwen3",
+            {{"model_type", "llama"}, {"layer_types", nullptr}, {"max_window_layers", nullptr}},
+            "tensors 'model.layers.0.self_attn.k_norm.weight', 'model.layers.0.self_attn.q_norm.weight', "},
+           {"tiny/llama_bias", {{"attention_bias", false}}, "self_attn.k_proj.bias', "},
+           {"tiny/llama_bias", {{"mlp_bias", false}}, "mlp.down_proj.bias', "},
+           {"tiny/llama_bias",
+            {{"num_hidden_layers", 1}, {"layer_types", nullptr}},
+            "' and 13 more: not read, as the llama model of the config has no such parts"}}) {
+    Spelled spelled(c.folder);
+    spelled.config.update(c.changes);
+    const TemporaryFolder folder;
+    spelled.Write(folder.path());
+    const auto model = LoadModel(folder.path());
+    ASSERT_FALSE(model.ok()) << c.folder << " " << c.changes;
+    EXPECT_EQ(model.error().code, Code::kInput);
+    EXPECT_THAT(model.error().message, HasSubstr(c.message));
+    EXPECT_THAT(model.error().message, HasSubstr("--ignore-tensors NAME,..."));
+  }
+}
+
+TEST(UnreadTensors, CanBeIgnored) {
+  Spelled spelled("tiny/llama_bias");
+  spelled.config["mlp_bias"] = false;
+  const TemporaryFolder folder;
+  spelled.Write(folder.path());
+  EXPECT_FALSE(LoadModel(folder.path(), {.ignored_tensors = {"model.layers.0.mlp", "other"}}).ok());
+  const auto model = LoadModel(folder.path(), {.ignored_tensors = {"*.mlp.*.bias"}});
+  ASSERT_TRUE(model.ok()) << model.error().message;
+  EXPECT_FALSE(model->checkpoint.Has("model.layers.0.mlp.up_proj.bias"));
+  EXPECT_TRUE(model->checkpoint.Has("model.layers.0.self_attn.q_proj.bias"));
+}
+
+TEST(UnreadTensors, ThatSayNothingAreFine) {
+  struct Case {
+    const char* folder;
+    const char* tensor;
+    std::vector<int64_t> shape;
+    float value;
+    bool fine;
+  };
+  for (const Case& c :
+       std::vector<Case>{{"tiny/olmo2", "model.layers.1.self_attn.rotary_emb.inv_freq", {8}, 1, true},
+                         {"tiny/olmo2", "model.layers.1.self_attn.rotary_emb", {8}, 1, false},
+                         {"tiny/olmo2", "model.layers.1.self_attn.o_proj.bias", {64}, 0, true},
+                         {"tiny/olmo2", "model.layers.1.self_attn.o_proj.bias", {64}, 1, false},
+                         {"tiny/gemma2", "lm_head.weight", {2, 2}, 1, true},
+                         {"gpt2", "transformer.h.1.attn.bias", {1, 1, 2, 2}, 1, true},
+                         {"gpt2", "h.1.attn.masked_bias", {}, 1, true},
+                         {"gpt2", "transformer.h.1.attn.c_attn.scale", {1}, 1, false},
+                         {"tiny/gpt_neox", "gpt_neox.layers.1.attention.masked_bias", {}, 1, true},
+                         {"opt", "decoder.version", {1}, 1, true},
+                         {"gemma3", "vision_tower.embeddings.weight", {1}, 1, false}}) {
+    Spelled spelled(c.folder);
+    const std::string name = c.tensor;
+    int64_t count = 1;
+    for (const int64_t d : c.shape) count *= d;
+    std::vector<float> values(static_cast<size_t>(count), c.value);
+    const auto bytes = std::as_bytes(std::span(values));
+    spelled.tensors[name] = {{name, DType::kF32, c.shape}, {bytes.begin(), bytes.end()}};
+    if (c.fine) {
+      ExpectSameLogits(spelled, c.folder);
+      continue;
+    }
+    const TemporaryFolder folder;
+    spelled.Write(folder.path());
+    const auto model = LoadModel(folder.path());
+    ASSERT_FALSE(model.ok()) << name;
+    EXPECT_THAT(model.error().message, HasSubstr(fmt::format("tensor '{}': not read", name)));
+  }
+}
+
+TEST(UnreadTensors, FitPatterns) {
+  for (const auto& [name, pattern, fits] :
+       std::vector<std::tuple<const char*, const char*, bool>>{{"a.b.c", "a.b.c", true},
+                                                               {"a.b.c", "a.b", true},
+                                                               {"a.b.c", "a", true},
+                                                               {"a.b.c", "a.", false},
+                                                               {"a.b.c", "b", false},
+                                                               {"a.bc.d", "a.b", false},
+                                                               {"a.b.c", "*", true},
+                                                               {"a.b.c", "*.c", true},
+                                                               {"a.b.c", "a.*.c", true},
+                                                               {"a.b.c", "a.*.d", false},
+                                                               {"a.b.c.d", "a*b*d", true},
+                                                               {"a.b.c.d", "a*c*b", false},
+                                                               {"", "a", false},
+                                                               {"", "*", true},
+                                                               {".a", "", true},
+                                                               {"a.b", "**", true},
+                                                               {"a.b", "", false}}) {
+    EXPECT_EQ(FitsTensorPattern(name, pattern), fits) << name << " " << pattern;
   }
 }
 

@@ -166,7 +166,13 @@ Status ReadGgufRope(const GgufFile& file, const GgufFamily& family, Json& config
   const std::string a = std::string(family.arch) + ".", s = a + "rope.scaling.";
   PLANISH_TRY(const double old_factor, file.Number(a + "rope.scale_linear", 1.0));
   PLANISH_TRY(const double factor, file.Number(s + "factor", old_factor));
-  PLANISH_TRY(const std::string type, file.String(s + "type", "linear"));
+  // llama.cpp's converter writes the factors of Phi-3 without naming their kind.
+  const bool has_factors = file.Find(kLong) != nullptr || file.Find(kShort) != nullptr;
+  PLANISH_TRY(const std::string type, file.String(s + "type", has_factors ? "longrope" : "linear"));
+  if (has_factors && type != "longrope") {
+    return InputError(fmt::format("{}type '{}' beside tensors '{}' and '{}': expected longrope", s,
+                                  Abbreviate(type), kLong, kShort));
+  }
   if (file.Find(kFreqs) != nullptr) {
     PLANISH_TRY(Json divisors, ReadDivisors(file, kFreqs));
     if (type != "none" && (type != "linear" || factor != 1)) {

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <set>
 #include <string_view>
 
 #include "base/file.h"
@@ -17,6 +18,7 @@
 #include "model/family.h"
 #include "model/gguf_model.h"
 #include "model/load.h"
+#include "model/unread_tensors.h"
 #include "model/vector_tensors.h"
 
 namespace planish {
@@ -183,6 +185,37 @@ Result<Compressed> ReadCompressed(const Json& config, const Checkpoint& checkpoi
   return compressed;
 }
 
+// The tensors of a matrix that a description puts together, which ReadParts has taken and so is not deep:
+// those under the names that its parts state, alone or with a suffix.
+void AddTensorsOf(const Json& description, std::set<std::string>& read) {
+  for (const auto& [key, value] : description.items()) {
+    if (value.is_structured()) AddTensorsOf(value, read);
+    if ((key != "tensor" && key != "bias") || !value.is_string()) continue;
+    read.insert(value.get<std::string>());
+    read.insert(value.get<std::string>() + ".");
+  }
+}
+
+// The names of all tensors that a bound model was read from, as CheckTensorsRead takes them.
+std::set<std::string> TensorsRead(const Program& program, const Compressed& compressed,
+                                  const Checkpoint& checkpoint) {
+  std::set<std::string> read;
+  for (const LinearSlot& slot : program.linears) {
+    const auto description = compressed.parts.find(slot.weight);
+    if (description != compressed.parts.end()) AddTensorsOf(*description, read);
+    if (compressed.reader != nullptr) {
+      for (auto& name : compressed.reader->TensorsOf(slot.weight)) read.insert(std::move(name));
+    }
+    read.insert(slot.weight);
+    read.insert(slot.bias);
+    if (!checkpoint.Has(slot.weight)) read.insert(slot.bank.tensor);
+  }
+  for (const VectorSlot& slot : program.vectors) {
+    for (auto& name : TensorsOf(slot)) read.insert(std::move(name));
+  }
+  return read;
+}
+
 // Names of tensors as this checkpoint spells them: other prefixes are tried where a name is not there.
 void UseNamesOf(const Checkpoint& checkpoint, const Compressed& compressed, Program& program) {
   const auto has = [&](const std::string& name) { return checkpoint.Has(name) || compressed.Holds(name); };
@@ -254,7 +287,8 @@ Status BindTensors(const Compressed& compressed, Model& model) {
     model.vectors.push_back(std::move(vector));
   }
   if (compressed.reader != nullptr) model.notes = compressed.reader->Notes();
-  return {};
+  return CheckTensorsRead(model.program, TensorsRead(model.program, compressed, model.checkpoint),
+                          model.checkpoint);
 }
 
 // The GGUF file that holds the tensors: the path itself, or the one in a folder without safetensors. Empty:
@@ -313,6 +347,9 @@ Result<Model> Bind(const std::string& path, const LoadOptions& options) {
   model.program = std::move(program).value();
   if (gguf.empty()) {
     PLANISH_TRY(model.checkpoint, Checkpoint::Open(path));
+  }
+  if (!options.ignored_tensors.empty()) {
+    model.checkpoint = WithoutTensors(model.checkpoint, options.ignored_tensors);
   }
   auto compressed = ReadCompressed(model.config, model.checkpoint);
   if (!compressed.ok()) return compressed.error().At(config_path);

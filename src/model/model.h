@@ -38,8 +38,8 @@ struct Model {
 
 // Reads config.json (and, of older GPTQ and AWQ folders, quantize_config.json or quant_config.json), builds
 // the program, binds and checks every tensor's name, type and shape, and generation_config.json's stop
-// tokens. `path` is a folder; "demo" names the embedded model when no such folder exists. Weights are not
-// scanned: CheckFinite does that.
+// tokens. Errors: tensors that are missing, or that the program does not read. `path` is a folder; "demo"
+// names the embedded model when no such folder exists. Weights are not scanned: CheckFinite does that.
 Result<Model> LoadModel(const std::string& path);
 // "demo" -> "embedded:demo" unless a folder of that name exists; anything else unchanged.
 std::string ResolveModelPath(const std::string& path);

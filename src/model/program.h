@@ -177,6 +177,9 @@ struct Program {
   int states = 0;        // operations that keep a state of fixed size
   // Other spellings of a prefix of tensor names: {"model.", "language_model.model."}.
   std::vector<std::pair<std::string, std::string>> prefixes;
+  // Tensors that checkpoints may have beside those that are read, with stars for any text (unread_tensors.h):
+  // masks that older libraries stored, a tied head, another model in the same files.
+  std::vector<std::string> beside;
   std::vector<int32_t> eos_ids;  // generation stops at any of these
   int32_t bos_id = -1;           // -1: none
 

@@ -181,8 +181,9 @@ Result<Program> BeginProgram(const Config& config, const DecoderSpec& spec) {
 void FinishProgram(const DecoderSpec& spec, Program& program) {
   constexpr LinearId kTable = 0;  // the first linear of every program
   const int64_t width = program.linears[kTable].in;
-  const LinearId linear =
-      spec.tied ? kTable : AddLinear(program, spec.names.head + ".weight", spec.vocab, width, false, false);
+  const std::string weight = spec.names.head + ".weight";
+  if (spec.tied) program.beside.push_back(weight);
+  const LinearId linear = spec.tied ? kTable : AddLinear(program, weight, spec.vocab, width, false, false);
   BlockBuilder head(program, "head");
   ValueId x = head.Input("x", spec.hidden);
   if (!spec.names.final_norm.empty()) x = Normalize(head, spec, spec.names.final_norm, x);

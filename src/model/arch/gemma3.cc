@@ -54,7 +54,10 @@ Result<Program> BuildGemma3(const Config& config) {
   // The vision model, whose tensors are not read.
   config.LeaveAside({"vision_config", "boi_token_index", "eoi_token_index", "image_token_index",
                      "boi_token_id", "eoi_token_id", "image_token_id", "mm_tokens_per_image"});
-  return BuildText(config.InPlaceOf("text_config", text));
+  PLANISH_TRY(Program program, BuildText(config.InPlaceOf("text_config", text)));
+  program.beside.insert(program.beside.end(), {"vision_tower.*", "multi_modal_projector.*",
+                                               "model.vision_tower.*", "model.multi_modal_projector.*"});
+  return program;
 }
 
 constexpr GgufKey kGgufKeys[] = {

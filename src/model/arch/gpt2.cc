@@ -46,6 +46,7 @@ Result<Program> BuildGpt2(const Config& config) {
   PLANISH_TRY(spec.scale_by_layer, config.Bool("scale_attn_by_inverse_layer_idx", false));
   PLANISH_TRY(Program program, BuildDecoder(config, std::move(spec)));
   program.prefixes = {{"transformer.", ""}};
+  program.beside.insert(program.beside.end(), {"*.attn.bias", "*.attn.masked_bias"});  // the causal mask
   return program;
 }
 

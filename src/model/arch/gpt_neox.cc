@@ -30,7 +30,9 @@ Result<Program> BuildGptNeox(const Config& config) {
   PLANISH_TRY(const double theta, config.Number("rotary_emb_base", 10000.0));
   PLANISH_TRY(const double partial, config.Number("rotary_pct", 0.25));
   PLANISH_RETURN_IF_ERROR(ReadRotation(config, spec, theta, partial));
-  return BuildDecoder(config, std::move(spec));
+  PLANISH_TRY(Program program, BuildDecoder(config, std::move(spec)));
+  program.beside.insert(program.beside.end(), {"*.attention.bias", "*.attention.masked_bias"});  // the mask
+  return program;
 }
 
 constexpr GgufName kGgufTop[] = {{"token_embd", "gpt_neox.embed_in"},

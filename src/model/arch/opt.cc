@@ -39,6 +39,7 @@ Result<Program> BuildOpt(const Config& config) {
   }
   PLANISH_TRY(Program program, BuildDecoder(config, std::move(spec)));
   program.prefixes = {{"model.decoder.", "decoder."}};
+  program.beside.emplace_back("model.decoder.version");
   return program;
 }
 
