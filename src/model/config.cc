@@ -46,9 +46,15 @@ struct Usual {
   std::string_view field;
   const char* value;  // JSON
 };
-constexpr Usual kUsual[] = {
-    {"attention_logits_scaling", "1.0"}, {"is_causal", "true"}, {"n_special", "0"},
-    {"rotary_scaling_factor", "1.0"},    {"use_rope", "true"},  {"use_rotary", "true"}};
+constexpr Usual kUsual[] = {{"attention_logits_scaling", "1.0"},
+                            {"elementwise_affine", "true"},
+                            {"is_causal", "true"},
+                            {"layer_norm_elementwise_affine", "true"},
+                            {"n_special", "0"},
+                            {"rotary_scaling_factor", "1.0"},
+                            {"scale_attn_weights", "true"},
+                            {"use_rope", "true"},
+                            {"use_rotary", "true"}};
 
 bool SaysNothingOf(const Json& value) {
   return value.is_null() || value == false || value == "" || (value.is_structured() && value.empty());
@@ -60,12 +66,12 @@ bool SaysNothing(const std::string& path) {
   return std::ranges::find(kSaysNothing, path) != std::end(kSaysNothing);
 }
 
-Config::Config(const Json& object) : object_(&object), asked_(std::make_shared<std::set<std::string>>()) {}
+Config::Config(const Json& object) : object_(&object), notes_(std::make_shared<Notes>()) {}
 
 std::string Config::Asked(const std::string& key) const {
   const auto own = own_names_.find(key);
   const std::string& name = own != own_names_.end() && object_->contains(own->second) ? own->second : key;
-  asked_->insert(path_ + name);
+  notes_->asked.insert(path_ + name);
   return name;
 }
 
@@ -90,7 +96,7 @@ Config Config::InPlaceOf(const std::string& key, const Json& object) const {
   inside.object_ = &object;
   inside.path_ = path_ + Asked(key) + ".";
   inside.own_names_.clear();
-  asked_->insert(inside.path_);
+  notes_->asked.insert(inside.path_);
   return inside;
 }
 
@@ -105,18 +111,24 @@ void Config::LeaveAside(std::initializer_list<const char*> keys) const {
 }
 
 void Config::TakeNotesOf(const Config& other) const {
-  asked_->insert(other.asked_->begin(), other.asked_->end());
+  notes_->asked.insert(other.notes_->asked.begin(), other.notes_->asked.end());
+}
+
+void Config::Refuse(std::string what) const {
+  if (std::ranges::find(notes_->refused, what) == notes_->refused.end()) {
+    notes_->refused.push_back(std::move(what));
+  }
 }
 
 void Config::Collect(const Json& object, const std::string& path, std::vector<Field>& unread) const {
   for (const auto& [key, value] : object.items()) {
     const std::string name = path + key;
     if (SaysNothing(key) || SaysNothing(name)) continue;
-    if (asked_->contains(name + ".")) {
+    if (notes_->asked.contains(name + ".")) {
       if (value.is_object()) Collect(value, name + ".", unread);
       continue;
     }
-    if (asked_->contains(name)) continue;
+    if (notes_->asked.contains(name)) continue;
     const auto* usual = std::ranges::find(kUsual, key, &Usual::field);
     if (usual != std::end(kUsual) ? value == Json::parse(usual->value) || value.is_null()
                                   : SaysNothingOf(value)) {

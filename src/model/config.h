@@ -57,6 +57,12 @@ class Config {
     std::string path;  // "rope_scaling.factor"
     const Json* value;
   };
+  // Notes that what the config says is not implemented: "alibi: true is not implemented for ...". Building
+  // goes on, so that all such notes are there in the end, and what it built is not used.
+  void Refuse(std::string what) const;
+  const std::vector<std::string>& Refused() const { return notes_->refused; }
+  // How messages name the field: "rope_scaling.factor".
+  std::string Path(const std::string& key) const { return path_ + key; }
   // What nobody asked for and what may say something: not null, false or empty, and none of the fields that
   // are about training, generating text or the library that wrote the file.
   std::vector<Field> Unread() const;
@@ -69,7 +75,11 @@ class Config {
   const Json* object_;
   std::string path_;  // of this object: "" or "rope_scaling."
   std::map<std::string, std::string> own_names_;
-  std::shared_ptr<std::set<std::string>> asked_;  // paths; of objects that were entered with a dot behind
+  struct Notes {
+    std::set<std::string> asked;  // paths; of objects that were entered with a dot behind
+    std::vector<std::string> refused;
+  };
+  std::shared_ptr<Notes> notes_;
 };
 
 // Fields that say nothing of a forward pass, whatever their value.

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <functional>
 #include <tuple>
 
@@ -250,6 +251,104 @@ TEST(Refusals, ByName) {
     EXPECT_THAT(program.error().message, HasSubstr(c.message));
   }
 }
+
+// What files may ask for, whether a family knows it or not.
+struct Option {
+  const char* field;
+  std::vector<Json> values;
+};
+const std::vector<Option>& Options() {
+  static const Json kMadeUpRotation = {{"rope_type", "linear"}, {"factor", 2.0}, {"made_up", 3}};
+  static const std::vector<Option> kOptions = {{"a_made_up_option", {3}},
+                                               {"alibi", {true, false}},
+                                               {"attention_bias", {true, false}},
+                                               {"attn_logit_softcapping", {3.0}},
+                                               {"clip_qkv", {8.0}},
+                                               {"elementwise_affine", {true, false}},
+                                               {"embedding_multiplier", {3.0}},
+                                               {"final_logit_softcapping", {3.0}},
+                                               {"hidden_act", {"relu"}},
+                                               {"is_causal", {true, false}},
+                                               {"is_gated_act", {true, false}},
+                                               {"logit_scale", {0.7}},
+                                               {"mlp_bias", {true, false}},
+                                               {"norm_topk_prob", {true, false}},
+                                               {"qk_norm", {true, false}},
+                                               {"query_pre_attn_scalar", {7}},
+                                               {"residual_multiplier", {0.7}},
+                                               {"rope_interleave", {true, false}},
+                                               {"rope_scaling", {kMadeUpRotation}},
+                                               {"routed_scaling_factor", {2.5}},
+                                               {"scale_attn_weights", {true, false}},
+                                               {"scoring_func", {"sigmoid"}},
+                                               {"sliding_window", {7}},
+                                               {"tie_word_embeddings", {true, false}},
+                                               {"use_parallel_residual", {true, false}},
+                                               {"use_qk_norm", {true, false}}};
+  return kOptions;
+}
+
+class FamilyOptions : public testing::TestWithParam<test::FamilyModel> {
+ protected:
+  void SetUp() override {
+    const std::string original = ModelFolder(GetParam().folder);
+    if (!std::filesystem::exists(original)) GTEST_SKIP() << "no shared models here";
+    for (const auto& file : std::filesystem::directory_iterator(original)) {
+      const std::string name = file.path().filename().string();
+      if (name.find(".safetensors") == std::string::npos) continue;
+      std::filesystem::create_symlink(file.path(), JoinPath(folder_.path(), name));
+    }
+    config_ = ReadJson(original + "/config.json");
+    ASSERT_TRUE(Logits(config_, logits_));
+  }
+  // False: other tensors are needed.
+  bool Logits(const Json& config, Mat<float>& logits) {
+    EXPECT_TRUE(WriteFileAtomically(JoinPath(folder_.path(), "config.json"), DumpJson(config)).ok());
+    const auto model = LoadModel(folder_.path());
+    if (!model.ok()) return false;
+    const std::vector<int32_t> ids = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8};
+    logits = OnePass(run_.context, *model, ids);
+    return true;
+  }
+  // Whether the model computes the same with the option as without. A family that refuses it has to name it.
+  bool Passes(const char* field, const Json& value) {
+    Json config = config_;
+    config[field] = value;
+    if (field == std::string("sliding_window")) {  // which some ask for in other fields too
+      config.erase("layer_types");
+      if (config.contains("use_sliding_window")) {
+        config.update({{"use_sliding_window", true}, {"max_window_layers", 0}});
+      }
+    }
+    const auto program = BuildProgram(config);
+    if (!program.ok()) {
+      EXPECT_THAT(program.error().message, HasSubstr(field)) << value;
+      return false;
+    }
+    Mat<float> logits;
+    return Logits(config, logits) && MaxDifference(logits_, 0, logits) == 0;
+  }
+
+  const TemporaryFolder folder_;
+  const TestContext run_;
+  Json config_;
+  Mat<float> logits_;
+};
+
+// An option is refused by its name, or another model comes of it; of a flag's two values one may be what the
+// model does anyway.
+TEST_P(FamilyOptions, AreRefusedOrDoSomething) {
+  for (const auto& [field, values] : Options()) {
+    std::vector<std::string> passed;
+    for (const Json& value : values) {
+      if (Passes(field, value)) passed.push_back(DumpJson(value));
+    }
+    EXPECT_LE(passed.size(), values.size() - 1) << field << " " << fmt::format("{}", fmt::join(passed, ", "));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, FamilyOptions, testing::ValuesIn(test::AllFamilyModels()),
+                         [](const auto& model) { return test::NameOf(model.param); });
 
 // Nothing of a checkpoint is dropped in silence, but what is known to say nothing.
 TEST(UnreadTensors, AreRefusedByName) {

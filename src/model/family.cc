@@ -17,14 +17,29 @@ std::span<const Config::Field> FirstOf(std::span<const Config::Field> fields, si
   return fields.first(std::min(fields.size(), most));
 }
 
-// What of a config a family would not read: neither as it is, nor where all fields have their defaults.
-std::vector<Config::Field> UnreadBy(const Family& family, const Json& config) {
+std::string RefusedText(const std::vector<std::string>& refused) {
+  constexpr size_t kShown = 6;
+  const std::vector<std::string> shown(
+      refused.begin(), refused.begin() + static_cast<ptrdiff_t>(std::min(refused.size(), kShown)));
+  return fmt::format("{}{}", fmt::join(shown, "; "),
+                     refused.size() > kShown ? fmt::format("; and {} more", refused.size() - kShown) : "");
+}
+
+// What keeps a config from being one of a family.
+struct Apartness {
+  std::vector<Config::Field> unread;  // neither as it is, nor where all fields have their defaults
+  std::vector<std::string> refused;   // values
+  size_t count() const { return unread.size() + refused.size(); }
+};
+
+Apartness ApartFrom(const Family& family, const Json& config) {
   static const Json kDefaults = Json::object();
   const Config defaults(kDefaults), given(config);
   (void)family.build(defaults);  // for the notes: what else may be wrong with the config matters not
   (void)family.build(given);
   given.TakeNotesOf(defaults);
-  return given.Unread();
+  given.LeaveAside({"bos_token_id", "eos_token_id"});  // every family reads them, at the end
+  return {given.Unread(), given.Refused()};
 }
 
 // 0: the same name, 1: nothing in common.
@@ -54,24 +69,28 @@ Error UnknownFamily(const std::string& type, const Json& config) {
   std::vector<std::string> known;
   const Family* nearest = nullptr;
   double least = 0;
-  std::vector<Config::Field> unread;
+  Apartness difference;
   for (const Family* family : AllFamilies()) {
     known.emplace_back(family->model_type);
-    auto fields = UnreadBy(*family, config);
+    Apartness apart = ApartFrom(*family, config);
     const double distance =
-        static_cast<double>(fields.size()) + kNameWeight * NamesApart(*family, type, config);
+        static_cast<double>(apart.count()) + kNameWeight * NamesApart(*family, type, config);
     if (nearest != nullptr && distance >= least) continue;
     nearest = family;
     least = distance;
-    unread = std::move(fields);
+    difference = std::move(apart);
   }
   std::string message = fmt::format("model_type '{}' is not known; known: {}; the nearest is '{}' ({})", type,
                                     fmt::join(known, ", "), nearest->model_type, nearest->summary);
   constexpr size_t kShown = 8;
   std::vector<std::string> names;
+  const auto& unread = difference.unread;
   for (const auto& field : FirstOf(unread, kShown)) names.push_back(Abbreviate(field.path, 40));
   if (!names.empty()) message += fmt::format(", which has no {}", fmt::join(names, ", "));
   if (unread.size() > kShown) message += fmt::format(" and {} more", unread.size() - kShown);
+  if (!difference.refused.empty()) message += "; " + RefusedText(difference.refused);
+  if (difference.count() == 0)
+    message += "; its fields are all known to it: what differs is not in the config";
   return InputError(message);
 }
 
@@ -121,7 +140,9 @@ Result<Program> BuildProgram(const Json& config) {
   const Family* family = FindFamily(type);
   if (family == nullptr) return UnknownFamily(Abbreviate(type), config);
   const Config fields(config);
-  PLANISH_TRY(Program program, family->build(fields));
+  auto program = family->build(fields);
+  if (!fields.Refused().empty()) return InputError(RefusedText(fields.Refused()));
+  if (!program.ok()) return program;
   PLANISH_RETURN_IF_ERROR(CheckAllRead(*family, fields));
   return program;
 }

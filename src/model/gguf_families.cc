@@ -132,6 +132,10 @@ Result<const GgufFamily*> GgufFamilyOf(const GgufFile& file) {
       fmt::format("general.architecture '{}': expected one of {}", Abbreviate(arch), fmt::join(known, ", ")));
 }
 
+Error CannotHold(const GgufFamily& family, const std::string& what) {
+  return {Code::kRefused, fmt::format("GGUF's architecture '{}' cannot hold {}", family.arch, what)};
+}
+
 std::optional<GgufPlace> GgufPlaceOf(const GgufFamily& family, const Program& program,
                                      const std::string& name) {
   if (auto place = PlaceOf(family, name)) return place;

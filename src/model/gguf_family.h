@@ -90,6 +90,8 @@ struct GgufFamily {
   // Which layers may slide: all or none; every other, from the first on; all but each n-th, for which there
   // is the key attention.sliding_window_pattern.
   enum class Windows { kAll, kAlternate, kPattern } windows = Windows::kAll;
+  // llama.cpp does not read the key of the window, and attends to everything.
+  bool window_unread = false;
   // Above 0: files do not hold query_pre_attn_scalar. It is the width of a head, or hidden / heads in the
   // model of that many layers.
   int largest_layers = 0;
@@ -109,6 +111,9 @@ std::span<const GgufFamily* const> AllGgufFamilies();
 const GgufFamily* GgufFamilyOf(const Program& program);  // null: none
 // Error: the architecture is not known here; lists those that are.
 Result<const GgufFamily*> GgufFamilyOf(const GgufFile& file);
+
+// A refusal: the format has no place for it, whatever the input.
+Error CannotHold(const GgufFamily& family, const std::string& what);
 
 // Where a tensor of a Hugging Face checkpoint lies: "model.layers.3.mlp.experts.5.up_proj.weight" is expert 5
 // of "blk.3.ffn_up_exps.weight". Nothing where the family has no such tensor.

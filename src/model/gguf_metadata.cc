@@ -51,13 +51,6 @@ Json FieldOf(const Json& config, const char* field, const char* fallback) {
   return fallback == nullptr ? Json() : Json::parse(fallback);
 }
 
-// The format has no place for it, whatever the input.
-Error Refused(std::string message) { return {Code::kRefused, std::move(message)}; }
-
-Error Cannot(const GgufFamily& family, const std::string& what) {
-  return Refused(fmt::format("GGUF's architecture '{}' cannot hold {}", family.arch, what));
-}
-
 Status CheckImplied(const GgufFamily& family, const Json& config) {
   for (const GgufImplied& implied : family.implied) {
     if (implied.fallback == nullptr) continue;
@@ -67,8 +60,8 @@ Status CheckImplied(const GgufFamily& family, const Json& config) {
       return a == "swish" ? Json("silu") : a == "gelu_fast" ? Json("gelu_new") : a;
     };
     if (same(value) == Json::parse(implied.value)) continue;
-    return Cannot(family, fmt::format("{} = {}, it means {}", implied.field, Abbreviate(DumpJson(value)),
-                                      implied.value));
+    return CannotHold(family, fmt::format("{} = {}, it means {}", implied.field, Abbreviate(DumpJson(value)),
+                                          implied.value));
   }
   return {};
 }
@@ -78,11 +71,11 @@ Status CheckExperts(const GgufFamily& family, const Shapes& shapes, int64_t dens
   const auto layers = static_cast<int64_t>(shapes.rotated.size());
   if (family.experts == nullptr) return {};
   if (shapes.routers != layers - dense) {
-    return Cannot(family, "layers without experts among layers with them");
+    return CannotHold(family, "layers without experts among layers with them");
   }
   if (!family.latent && shapes.route.normalize != family.normalized) {
-    return Cannot(family, fmt::format("experts' weights {} their sum",
-                                      shapes.route.normalize ? "divided by" : "not divided by"));
+    return CannotHold(family, fmt::format("experts' weights {} their sum",
+                                          shapes.route.normalize ? "divided by" : "not divided by"));
   }
   return {};
 }
@@ -90,7 +83,7 @@ Status CheckExperts(const GgufFamily& family, const Shapes& shapes, int64_t dens
 // Latents are normalized by the one epsilon there is, and scores scaled by yarn's mscale_all_dim.
 Status CheckLatent(const GgufFamily& family, const Json& config, const Shapes& shapes) {
   if (std::fabs(shapes.eps - 1e-6f) > 1e-9f) {
-    return Cannot(family, fmt::format("rms_norm_eps {} beside the latents' 1e-6", shapes.eps));
+    return CannotHold(family, fmt::format("rms_norm_eps {} beside the latents' 1e-6", shapes.eps));
   }
   PLANISH_TRY(const int64_t dense, JsonInt(config, "first_k_dense_replace", 0));
   return CheckExperts(family, shapes, dense);
@@ -105,24 +98,24 @@ Status CheckShapes(const GgufFamily& family, const Program& program, const Shape
   const bool by_hidden = family.largest_layers > 0 && layers == family.largest_layers;
   const auto width = static_cast<double>(by_hidden ? program.hidden / attention.heads : attention.head_dim);
   if (!own_scale && std::fabs(attention.scale * std::sqrt(width) - 1) > 1e-5) {
-    return Cannot(family,
-                  fmt::format("scores scaled by {}, it means {}", attention.scale, 1 / std::sqrt(width)));
+    return CannotHold(family,
+                      fmt::format("scores scaled by {}, it means {}", attention.scale, 1 / std::sqrt(width)));
   }
   for (size_t i = 0; i < shapes.rotated.size(); ++i) {
     const bool skipped =
         family.unrotated_every > 0 && (i + 1) % static_cast<size_t>(family.unrotated_every) == 0;
     if (shapes.rotated[i] == (family.theta != nullptr && !skipped)) continue;
-    return Cannot(family, fmt::format("layer {} {} rotation", i, shapes.rotated[i] ? "with" : "without"));
+    return CannotHold(family, fmt::format("layer {} {} rotation", i, shapes.rotated[i] ? "with" : "without"));
   }
   using Windows = GgufFamily::Windows;
   for (size_t i = 0; i < shapes.slides.size() && family.windows != Windows::kPattern; ++i) {
     const bool slides = family.windows == Windows::kAlternate ? i % 2 == 0 : shapes.slides.front();
     if (shapes.slides[i] == slides) continue;
-    return Cannot(family, fmt::format("layer {}'s window beside those of the layers before it", i));
+    return CannotHold(family, fmt::format("layer {}'s window beside those of the layers before it", i));
   }
   if (!family.head_dim && attention.head_dim * attention.heads != program.hidden) {
-    return Cannot(family, fmt::format("{} heads of {} for a width of {}", attention.heads, attention.head_dim,
-                                      program.hidden));
+    return CannotHold(family, fmt::format("{} heads of {} for a width of {}", attention.heads,
+                                          attention.head_dim, program.hidden));
   }
   return CheckExperts(family, shapes, 0);
 }
@@ -132,7 +125,7 @@ Status AddKeys(const GgufFamily& family, const Json& config, GgufMetadata& metad
   for (const GgufKey& key : family.keys) {
     const bool null = key.null != nullptr && config.contains(key.field) && config[key.field].is_null();
     const Json value = null ? Json::parse(key.null) : FieldOf(config, key.field, key.fallback);
-    if (null && value.is_null()) return Cannot(family, fmt::format("{} = null", key.field));
+    if (null && value.is_null()) return CannotHold(family, fmt::format("{} = null", key.field));
     if (value.is_null()) continue;
     const bool fits = key.kind == GgufKey::Kind::kBool  ? value.is_boolean()
                       : key.kind == GgufKey::Kind::kInt ? value.is_number_integer()
@@ -168,7 +161,7 @@ Status AddPattern(const GgufFamily& family, const std::vector<bool>& slides, Ggu
   const auto pattern = static_cast<int64_t>(full) + 1;
   for (size_t i = 0; i < slides.size(); ++i) {
     if (slides[i] != ((static_cast<int64_t>(i) + 1) % pattern != 0)) {
-      return Cannot(family, fmt::format("layer {}'s window beside those of the layers before it", i));
+      return CannotHold(family, fmt::format("layer {}'s window beside those of the layers before it", i));
     }
   }
   metadata.Int(std::string(family.arch) + ".attention.sliding_window_pattern", pattern);
@@ -240,8 +233,8 @@ Result<const GgufFamily*> WritableFamily(const Program& program) {
   for (const Family* f : AllFamilies()) {
     if (!f->gguf.empty()) known.emplace_back(f->model_type);
   }
-  return Refused(fmt::format("family '{}' cannot be written as GGUF: expected one of {}", program.family,
-                             fmt::join(known, ", ")));
+  return Error{Code::kRefused, fmt::format("family '{}' cannot be written as GGUF: expected one of {}",
+                                           program.family, fmt::join(known, ", "))};
 }
 
 }  // namespace

@@ -114,10 +114,6 @@ Result<std::vector<float>> DivisorsOf(const std::vector<double>& scaled, double 
   return divisors;
 }
 
-Error CannotHold(const GgufFamily& family, const std::string& what) {
-  return InputError(fmt::format("GGUF's architecture '{}' cannot hold {}", family.arch, what));
-}
-
 Status WriteYarn(const GgufFamily& family, const Scaling& scaling, const RopeTable& rope,
                  const std::string& s, GgufMetadata& metadata) {
   PLANISH_TRY(const double factor, JsonNumber(scaling.fields, "factor"));

@@ -253,7 +253,7 @@ TEST(BuildProgramTest, RefusesBadFields) {
 
 TEST(BuildProgramTest, RefusesBadWindows) {
   const std::pair<Json, const char*> cases[] = {
-      {{{"sliding_window", 0}}, "sliding_window: expected at least 1, found 0"},
+      {{{"sliding_window", 0}}, "field 'sliding_window': expected 1 to 2147483648, found 0"},
       {{{"sliding_window", 4}, {"layer_types", {"full_attention"}}},
        "layer_types has 1 entries for 2 layers"},
       {{{"sliding_window", 4}, {"layer_types", {"full_attention", "chunked"}}},
@@ -263,6 +263,27 @@ TEST(BuildProgramTest, RefusesBadWindows) {
     config.update(changes);
     EXPECT_THAT(BuildError(config), HasSubstr(message)) << changes;
   }
+}
+
+// As the class does: a window that is asked for and is null is none.
+TEST(BuildProgramTest, NullIsNoWindow) {
+  Json config = TinyModel("qwen3").config;
+  config.update({{"use_sliding_window", true}, {"sliding_window", nullptr}, {"max_window_layers", 0}});
+  const auto window = [&] {
+    const auto program = BuildProgram(config);
+    EXPECT_TRUE(program.ok()) << (program.ok() ? "" : program.error().message);
+    int64_t found = -1;
+    if (!program.ok()) return found;
+    for (const Op& op : program->blocks[1].ops) {
+      if (const auto* attention = std::get_if<AttentionOp>(&op.body)) found = attention->shape.window;
+    }
+    return found;
+  };
+  EXPECT_EQ(window(), 0);
+  config["sliding_window"] = 7;
+  EXPECT_EQ(window(), 7);
+  config.erase("sliding_window");
+  EXPECT_EQ(window(), 4096);
 }
 
 TEST(ProgramTest, CountsByHand) {

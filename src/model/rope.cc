@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <numbers>
+#include <type_traits>
 
 #include "base/names.h"
 
@@ -28,14 +30,47 @@ Result<Config> ScalingFields(const Config& config, const RopeDefaults& defaults,
   return defaults.scaled ? config.Object("rope_scaling") : Config(kNone);
 }
 
+struct Place {
+  const Config& config;
+  const char* key;  // null: none
+};
+
+// One number that may stand in several places, and then is the same in all of them.
+template <class T>
+Result<T> Agreed(std::initializer_list<Place> places, T fallback) {
+  std::string path;
+  T found = fallback;
+  for (const Place& place : places) {
+    if (place.key == nullptr || place.config.Find(place.key) == nullptr) continue;
+    T value{};
+    if constexpr (std::is_integral_v<T>) {
+      PLANISH_TRY(value, place.config.Int(place.key));
+    } else {
+      PLANISH_TRY(value, place.config.Number(place.key));
+    }
+    if (path.empty()) {
+      found = value;
+      path = place.config.Path(place.key);
+    } else if (value != found) {
+      return InputError(fmt::format("{} is {}, but {} is {}: expected one of the two, or the same number",
+                                    path, found, place.config.Path(place.key), value));
+    }
+  }
+  return found;
+}
+
 Result<RopeFields> ReadFields(const Config& config, const RopeDefaults& defaults,
                               const std::string& layer_type) {
   PLANISH_TRY(const Config scaling, ScalingFields(config, defaults, layer_type));
   RopeFields fields{scaling};
-  PLANISH_TRY(const double top_theta, config.Number(defaults.theta_field, defaults.theta));
-  PLANISH_TRY(fields.theta, fields.scaling.Number("rope_theta", top_theta));
-  PLANISH_TRY(const double top_partial, config.Number("partial_rotary_factor", defaults.partial));
-  PLANISH_TRY(fields.partial, fields.scaling.Number("partial_rotary_factor", top_partial));
+  PLANISH_TRY(fields.theta, Agreed<double>({{fields.scaling, "rope_theta"},
+                                            {config, defaults.theta_field},
+                                            {config, defaults.older_theta}},
+                                           defaults.theta));
+  PLANISH_TRY(fields.partial, Agreed<double>({{fields.scaling, "partial_rotary_factor"},
+                                              {config, "partial_rotary_factor"},
+                                              {config, defaults.older_partial}},
+                                             defaults.partial));
   // At 1 all dimensions turn alike and yarn divides by ln 1; below, the fast ones would be the slow ones.
   if (!(fields.theta > 1) || !std::isfinite(fields.theta)) {
     return InputError(fmt::format("rope_theta: expected a number above 1, found {}", fields.theta));
@@ -221,8 +256,9 @@ Result<RopeTable> ReadRope(const Config& config, int64_t head_dim, const RopeDef
   PLANISH_TRY(const std::string type, fields.scaling.String("rope_type", old_name));
   PLANISH_TRY(const int64_t max_positions, config.Int("max_position_embeddings", defaults.max_positions));
   // Phi-3 has it beside the other fields.
-  PLANISH_TRY(const int64_t top_original, config.Int("original_max_position_embeddings", max_positions));
-  PLANISH_TRY(const int64_t original, fields.scaling.Int("original_max_position_embeddings", top_original));
+  constexpr const char* kOriginal = "original_max_position_embeddings";
+  PLANISH_TRY(const int64_t original,
+              Agreed<int64_t>({{fields.scaling, kOriginal}, {config, kOriginal}}, max_positions));
   if (type == "default") return rope;
   if (original < 1) {
     return InputError(

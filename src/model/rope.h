@@ -1,7 +1,8 @@
 // Rotary position parameters from a config, old and new spelling:
 //   rope_theta + rope_scaling {type or rope_type, ...}              (transformers 4)
 //   rope_parameters {rope_type, rope_theta, ...}, one or per layer type   (transformers 5)
-// Kinds: default, linear, llama3, yarn, dynamic, longrope (or su).
+// Where both spellings are there they must agree. Kinds: default, linear, llama3, yarn, dynamic, longrope (or
+// su).
 //
 // The last two depend on the length of the sequence: its last position in the forward pass, plus one. A
 // forward pass over a whole sequence is the definition. With a cache, keys keep the rotation of the pass that
@@ -25,7 +26,10 @@ struct RopeDefaults {
   double partial = 1;  // part of head_dim that rotates
   RopePairing pairing = RopePairing::kHalves;
   const char* theta_field = "rope_theta";  // outside of rope_parameters
-  bool scaled = true;                      // by rope_scaling
+  // Names that older files have for it and for partial_rotary_factor; null: none.
+  const char* older_theta = nullptr;
+  const char* older_partial = nullptr;
+  bool scaled = true;  // by rope_scaling
 };
 
 // `layer_type` picks the entry when rope_parameters holds one object per layer type.

@@ -45,6 +45,60 @@ TEST(Rope, Llama31ScalesAsPublished) {
   }
 }
 
+// One number in two places must be one number.
+TEST(Rope, PlacesThatContradictEachOther) {
+  const RopeDefaults neox{.older_theta = "rotary_emb_base", .older_partial = "rotary_pct"};
+  const RopeDefaults local{.theta_field = "rope_local_base_freq", .scaled = false};
+  const Json nested = {{"full_attention", {{"rope_theta", 1e6}}},
+                       {"sliding_attention", {{"rope_theta", 1e4}}}};
+  const auto message = [](const Json& config, const RopeDefaults& defaults, const char* layers) {
+    const auto rope = ReadRope(Config(config), 64, defaults, layers);
+    return rope.ok() ? std::string("(reads)") : rope.error().message;
+  };
+  const struct {
+    Json config;
+    RopeDefaults defaults;
+    const char* layers;
+    const char* expected;
+  } cases[] = {
+      {{{"rope_parameters", {{"rope_theta", 1e4}}}, {"rope_theta", 5e5}},
+       {},
+       "full_attention",
+       "rope_parameters.rope_theta is 10000, but rope_theta is 500000: expected one of the two, or the same"},
+      {{{"rope_parameters", {{"rope_theta", 5e5}}}, {"rope_theta", 500000}}, {}, "full_attention", "(reads)"},
+      {{{"rope_parameters", {{"partial_rotary_factor", 0.25}}}, {"rotary_pct", 0.5}},
+       neox,
+       "full_attention",
+       "rope_parameters.partial_rotary_factor is 0.25, but rotary_pct is 0.5"},
+      {{{"rotary_emb_base", 1e4}, {"rope_theta", 1e5}},
+       neox,
+       "full_attention",
+       "rope_theta is 100000, but rotary_emb_base is 10000"},
+      {{{"rope_parameters", {{"partial_rotary_factor", 0.25}}}, {"partial_rotary_factor", 0.5}},
+       {},
+       "full_attention",
+       "rope_parameters.partial_rotary_factor is 0.25, but partial_rotary_factor is 0.5"},
+      {{{"rope_scaling", {{"type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 64}}},
+        {"original_max_position_embeddings", 32}},
+       {},
+       "full_attention",
+       "rope_scaling.original_max_position_embeddings is 64, but original_max_position_embeddings is 32"},
+      {{{"rope_parameters", nested}, {"rope_theta", 1e6}}, {}, "full_attention", "(reads)"},
+      {{{"rope_parameters", nested}, {"rope_theta", 1e6}}, local, "sliding_attention", "(reads)"},
+      {{{"rope_parameters", nested}, {"rope_theta", 1e5}},
+       {},
+       "full_attention",
+       "rope_parameters.full_attention.rope_theta is 1000000, but rope_theta is 100000"},
+      {{{"rope_parameters", nested}, {"rope_local_base_freq", 2e4}},
+       local,
+       "sliding_attention",
+       "rope_parameters.sliding_attention.rope_theta is 10000, but rope_local_base_freq is 20000"}};
+  for (const auto& c : cases) {
+    EXPECT_EQ(message(c.config, c.defaults, c.layers).find(c.expected), 0u)
+        << message(c.config, c.defaults, c.layers);
+  }
+}
+
 // Frequencies come from fixed operations, not from libm: the strict profile rests on it. With glibc 2.36,
 // std::pow(8e6, -19.0 / 64) depends on whether the CPU has fused multiply-add. The hash is of their bytes.
 TEST(Rope, FrequenciesAreTheSameOnAnyCpuAndExact) {

@@ -12,16 +12,13 @@ Result<Program> BuildCohere(const Config& config) {
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "layer_norm_eps", 1e-5));
   PLANISH_TRY(spec.activation, ReadActivation(config));
   PLANISH_TRY(spec.tied, config.Bool("tie_word_embeddings", true));
-  PLANISH_TRY(spec.qkv_bias, config.Bool("attention_bias", false));
-  spec.o_bias = spec.qkv_bias;
+  PLANISH_RETURN_IF_ERROR(ReadAttentionBias(config, spec));
   PLANISH_TRY(const bool qk_norm, config.Bool("use_qk_norm", false));
   if (qk_norm) spec.qk_norm = DecoderSpec::QkNorm::kHead;  // with weights of its own for every head
-  spec.names.q_norm = "self_attn.q_norm";
-  spec.names.k_norm = "self_attn.k_norm";
   spec.parallel = true;
   spec.names.mlp_norm = "";
   PLANISH_TRY(spec.logit_scale, ReadFactor(config, "logit_scale", 0.0625));
-  PLANISH_RETURN_IF_ERROR(ReadRotation(config, spec, 10000, 1, RopePairing::kAdjacent));
+  PLANISH_RETURN_IF_ERROR(ReadRotation(config, spec, {.pairing = RopePairing::kAdjacent}));
   return BuildDecoder(config, std::move(spec));
 }
 

@@ -76,11 +76,11 @@ Status ReadTokens(const Config& config, Program& program) {
   return {};
 }
 
-Status Require(const Config& config, const char* family, const char* key, const Json& expected) {
+void Require(const Config& config, const char* family, const char* key, const Json& expected) {
   const Json* found = config.Find(key);
-  if (found == nullptr || *found == expected) return {};
-  return InputError(fmt::format("{}: {} is not implemented for {}; expected {}", key,
-                                Abbreviate(DumpJson(*found)), family, DumpJson(expected)));
+  if (found == nullptr || *found == expected) return;
+  config.Refuse(fmt::format("{}: {} is not implemented for {}; expected {}", key,
+                            Abbreviate(DumpJson(*found)), family, DumpJson(expected)));
 }
 
 Status CheckHeads(int64_t heads, int64_t kv_heads, int64_t head_dim) {

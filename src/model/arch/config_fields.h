@@ -29,8 +29,9 @@ Result<Activation> ReadActivation(const Config& config, const char* key = "hidde
                                   const std::string& fallback = "silu");
 // eos_token_id and bos_token_id, checked against the vocabulary.
 Status ReadTokens(const Config& config, Program& program);
-// A field that only makes sense to us with one value: anything else present is refused by name.
-Status Require(const Config& config, const char* family, const char* key, const Json& expected);
+// A field that only makes sense to us with one value: anything else present is refused by name
+// (Config::Refuse).
+void Require(const Config& config, const char* family, const char* key, const Json& expected);
 // num_attention_heads 32 is no multiple of num_key_value_heads 5, head_dim is odd, heads are too wide.
 Status CheckHeads(int64_t heads, int64_t kv_heads, int64_t head_dim);
 

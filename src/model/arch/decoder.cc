@@ -88,21 +88,14 @@ ValueId Attention(BlockBuilder& b, const DecoderSpec& spec, int64_t layer, const
   return Project(b, spec, prefix + n.o, attended, "o", spec.hidden, spec.o_bias);
 }
 
-ValueId Mlp(BlockBuilder& b, const DecoderSpec& spec, const std::string& prefix, ValueId x) {
-  const auto& n = spec.names;
-  if (n.gate_up.empty() && !n.gate.empty()) {
-    return GatedMlp(b, spec, {prefix + n.gate, prefix + n.up, prefix + n.down}, spec.inter, x);
-  }
-  ValueId middle = -1;
-  if (!n.gate_up.empty()) {
-    const int64_t width = 2 * spec.inter;
-    const ValueId both = Project(b, spec, prefix + n.gate_up, x, "gate_up", width, spec.mlp_bias);
-    const ValueId gate = b.Slice(both, "gate", {width, 0, spec.inter});
-    middle = b.Gate(gate, b.Slice(both, "up", {width, spec.inter, spec.inter}), spec.activation);
-  } else {
-    middle = b.Activate(Project(b, spec, prefix + n.up, x, "up", spec.inter, spec.mlp_bias), spec.activation);
-  }
-  return Project(b, spec, prefix + n.down, middle, "down", spec.hidden, spec.mlp_bias);
+struct MlpNames {
+  std::string gate, up, down;  // tensors, without ".weight"
+};
+
+ValueId GatedMlp(BlockBuilder& b, const DecoderSpec& spec, const MlpNames& names, int64_t inter, ValueId x) {
+  const ValueId gate = Project(b, spec, names.gate, x, "gate", inter, spec.mlp_bias);
+  const ValueId up = Project(b, spec, names.up, x, "up", inter, spec.mlp_bias);
+  return Project(b, spec, names.down, b.Gate(gate, up, spec.activation), "down", spec.hidden, spec.mlp_bias);
 }
 
 void BuildLayer(const DecoderSpec& spec, int64_t layer, Program& program) {
@@ -116,7 +109,7 @@ void BuildLayer(const DecoderSpec& spec, int64_t layer, Program& program) {
     return spec.attention ? spec.attention(b, spec, layer, prefix, x) : Attention(b, spec, layer, prefix, x);
   };
   const auto mlp = [&](ValueId x) {
-    return spec.mlp ? spec.mlp(b, spec, layer, prefix, x) : Mlp(b, spec, prefix, x);
+    return spec.mlp ? spec.mlp(b, spec, layer, prefix, x) : PlainMlp(b, spec, prefix, x);
   };
   ValueId x = b.Input("x", spec.hidden);
   if (spec.norm_after_sum) {
@@ -150,10 +143,27 @@ ValueId Normalize(BlockBuilder& b, const DecoderSpec& spec, const std::string& n
   return b.LayerNorm(x, weight, spec.norm == NormKind::kLayer, spec.eps);
 }
 
-ValueId GatedMlp(BlockBuilder& b, const DecoderSpec& spec, const MlpNames& names, int64_t inter, ValueId x) {
-  const ValueId gate = Project(b, spec, names.gate, x, "gate", inter, spec.mlp_bias);
-  const ValueId up = Project(b, spec, names.up, x, "up", inter, spec.mlp_bias);
-  return Project(b, spec, names.down, b.Gate(gate, up, spec.activation), "down", spec.hidden, spec.mlp_bias);
+ValueId GatedMlp(BlockBuilder& b, const DecoderSpec& spec, const std::string& prefix, int64_t inter,
+                 ValueId x) {
+  return GatedMlp(b, spec, MlpNames{prefix + "gate_proj", prefix + "up_proj", prefix + "down_proj"}, inter,
+                  x);
+}
+
+ValueId PlainMlp(BlockBuilder& b, const DecoderSpec& spec, const std::string& prefix, ValueId x) {
+  const auto& n = spec.names;
+  if (n.gate_up.empty() && !n.gate.empty()) {
+    return GatedMlp(b, spec, MlpNames{prefix + n.gate, prefix + n.up, prefix + n.down}, spec.inter, x);
+  }
+  ValueId middle = -1;
+  if (!n.gate_up.empty()) {
+    const int64_t width = 2 * spec.inter;
+    const ValueId both = Project(b, spec, prefix + n.gate_up, x, "gate_up", width, spec.mlp_bias);
+    const ValueId gate = b.Slice(both, "gate", {width, 0, spec.inter});
+    middle = b.Gate(gate, b.Slice(both, "up", {width, spec.inter, spec.inter}), spec.activation);
+  } else {
+    middle = b.Activate(Project(b, spec, prefix + n.up, x, "up", spec.inter, spec.mlp_bias), spec.activation);
+  }
+  return Project(b, spec, prefix + n.down, middle, "down", spec.hidden, spec.mlp_bias);
 }
 
 Result<Program> BeginProgram(const Config& config, const DecoderSpec& spec) {
@@ -196,6 +206,11 @@ void FinishProgram(const DecoderSpec& spec, Program& program) {
 Result<Program> BuildDecoder(const Config& config, DecoderSpec spec) {
   if (spec.rope_tables.empty() && spec.names.positions.empty()) {
     PLANISH_RETURN_IF_ERROR(ReadRotation(config, spec));
+  }
+  // What other families call a gate beside the MLP's first matrix, where it is a choice.
+  const bool gated = spec.mlp || !spec.names.gate.empty() || !spec.names.gate_up.empty();
+  for (const char* field : {"is_gated_act", "gated_mlp", "use_gated_activation", "use_swiglu"}) {
+    Require(config, spec.family, field, gated);
   }
   PLANISH_TRY(Program program, BeginProgram(config, spec));
   for (int64_t i = 0; i < spec.layers; ++i) BuildLayer(spec, i, program);

@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "model/arch/config_fields.h"
 #include "model/program.h"
+#include "model/rope.h"
 
 namespace planish {
 
@@ -21,8 +22,9 @@ struct DecoderNames {
   std::string attention_norm = "input_layernorm", mlp_norm = "post_attention_layernorm";
   std::string after_attention, after_mlp;  // norms of what a branch adds
   std::string q = "self_attn.q_proj", k = "self_attn.k_proj", v = "self_attn.v_proj", o = "self_attn.o_proj";
-  std::string qkv;             // q, k and v in one tensor instead
-  std::string q_norm, k_norm;  // of q and k before rotation; a star: a tensor for every head
+  std::string qkv;  // q, k and v in one tensor instead
+  // Norms of q and k before rotation; a star: a tensor for every head.
+  std::string q_norm = "self_attn.q_norm", k_norm = "self_attn.k_norm";
   std::string gate = "mlp.gate_proj", up = "mlp.up_proj", down = "mlp.down_proj";  // no gate: act(up)
   std::string gate_up;  // both in one tensor instead, gate first
 };
@@ -91,19 +93,25 @@ Result<DecoderSpec> ReadDecoder(const Config& config, const char* family, const 
 Result<DecoderSpec> ReadDecoderSizes(const Config& config, const char* family,
                                      const DecoderDefaults& defaults);
 // One rotation for all layers.
-Status ReadRotation(const Config& config, DecoderSpec& spec, double theta = 10000, double partial = 1,
-                    RopePairing pairing = RopePairing::kHalves);
-// Sliding windows where `layer_types` says so; without layer_types, on all layers from `first_sliding` on.
-Status ReadWindows(const Config& config, int64_t window, int64_t first_sliding, DecoderSpec& spec);
-// The same where `use_sliding_window` (default false) asks for it, from layer `max_window_layers` on: qwen.
-Status ReadOptionalWindows(const Config& config, DecoderSpec& spec);
-// Refuses layer_types that slide where the rest of the config says that no layer does.
-Status NoWindows(const Config& config, const DecoderSpec& spec);
-// A `sliding_window` on all layers; null is full attention, a missing key is `fallback` (0: full).
-Status ReadPlainWindow(const Config& config, int64_t fallback, DecoderSpec& spec);
+Status ReadRotation(const Config& config, DecoderSpec& spec, RopeDefaults defaults = {});
+// Biases of q, k, v and o, all or none, by `attention_bias`.
+Status ReadAttentionBias(const Config& config, DecoderSpec& spec, bool fallback = false);
+// Norms of q and k that the family always has, whatever files call the option.
+void UseQkNorm(const Config& config, DecoderSpec::QkNorm kind, DecoderSpec& spec);
 // Which layers slide: `layer_types`, else what `slides` says of a layer's index.
 Result<std::vector<bool>> SlidingLayers(const Config& config, int64_t layers,
                                         const std::function<bool(int64_t)>& slides);
+// A window of `sliding_window` on these layers. Error: it is null though there are some.
+Status SetWindows(const Config& config, const std::vector<bool>& sliding, int64_t fallback,
+                  DecoderSpec& spec);
+// Windows where `use_sliding_window` (default false) asks for them and `sliding_window` is not null: by
+// `layer_types`, else from layer `max_window_layers` on: qwen.
+Status ReadOptionalWindows(const Config& config, DecoderSpec& spec);
+// Refuses layer_types that slide where the rest of the config says that no layer does.
+Status NoWindows(const Config& config, const DecoderSpec& spec);
+// A `sliding_window` on all layers, or those that `layer_types` names; null is full attention, a missing key
+// is `fallback` (0: full).
+Status ReadPlainWindow(const Config& config, int64_t fallback, DecoderSpec& spec);
 
 // ---- building ----
 
@@ -112,12 +120,11 @@ Result<Program> BuildDecoder(const Config& config, DecoderSpec spec);
 Result<Program> BeginProgram(const Config& config, const DecoderSpec& spec);
 // ... and the last norm and the head, after the layers.
 void FinishProgram(const DecoderSpec& spec, Program& program);
-struct MlpNames {
-  std::string gate, up, down;  // tensors, without ".weight"
-};
-// down(act(gate(x)) * up(x)); biases as the spec says.
-ValueId GatedMlp(BlockBuilder& block, const DecoderSpec& spec, const MlpNames& names, int64_t inter,
+// down(act(gate(x)) * up(x)) of the tensors PREFIX + gate_proj, up_proj, down_proj; biases as the spec says.
+ValueId GatedMlp(BlockBuilder& block, const DecoderSpec& spec, const std::string& prefix, int64_t inter,
                  ValueId x);
+// The MLP that the spec describes, of layers that have no other.
+ValueId PlainMlp(BlockBuilder& block, const DecoderSpec& spec, const std::string& prefix, ValueId x);
 ValueId Normalize(BlockBuilder& block, const DecoderSpec& spec, const std::string& name, ValueId x);
 
 }  // namespace planish

@@ -5,7 +5,6 @@
 
 #include "base/names.h"
 #include "model/arch/decoder.h"
-#include "model/rope.h"
 
 namespace planish {
 
@@ -19,12 +18,12 @@ Result<DecoderSpec> ReadDecoderSizes(const Config& config, const char* family, c
   PLANISH_TRY(spec.heads, ReadSize(config, "num_attention_heads", d.heads));
   spec.kv_heads = d.kv_heads > 0 ? d.kv_heads : spec.heads;
   if (d.kv_heads == kNoField) {
-    PLANISH_RETURN_IF_ERROR(Require(config, family, "num_key_value_heads", spec.kv_heads));
+    Require(config, family, "num_key_value_heads", spec.kv_heads);
   } else {
     PLANISH_TRY(spec.kv_heads, ReadSize(config, "num_key_value_heads", spec.kv_heads));
   }
   const int64_t usual_dim = d.head_dim > 0 ? d.head_dim : spec.hidden / spec.heads;
-  if (d.head_dim == kNoField) PLANISH_RETURN_IF_ERROR(Require(config, family, "head_dim", usual_dim));
+  if (d.head_dim == kNoField) Require(config, family, "head_dim", usual_dim);
   PLANISH_TRY(spec.head_dim, ReadSize(config, "head_dim", usual_dim, 4096));
   PLANISH_RETURN_IF_ERROR(CheckHeads(spec.heads, spec.kv_heads, spec.head_dim));
   PLANISH_TRY(spec.max_positions,
@@ -41,16 +40,26 @@ Result<DecoderSpec> ReadDecoder(const Config& config, const char* family, const 
   return spec;
 }
 
-Status ReadRotation(const Config& config, DecoderSpec& spec, double theta, double partial,
-                    RopePairing pairing) {
-  PLANISH_TRY(
-      RopeTable rope,
-      ReadRope(
-          config, spec.head_dim,
-          {.theta = theta, .max_positions = spec.max_positions, .partial = partial, .pairing = pairing}));
+Status ReadRotation(const Config& config, DecoderSpec& spec, RopeDefaults defaults) {
+  Require(config, spec.family, "rope_interleave", defaults.pairing == RopePairing::kAdjacent);
+  defaults.max_positions = spec.max_positions;
+  PLANISH_TRY(RopeTable rope, ReadRope(config, spec.head_dim, defaults));
   spec.rope_tables = {std::move(rope)};
   spec.ropes.assign(static_cast<size_t>(spec.layers), 0);
   return {};
+}
+
+Status ReadAttentionBias(const Config& config, DecoderSpec& spec, bool fallback) {
+  PLANISH_TRY(spec.qkv_bias, config.Bool("attention_bias", fallback));
+  spec.o_bias = spec.qkv_bias;
+  return {};
+}
+
+void UseQkNorm(const Config& config, DecoderSpec::QkNorm kind, DecoderSpec& spec) {
+  for (const char* field : {"use_qk_norm", "qk_norm", "qk_layernorm"}) {
+    Require(config, spec.family, field, true);
+  }
+  spec.qk_norm = kind;
 }
 
 Result<std::vector<bool>> SlidingLayers(const Config& config, int64_t layers,
@@ -77,10 +86,16 @@ Result<std::vector<bool>> SlidingLayers(const Config& config, int64_t layers,
   return sliding;
 }
 
-Status ReadWindows(const Config& config, int64_t window, int64_t first_sliding, DecoderSpec& spec) {
-  if (window < 1) return InputError(fmt::format("sliding_window: expected at least 1, found {}", window));
-  PLANISH_TRY(const auto sliding,
-              SlidingLayers(config, spec.layers, [&](int64_t i) { return i >= first_sliding; }));
+Status SetWindows(const Config& config, const std::vector<bool>& sliding, int64_t fallback,
+                  DecoderSpec& spec) {
+  const bool null = config.Has("sliding_window") && config.Find("sliding_window") == nullptr;
+  const auto first = std::ranges::find(sliding, true);
+  if (null && first == sliding.end()) return {};
+  if (null) {
+    return InputError(fmt::format("field 'sliding_window': null, but layer {} slides; expected a width",
+                                  first - sliding.begin()));
+  }
+  PLANISH_TRY(const int64_t window, ReadSize(config, "sliding_window", fallback, kMaxPositions));
   for (size_t i = 0; i < sliding.size(); ++i) spec.windows[i] = sliding[i] ? window : 0;
   return {};
 }
@@ -95,16 +110,21 @@ Status NoWindows(const Config& config, const DecoderSpec& spec) {
 }
 
 Status ReadOptionalWindows(const Config& config, DecoderSpec& spec) {
-  PLANISH_TRY(const bool sliding, config.Bool("use_sliding_window", false));
-  PLANISH_TRY(const int64_t window, config.Int("sliding_window", 4096));
+  PLANISH_TRY(const bool asked, config.Bool("use_sliding_window", false));
   PLANISH_TRY(const int64_t first_sliding, config.Int("max_window_layers", 28));
-  return sliding ? ReadWindows(config, window, first_sliding, spec) : NoWindows(config, spec);
+  const bool null = config.Has("sliding_window") && config.Find("sliding_window") == nullptr;
+  if (!asked || null) return NoWindows(config, spec);
+  PLANISH_TRY(const auto sliding,
+              SlidingLayers(config, spec.layers, [&](int64_t i) { return i >= first_sliding; }));
+  return SetWindows(config, sliding, 4096, spec);
 }
 
 Status ReadPlainWindow(const Config& config, int64_t fallback, DecoderSpec& spec) {
-  if (config.Has("sliding_window") ? config.Find("sliding_window") == nullptr : fallback == 0) return {};
-  PLANISH_TRY(const int64_t window, config.Int("sliding_window", fallback));
-  return ReadWindows(config, window, 0, spec);
+  if (config.Has("sliding_window") ? config.Find("sliding_window") == nullptr : fallback == 0) {
+    return NoWindows(config, spec);
+  }
+  PLANISH_TRY(const auto sliding, SlidingLayers(config, spec.layers, [](int64_t) { return true; }));
+  return SetWindows(config, sliding, fallback, spec);
 }
 
 }  // namespace planish

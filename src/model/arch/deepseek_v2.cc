@@ -32,10 +32,10 @@ Result<Latent> ReadLatent(const Config& config, DecoderSpec& spec) {
   latent.rope = spec.head_dim;
   PLANISH_TRY(latent.value, ReadSize(config, "v_head_dim", 128, 4096));
   PLANISH_TRY(latent.bias, config.Bool("attention_bias", false));
-  PLANISH_RETURN_IF_ERROR(Require(config, "deepseek_v2", "head_dim", latent.rope));
-  PLANISH_RETURN_IF_ERROR(Require(config, "deepseek_v2", "qk_head_dim", latent.nope + latent.rope));
+  Require(config, "deepseek_v2", "head_dim", latent.rope);
+  Require(config, "deepseek_v2", "qk_head_dim", latent.nope + latent.rope);
   PLANISH_RETURN_IF_ERROR(CheckHeads(spec.heads, spec.heads, 2 * (latent.nope + latent.rope + latent.value)));
-  PLANISH_RETURN_IF_ERROR(ReadRotation(config, spec, 10000, 1, RopePairing::kAdjacent));
+  PLANISH_RETURN_IF_ERROR(ReadRotation(config, spec, {.pairing = RopePairing::kAdjacent}));
   double scale = 1.0 / std::sqrt(static_cast<double>(latent.nope + latent.rope));
   // yarn's scale of attention acts on the scores once more, through mscale_all_dim.
   const bool newer = config.Find("rope_parameters") != nullptr;
@@ -90,7 +90,7 @@ struct Mixture {
 Result<Mixture> ReadMixture(const Config& config, const DecoderSpec& spec) {
   Mixture mixture;
   RouteShape& route = mixture.experts.route;
-  PLANISH_RETURN_IF_ERROR(Require(config, "deepseek_v2", "scoring_func", "softmax"));
+  Require(config, "deepseek_v2", "scoring_func", "softmax");
   PLANISH_TRY(route.experts, ReadSize(config, "n_routed_experts", 64, kMaxExperts));
   PLANISH_TRY(route.scale, ReadFactor(config, "routed_scaling_factor", 1));
   PLANISH_TRY(mixture.experts.inter, ReadSize(config, "moe_intermediate_size", 1407));
@@ -108,16 +108,16 @@ Result<Mixture> ReadMixture(const Config& config, const DecoderSpec& spec) {
     route.groups = groups;
     route.open_groups = open_groups;
   } else if (method != "greedy") {
-    return InputError(fmt::format(
-        "topk_method '{}' is not supported: expected greedy or group_limited_greedy", Abbreviate(method)));
+    config.Refuse(fmt::format("topk_method '{}' is not supported: expected greedy or group_limited_greedy",
+                              Abbreviate(method)));
   }
   // The class has no default for it.
   if (config.Find("num_experts_per_tok") == nullptr) {
-    return InputError("field 'num_experts_per_tok' is missing");
+    config.Refuse("field 'num_experts_per_tok' is missing");
   }
   PLANISH_TRY(route.chosen, ReadSize(config, "num_experts_per_tok", 1, kMaxExperts));
   if (route.normalize && (route.scale != 1 || route.chosen < 2)) {
-    return InputError(fmt::format(
+    config.Refuse(fmt::format(
         "norm_topk_prob with routed_scaling_factor {} and num_experts_per_tok {}: programs differ in what it "
         "means; expected a factor of 1 and at least 2 experts",
         route.scale, route.chosen));
@@ -148,13 +148,11 @@ Result<Program> BuildDeepseekV2(const Config& config) {
   spec.mlp = [mixture](BlockBuilder& b, const DecoderSpec& s, int64_t layer, const std::string& prefix,
                        ValueId x) {
     if (layer < mixture.first_sparse || layer % mixture.step != 0) {
-      return GatedMlp(b, s, {prefix + s.names.gate, prefix + s.names.up, prefix + s.names.down}, s.inter, x);
+      return PlainMlp(b, s, prefix, x);
     }
     const ValueId routed = ExpertMlp(b, s, mixture.experts, prefix, x);
     if (mixture.shared_inter == 0) return routed;
-    const std::string shared = prefix + "mlp.shared_experts.";
-    return b.Add(routed, GatedMlp(b, s, {shared + "gate_proj", shared + "up_proj", shared + "down_proj"},
-                                  mixture.shared_inter, x));
+    return b.Add(routed, GatedMlp(b, s, prefix + "mlp.shared_experts.", mixture.shared_inter, x));
   };
   return BuildDecoder(config, std::move(spec));
 }

@@ -4,25 +4,23 @@
 namespace planish::falcon {
 namespace {
 
-Result<DecoderSpec> ReadSizes(const Config& config) {
+Result<DecoderSpec> ReadSizes(const Config& config, bool newer) {
   PLANISH_TRY(const int64_t hidden, ReadSize(config, "hidden_size", 4544, kMaxDimension / 4));
   PLANISH_TRY(DecoderSpec spec,
               ReadDecoderSizes(config.Renamed({{"intermediate_size", "ffn_hidden_size"}}), "falcon",
                                {65024, 4544, 4 * hidden, 32, 71, kNoField, 2048, kNoField}));
-  PLANISH_TRY(const bool newer, config.Bool("new_decoder_architecture", false));
   PLANISH_TRY(const bool multi_query, config.Bool("multi_query", true));
   // Three ways to lay out q, k and v: one head of k and v behind all of q, every head's three together, or
   // every group's.
   PLANISH_TRY(const int64_t kv_heads, ReadSize(config, "num_kv_heads", spec.heads));
-  if (!newer && !multi_query) PLANISH_RETURN_IF_ERROR(Require(config, "falcon", "num_kv_heads", spec.heads));
+  if (!newer && !multi_query) Require(config, "falcon", "num_kv_heads", spec.heads);
   spec.kv_heads = newer || !multi_query ? kv_heads : 1;
   spec.fused_qkv = !newer && multi_query ? FusedQkv::kParts : FusedQkv::kByGroup;
   PLANISH_RETURN_IF_ERROR(CheckHeads(spec.heads, spec.kv_heads, spec.head_dim));
   return spec;
 }
 
-Status ReadLayout(const Config& config, DecoderSpec& spec) {
-  PLANISH_TRY(const bool newer, config.Bool("new_decoder_architecture", false));
+Status ReadLayout(const Config& config, bool newer, DecoderSpec& spec) {
   PLANISH_TRY(const bool parallel, config.Bool("parallel_attn", true));
   PLANISH_TRY(const int64_t norms, ReadSize(config, "num_ln_in_parallel_attn", newer ? 2 : 1, 2));
   spec.parallel = newer || parallel;
@@ -36,8 +34,9 @@ Status ReadLayout(const Config& config, DecoderSpec& spec) {
 }
 
 Result<Program> BuildFalcon(const Config& config) {
-  PLANISH_TRY(DecoderSpec spec, ReadSizes(config));
-  PLANISH_RETURN_IF_ERROR(Require(config, "falcon", "alibi", false));
+  PLANISH_TRY(const bool newer, config.Bool("new_decoder_architecture", false));
+  PLANISH_TRY(DecoderSpec spec, ReadSizes(config, newer));
+  Require(config, "falcon", "alibi", false);
   spec.norm = NormKind::kLayer;
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "layer_norm_epsilon", 1e-5));
   PLANISH_TRY(spec.activation, ReadActivation(config, "activation", "gelu"));
@@ -53,7 +52,7 @@ Result<Program> BuildFalcon(const Config& config) {
   n.gate = "";
   n.up = "mlp.dense_h_to_4h";
   n.down = "mlp.dense_4h_to_h";
-  PLANISH_RETURN_IF_ERROR(ReadLayout(config, spec));
+  PLANISH_RETURN_IF_ERROR(ReadLayout(config, newer, spec));
   return BuildDecoder(config, std::move(spec));
 }
 

@@ -7,7 +7,7 @@ namespace planish {
 Result<DecoderSpec> ReadGemma(const Config& config, const char* family, const DecoderDefaults& defaults,
                               double attention_cap, double logit_cap) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoderSizes(config, family, defaults));
-  PLANISH_RETURN_IF_ERROR(Require(config, family, "use_bidirectional_attention", false));
+  Require(config, family, "use_bidirectional_attention", false);
   spec.norm = NormKind::kRmsPlusOne;
   spec.names.after_attention = "post_attention_layernorm";
   spec.names.mlp_norm = "pre_feedforward_layernorm";
@@ -16,12 +16,11 @@ Result<DecoderSpec> ReadGemma(const Config& config, const char* family, const De
   // The class reads hidden_activation alone; files have the older name beside it, some of them with the exact
   // GELU, and mean this one.
   if (const Json* older = config.Find("hidden_act"); older != nullptr && *older != "gelu") {
-    PLANISH_RETURN_IF_ERROR(Require(config, family, "hidden_act", "gelu_pytorch_tanh"));
+    Require(config, family, "hidden_act", "gelu_pytorch_tanh");
   }
   PLANISH_TRY(spec.activation, ReadActivation(config, "hidden_activation", "gelu_pytorch_tanh"));
   PLANISH_TRY(spec.tied, config.Bool("tie_word_embeddings", true));
-  PLANISH_TRY(spec.qkv_bias, config.Bool("attention_bias", false));
-  spec.o_bias = spec.qkv_bias;
+  PLANISH_RETURN_IF_ERROR(ReadAttentionBias(config, spec));
   // Rounded to bf16, in which the models were trained.
   spec.embed_scale = ToFloat(ToBF16(static_cast<float>(std::sqrt(static_cast<double>(spec.hidden)))));
   PLANISH_TRY(const float scalar, ReadFactor(config, "query_pre_attn_scalar", 256));

@@ -8,10 +8,11 @@ namespace {
 Result<Program> BuildGemma2(const Config& config) {
   PLANISH_TRY(DecoderSpec spec, ReadGemma(config, "gemma2", {256000, 2304, 9216, 26, 8, 4, 8192, 256},
                                           /*attention_cap=*/50, /*logit_cap=*/30));
-  PLANISH_TRY(const int64_t window, ReadSize(config, "sliding_window", 4096));
-  PLANISH_RETURN_IF_ERROR(Require(config, "gemma2", "sliding_window_size", window));  // an older name
+  const Json* window = config.Find("sliding_window");
+  Require(config, "gemma2", "sliding_window_size",
+          window == nullptr ? Json(4096) : *window);  // an older name
   PLANISH_TRY(const auto sliding, SlidingLayers(config, spec.layers, [](int64_t i) { return i % 2 == 0; }));
-  for (size_t i = 0; i < sliding.size(); ++i) spec.windows[i] = sliding[i] ? window : 0;
+  PLANISH_RETURN_IF_ERROR(SetWindows(config, sliding, 4096, spec));
   return BuildDecoder(config, std::move(spec));
 }
 

@@ -10,11 +10,10 @@ namespace {
 Status ReadRotations(const Config& config, const std::vector<bool>& sliding, DecoderSpec& spec) {
   PLANISH_TRY(RopeTable global,
               ReadRope(config, spec.head_dim, {.theta = 1e6, .max_positions = spec.max_positions}));
-  RopeDefaults local{.theta = 1e4, .max_positions = spec.max_positions};
-  if (config.Find("rope_parameters") == nullptr) {
-    local.theta_field = "rope_local_base_freq";
-    local.scaled = false;
-  }
+  const RopeDefaults local{.theta = 1e4,
+                           .max_positions = spec.max_positions,
+                           .theta_field = "rope_local_base_freq",
+                           .scaled = false};
   PLANISH_TRY(RopeTable slow, ReadRope(config, spec.head_dim, local, "sliding_attention"));
   spec.rope_tables = {std::move(global), std::move(slow)};
   for (const bool slides : sliding) spec.ropes.push_back(slides ? 1 : 0);
@@ -24,15 +23,12 @@ Status ReadRotations(const Config& config, const std::vector<bool>& sliding, Dec
 Result<Program> BuildText(const Config& config) {
   PLANISH_TRY(DecoderSpec spec,
               ReadGemma(config, "gemma3", {262208, 2304, 9216, 26, 8, 4, 131072, 256}, 0, 0));
-  spec.qk_norm = DecoderSpec::QkNorm::kHead;
-  spec.names.q_norm = "self_attn.q_norm";
-  spec.names.k_norm = "self_attn.k_norm";
-  PLANISH_TRY(const int64_t window, ReadSize(config, "sliding_window", 4096));
+  UseQkNorm(config, DecoderSpec::QkNorm::kHead, spec);
   PLANISH_TRY(const int64_t newer_pattern, ReadSize(config, "_sliding_window_pattern", 6));
   PLANISH_TRY(const int64_t pattern, ReadSize(config, "sliding_window_pattern", newer_pattern));
   PLANISH_TRY(const auto sliding,
               SlidingLayers(config, spec.layers, [&](int64_t i) { return (i + 1) % pattern != 0; }));
-  for (size_t i = 0; i < sliding.size(); ++i) spec.windows[i] = sliding[i] ? window : 0;
+  PLANISH_RETURN_IF_ERROR(SetWindows(config, sliding, 4096, spec));
   PLANISH_RETURN_IF_ERROR(ReadRotations(config, sliding, spec));
   PLANISH_TRY(Program program, BuildDecoder(config, std::move(spec)));
   program.prefixes = {{"model.", "language_model.model."},

@@ -15,13 +15,13 @@ Result<DecoderSpec> ReadSizes(const Config& config) {
   PLANISH_TRY(const int64_t hidden, ReadSize(config, width, 768, kMaxDimension / 4));
   PLANISH_TRY(DecoderSpec spec,
               ReadDecoderSizes(usual, "gpt2", {50257, 768, 4 * hidden, 12, 12, kNoField, 1024, kNoField}));
-  PLANISH_RETURN_IF_ERROR(Require(config, "gpt2", "n_ctx", spec.max_positions));  // an older name
+  Require(config, "gpt2", "n_ctx", spec.max_positions);  // an older name
   spec.position_rows = spec.max_positions;
   return spec;
 }
 
 Result<Program> BuildGpt2(const Config& config) {
-  PLANISH_RETURN_IF_ERROR(Require(config, "gpt2", "add_cross_attention", false));
+  Require(config, "gpt2", "add_cross_attention", false);
   PLANISH_TRY(DecoderSpec spec, ReadSizes(config));
   spec.norm = NormKind::kLayer;
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "layer_norm_epsilon", 1e-5));

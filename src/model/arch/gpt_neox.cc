@@ -12,8 +12,7 @@ Result<Program> BuildGptNeox(const Config& config) {
   PLANISH_TRY(spec.activation, ReadActivation(config, "hidden_act", "gelu"));
   PLANISH_TRY(spec.tied, config.Bool("tie_word_embeddings", false));
   PLANISH_TRY(spec.parallel, config.Bool("use_parallel_residual", true));
-  PLANISH_TRY(spec.qkv_bias, config.Bool("attention_bias", true));
-  spec.o_bias = spec.qkv_bias;
+  PLANISH_RETURN_IF_ERROR(ReadAttentionBias(config, spec, /*fallback=*/true));
   spec.mlp_bias = true;
   spec.fused_qkv = FusedQkv::kByGroup;
   auto& n = spec.names;
@@ -26,10 +25,8 @@ Result<Program> BuildGptNeox(const Config& config) {
   n.gate = "";
   n.up = "mlp.dense_h_to_4h";
   n.down = "mlp.dense_4h_to_h";
-  // The fields' names in older files.
-  PLANISH_TRY(const double theta, config.Number("rotary_emb_base", 10000.0));
-  PLANISH_TRY(const double partial, config.Number("rotary_pct", 0.25));
-  PLANISH_RETURN_IF_ERROR(ReadRotation(config, spec, theta, partial));
+  PLANISH_RETURN_IF_ERROR(ReadRotation(
+      config, spec, {.partial = 0.25, .older_theta = "rotary_emb_base", .older_partial = "rotary_pct"}));
   PLANISH_TRY(Program program, BuildDecoder(config, std::move(spec)));
   program.beside.insert(program.beside.end(), {"*.attention.bias", "*.attention.masked_bias"});  // the mask
   return program;

@@ -7,8 +7,7 @@ namespace {
 
 Result<Program> BuildGranite(const Config& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "granite", {32000, 4096, 11008, 32, 32, 0, 2048, 0}));
-  PLANISH_TRY(spec.qkv_bias, config.Bool("attention_bias", false));
-  spec.o_bias = spec.qkv_bias;
+  PLANISH_RETURN_IF_ERROR(ReadAttentionBias(config, spec));
   PLANISH_TRY(spec.mlp_bias, config.Bool("mlp_bias", false));
   PLANISH_TRY(spec.embed_scale, ReadFactor(config, "embedding_multiplier", 1));
   PLANISH_TRY(spec.attention_scale, ReadFactor(config, "attention_multiplier", 1));

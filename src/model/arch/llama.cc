@@ -7,9 +7,8 @@ namespace {
 
 Result<Program> BuildLlama(const Config& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "llama", {32000, 4096, 11008, 32, 32, 0, 2048, 0}));
-  PLANISH_TRY(spec.qkv_bias, config.Bool("attention_bias", false));
-  spec.o_bias = spec.qkv_bias;
-  PLANISH_RETURN_IF_ERROR(Require(config, "llama", "activation", "swiglu"));  // of Falcon 3's files
+  PLANISH_RETURN_IF_ERROR(ReadAttentionBias(config, spec));
+  Require(config, "llama", "activation", "swiglu");  // of Falcon 3's files
   PLANISH_TRY(spec.mlp_bias, config.Bool("mlp_bias", false));
   return BuildDecoder(config, std::move(spec));
 }

@@ -45,7 +45,7 @@ Result<Mixer> ReadMixer(const Config& config, const DecoderSpec& spec) {
         "num_heads {} of head_dim {} in n_groups {}: expected expand * hidden_size = {} in whole groups",
         scan.heads, scan.head_dim, scan.groups, expand * spec.hidden));
   }
-  PLANISH_RETURN_IF_ERROR(Require(config, "mamba2", "intermediate_size", inner));
+  Require(config, "mamba2", "intermediate_size", inner);
   // Files say true, and their models were trained with the norm behind the gate.
   config.LeaveAside({"norm_before_gate"});
   if (const Json* limit = config.Find("time_step_limit"); limit != nullptr) {
@@ -92,7 +92,7 @@ Result<Program> BuildMamba2(const Config& config) {
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "layer_norm_epsilon", 1e-5));
   PLANISH_TRY(spec.activation, ReadActivation(config));
   PLANISH_TRY(spec.tied, config.Bool("tie_word_embeddings", false));
-  PLANISH_RETURN_IF_ERROR(Require(config, "mamba2", "rms_norm", true));
+  Require(config, "mamba2", "rms_norm", true);
   spec.max_positions = int64_t{1} << 20;  // nothing in the model ends; some number has to bound requests
   spec.names.embed = "backbone.embeddings";
   spec.names.layer = "backbone.layers.";

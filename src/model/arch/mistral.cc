@@ -28,6 +28,7 @@ constexpr GgufFamily Windowed() {
   windowed.rank = 1;
   windowed.key = "attention.sliding_window";
   windowed.keys = kWindowKey;
+  windowed.window_unread = true;
   return windowed;
 }
 constexpr GgufFamily kGguf[] = {Windowed(), kFull};

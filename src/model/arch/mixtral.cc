@@ -9,11 +9,11 @@ Result<Program> BuildMixtral(const Config& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "mixtral", {32000, 4096, 14336, 32, 32, 8, 131072, 0}));
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "rms_norm_eps", 1e-5));
   PLANISH_RETURN_IF_ERROR(ReadPlainWindow(config, 0, spec));
-  PLANISH_RETURN_IF_ERROR(ReadRotation(config, spec, 1e6));
+  PLANISH_RETURN_IF_ERROR(ReadRotation(config, spec, {.theta = 1e6}));
   ExpertsSpec experts;
   PLANISH_TRY(experts.route.experts, ReadSize(config, "num_local_experts", 8, kMaxExperts));
   PLANISH_TRY(experts.route.chosen, ReadSize(config, "num_experts_per_tok", 2, kMaxExperts));
-  PLANISH_RETURN_IF_ERROR(Require(config, "mixtral", "norm_topk_prob", true));
+  Require(config, "mixtral", "norm_topk_prob", true);
   experts.route.normalize = true;
   experts.inter = spec.inter;
   experts.router = "block_sparse_moe.gate";
@@ -49,6 +49,7 @@ constexpr GgufFamily kGguf[] = {{.model_type = "mixtral",
                                  .rows = GgufFamily::Rows::kPairs,
                                  .theta = "1000000.0",
                                  .head_dim = true,
+                                 .window_unread = true,
                                  .experts = "num_local_experts",
                                  .normalized = true,
                                  .rope_freqs = true,

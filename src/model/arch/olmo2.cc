@@ -8,14 +8,11 @@ namespace {
 Result<Program> BuildOlmo2(const Config& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "olmo2", {50304, 4096, 11008, 32, 32, 0, 2048, 0}));
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "rms_norm_eps", 1e-5));
-  PLANISH_TRY(spec.qkv_bias, config.Bool("attention_bias", false));
-  spec.o_bias = spec.qkv_bias;
+  PLANISH_RETURN_IF_ERROR(ReadAttentionBias(config, spec));
   spec.names.attention_norm = spec.names.mlp_norm = "";
   spec.names.after_attention = "post_attention_layernorm";
   spec.names.after_mlp = "post_feedforward_layernorm";
-  spec.qk_norm = DecoderSpec::QkNorm::kWidth;
-  spec.names.q_norm = "self_attn.q_norm";
-  spec.names.k_norm = "self_attn.k_norm";
+  UseQkNorm(config, DecoderSpec::QkNorm::kWidth, spec);
   return BuildDecoder(config, std::move(spec));
 }
 

@@ -7,8 +7,8 @@ namespace {
 Result<Program> BuildOpt(const Config& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoderSizes(config.Renamed({{"intermediate_size", "ffn_dim"}}), "opt",
                                                  {50272, 768, 3072, 12, 12, kNoField, 2048, kNoField}));
-  PLANISH_RETURN_IF_ERROR(Require(config, "opt", "layer_norm_elementwise_affine", true));
-  PLANISH_RETURN_IF_ERROR(Require(config, "opt", "learned_embeddings", true));  // of Galactica's files
+  Require(config, "opt", "layer_norm_elementwise_affine", true);
+  Require(config, "opt", "learned_embeddings", true);  // of Galactica's files
   spec.norm = NormKind::kLayer;
   spec.eps = 1e-5f;
   PLANISH_TRY(spec.activation, ReadActivation(config, "activation_function", "relu"));

@@ -10,7 +10,7 @@ Result<Program> BuildPhi3(const Config& config) {
   PLANISH_TRY(spec.eps, ReadEpsilon(config, "rms_norm_eps", 1e-5));
   // Of files; nothing reads them.
   for (const char* field : {"full_attn_mod", "interpolate_factor"}) {
-    PLANISH_RETURN_IF_ERROR(Require(config, "phi3", field, 1));
+    Require(config, "phi3", field, 1);
   }
   spec.names.qkv = "self_attn.qkv_proj";
   spec.names.gate_up = "mlp.gate_up_proj";
@@ -30,6 +30,7 @@ constexpr GgufFamily kGguf[] = {{.model_type = "phi3",
                                  .implied = kSiluImplied,
                                  .partial = true,
                                  .gate_up = true,
+                                 .window_unread = true,
                                  .rope_factors = true}};
 
 }  // namespace

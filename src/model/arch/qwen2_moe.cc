@@ -14,14 +14,12 @@ Result<Program> BuildQwen2Moe(const Config& config) {
   spec.mlp = [qwen, shared_inter](BlockBuilder& b, const DecoderSpec& s, int64_t layer,
                                   const std::string& prefix, ValueId x) {
     if (!qwen.sparse[static_cast<size_t>(layer)]) {
-      return GatedMlp(b, s, {prefix + s.names.gate, prefix + s.names.up, prefix + s.names.down}, s.inter, x);
+      return PlainMlp(b, s, prefix, x);
     }
     const ValueId routed = ExpertMlp(b, s, qwen.experts, prefix, x);
     const ValueId gate = b.Activate(KeptLinear(b, x, "shared gate", prefix + "mlp.shared_expert_gate", 1),
                                     Activation::kSigmoid);
-    const std::string shared = prefix + "mlp.shared_expert.";
-    const ValueId common =
-        GatedMlp(b, s, {shared + "gate_proj", shared + "up_proj", shared + "down_proj"}, shared_inter, x);
+    const ValueId common = GatedMlp(b, s, prefix + "mlp.shared_expert.", shared_inter, x);
     return b.Add(routed, b.RowScale(common, gate));
   };
   return BuildDecoder(config, std::move(spec));

@@ -7,11 +7,8 @@ namespace {
 
 Result<Program> BuildQwen3(const Config& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "qwen3", {151936, 4096, 22016, 32, 32, 32, 32768, 128}));
-  PLANISH_TRY(spec.qkv_bias, config.Bool("attention_bias", false));
-  spec.o_bias = spec.qkv_bias;
-  spec.qk_norm = DecoderSpec::QkNorm::kHead;
-  spec.names.q_norm = "self_attn.q_norm";
-  spec.names.k_norm = "self_attn.k_norm";
+  PLANISH_RETURN_IF_ERROR(ReadAttentionBias(config, spec));
+  UseQkNorm(config, DecoderSpec::QkNorm::kHead, spec);
   PLANISH_RETURN_IF_ERROR(ReadOptionalWindows(config, spec));
   return BuildDecoder(config, std::move(spec));
 }

@@ -8,20 +8,15 @@ namespace {
 Result<Program> BuildQwen3Moe(const Config& config) {
   PLANISH_TRY(DecoderSpec spec,
               ReadDecoder(config, "qwen3_moe", {151936, 2048, 6144, 24, 32, 4, 32768, 128}));
-  PLANISH_TRY(spec.qkv_bias, config.Bool("attention_bias", false));
-  spec.o_bias = spec.qkv_bias;
-  spec.qk_norm = DecoderSpec::QkNorm::kHead;
-  spec.names.q_norm = "self_attn.q_norm";
-  spec.names.k_norm = "self_attn.k_norm";
+  PLANISH_RETURN_IF_ERROR(ReadAttentionBias(config, spec));
+  UseQkNorm(config, DecoderSpec::QkNorm::kHead, spec);
   PLANISH_RETURN_IF_ERROR(ReadOptionalWindows(config, spec));
-  // Of Qwen3-Coder's files.
-  PLANISH_RETURN_IF_ERROR(Require(config, "qwen3_moe", "use_qk_norm", true));
-  PLANISH_RETURN_IF_ERROR(Require(config, "qwen3_moe", "shared_expert_intermediate_size", 0));
+  Require(config, "qwen3_moe", "shared_expert_intermediate_size", 0);  // of Qwen3-Coder's files
   PLANISH_TRY(const QwenExperts qwen, ReadQwenExperts(config, spec, {128, 8, 768}));
   spec.mlp = [qwen](BlockBuilder& b, const DecoderSpec& s, int64_t layer, const std::string& prefix,
                     ValueId x) {
     if (qwen.sparse[static_cast<size_t>(layer)]) return ExpertMlp(b, s, qwen.experts, prefix, x);
-    return GatedMlp(b, s, {prefix + s.names.gate, prefix + s.names.up, prefix + s.names.down}, s.inter, x);
+    return PlainMlp(b, s, prefix, x);
   };
   return BuildDecoder(config, std::move(spec));
 }

@@ -36,21 +36,19 @@ Status ReadUnrotated(const Config& config, DecoderSpec& spec) {
 Result<Program> BuildSmollm3(const Config& config) {
   PLANISH_TRY(DecoderSpec spec, ReadDecoder(config, "smollm3", {128256, 2048, 11008, 36, 16, 4, 32768, 0}));
   PLANISH_TRY(spec.tied, config.Bool("tie_word_embeddings", true));
-  PLANISH_TRY(spec.qkv_bias, config.Bool("attention_bias", false));
-  spec.o_bias = spec.qkv_bias;
+  PLANISH_RETURN_IF_ERROR(ReadAttentionBias(config, spec));
   PLANISH_TRY(spec.mlp_bias, config.Bool("mlp_bias", false));
-  PLANISH_RETURN_IF_ERROR(ReadRotation(config, spec, 2e6));
+  PLANISH_RETURN_IF_ERROR(ReadRotation(config, spec, {.theta = 2e6}));
   PLANISH_RETURN_IF_ERROR(ReadUnrotated(config, spec));
   PLANISH_TRY(const bool slides, config.Bool("use_sliding_window", false));
   config.LeaveAside({"max_window_layers"});  // the class writes and does not read it
   if (config.Find("sliding_window") == nullptr || !slides) {
     PLANISH_RETURN_IF_ERROR(NoWindows(config, spec));
   } else {
-    PLANISH_TRY(const int64_t window, ReadSize(config, "sliding_window", 4096));
     PLANISH_TRY(const auto sliding, SlidingLayers(config, spec.layers, [&](int64_t i) {
                   return spec.ropes[static_cast<size_t>(i)] < 0;
                 }));
-    for (size_t i = 0; i < sliding.size(); ++i) spec.windows[i] = sliding[i] ? window : 0;
+    PLANISH_RETURN_IF_ERROR(SetWindows(config, sliding, 4096, spec));
   }
   return BuildDecoder(config, std::move(spec));
 }

@@ -19,7 +19,7 @@ Result<Program> BuildStablelm(const Config& config) {
   if (qk_norm) spec.qk_norm = DecoderSpec::QkNorm::kHead;
   spec.names.q_norm = "self_attn.q_layernorm.norms.*";
   spec.names.k_norm = "self_attn.k_layernorm.norms.*";
-  PLANISH_RETURN_IF_ERROR(ReadRotation(config, spec, 10000, 0.25));
+  PLANISH_RETURN_IF_ERROR(ReadRotation(config, spec, {.partial = 0.25}));
   return BuildDecoder(config, std::move(spec));
 }
 

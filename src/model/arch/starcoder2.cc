@@ -16,11 +16,10 @@ Result<Program> BuildStarcoder2(const Config& config) {
   spec.qkv_bias = spec.o_bias = spec.mlp_bias = bias;
   // What files have beside the class's own fields, which win.
   config.LeaveAside({"activation_function"});
-  PLANISH_RETURN_IF_ERROR(Require(config, "starcoder2", "mlp_type", "default"));
-  PLANISH_RETURN_IF_ERROR(Require(config, "starcoder2", "norm_type", "layer_norm"));
-  PLANISH_RETURN_IF_ERROR(Require(config, "starcoder2", "scale_attn_weights", true));
-  PLANISH_TRY(const double eps, config.Number("norm_epsilon", 1e-5));
-  PLANISH_RETURN_IF_ERROR(Require(config, "starcoder2", "layer_norm_epsilon", eps));
+  Require(config, "starcoder2", "mlp_type", "default");
+  Require(config, "starcoder2", "norm_type", "layer_norm");
+  const Json* eps = config.Find("norm_epsilon");
+  Require(config, "starcoder2", "layer_norm_epsilon", eps == nullptr ? Json(1e-5) : *eps);
   spec.names.gate = "";
   spec.names.up = "mlp.c_fc";
   spec.names.down = "mlp.c_proj";
@@ -46,7 +45,8 @@ constexpr GgufFamily kGguf[] = {{.model_type = "starcoder2",
                                  .implied = kGgufImplied,
                                  .flags = kGgufFlags,
                                  .eps = "norm_epsilon",
-                                 .layer_norm = true}};
+                                 .layer_norm = true,
+                                 .window_unread = true}};
 
 }  // namespace
 
