@@ -27,8 +27,6 @@ namespace {
 
 using testing::HasSubstr;
 
-const std::string kSample = PLANISH_SOURCE_DIR "/models/text/sample.txt";
-
 TEST_F(CliTest, HelpOfTheProgramAndOfEveryVerb) {
   const Outcome help = Run({"--help"});
   EXPECT_EQ(help.status, 0);

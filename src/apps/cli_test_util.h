@@ -88,5 +88,6 @@ class CliTest : public testing::Test {
 };
 
 const std::string kDemo = PLANISH_SOURCE_DIR "/models/demo";
+const std::string kSample = PLANISH_SOURCE_DIR "/models/text/sample.txt";
 
 }  // namespace planish

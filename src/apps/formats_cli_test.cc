@@ -16,8 +16,6 @@ namespace {
 
 using testing::HasSubstr;
 
-const std::string kText = PLANISH_SOURCE_DIR "/models/text/sample.txt";
-
 int64_t Count(const std::string& text, const std::string& part) {
   int64_t count = 0;
   for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++count;
@@ -60,7 +58,7 @@ std::string XmlError(const std::string& text) {
 
 TEST_F(CliTest, GridsAsTableJsonAndDrawing) {
   std::vector<std::string> arguments = {
-      "grids", "demo",   "--calibration", kText,    "--windows", "2",      "--context", "64", "--refit",
+      "grids", "demo",   "--calibration", kSample,  "--windows", "2",      "--context", "64", "--refit",
       "0",     "--grid", "int2 g64",      "--grid", "q2_k",      "--grid", "nf4 g32",   "-q"};
   const Outcome table = Run(arguments);
   ASSERT_EQ(table.status, 0) << table.err;
@@ -103,13 +101,13 @@ TEST_F(CliTest, OneFileSeveralPrecisions) {
   WriteText("one_block.toml",
             "[[stage]]\nmethod = \"rtn\"\nbits = 8\ngroup = 64\n"
             "[[rule]]\nmatch = \"*\"\nskip = true\n[[rule]]\nmatch = \"*.layers.0.*\"\nskip = false\n");
-  ASSERT_EQ(Run({"compress", "demo", "-o", "q8", "--recipe", "one_block.toml", "--calibration", kText,
+  ASSERT_EQ(Run({"compress", "demo", "-o", "q8", "--recipe", "one_block.toml", "--calibration", kSample,
                  "--windows", "1", "--context", "64", "-q"})
                 .status,
             0);
   const std::string stored = ReadAll(Path("q8/model.safetensors"));
   const auto eval = [&](std::vector<std::string> more) {
-    more.insert(more.begin(), {"eval", "q8", "--reference", "demo", "--text", kText, "--tokens", "100"});
+    more.insert(more.begin(), {"eval", "q8", "--reference", "demo", "--text", kSample, "--tokens", "100"});
     Json report = RunJson(more);
     report.erase("seconds");
     return report;
@@ -160,7 +158,7 @@ TEST_F(CliTest, OneFileSeveralPrecisions) {
        "demo: no linear has integer codes of more than 4 bits; compress with --bits 8 to read at fewer "
        "later"},
       {{"chat", "demo", "--precision-bits", "4"}, "no linear has integer codes of more than 4 bits"},
-      {{"eval", "q8", "--text", kText, "--precision-rule", "double"},
+      {{"eval", "q8", "--text", kSample, "--precision-rule", "double"},
        "--precision-rule requires --precision-bits"},
       {{"chat", "q8", "--precision-bits", "1"}, "--precision-bits"},
   };
@@ -173,7 +171,7 @@ TEST_F(CliTest, OneFileSeveralPrecisions) {
 }
 
 TEST_F(CliTest, StatisticsForATypeThatWeighsNothing) {
-  ASSERT_EQ(Run({"calibrate", "demo", "-o", "s.safetensors", "--text", kText, "--windows", "1", "--context",
+  ASSERT_EQ(Run({"calibrate", "demo", "-o", "s.safetensors", "--text", kSample, "--windows", "1", "--context",
                  "64", "-q"})
                 .status,
             0);

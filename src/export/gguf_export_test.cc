@@ -1,5 +1,6 @@
 #include "export/gguf_export.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -25,14 +26,14 @@ Mat<float> HeavyWeights(int64_t rows, int64_t cols, double power, uint64_t seed)
   return w;
 }
 
+// The first 64 rows of a matrix of the demo model.
 Mat<float> TrainedWeights(const std::string& name) {
   const auto checkpoint = Checkpoint::Open(PLANISH_SOURCE_DIR "/models/demo");
   EXPECT_TRUE(checkpoint.ok());
   const auto tensor = checkpoint->Get(name);
   EXPECT_TRUE(tensor.ok());
-  Mat<float> w(tensor->shape[0], tensor->shape[1]);
-  for (int64_t i = 0; i < tensor->NumElements(); ++i)
-    w.data()[i] = LoadElement(tensor->data, tensor->type, i);
+  Mat<float> w(64, tensor->shape[1]);
+  for (int64_t k = 0; k < 64 * w.cols(); ++k) w.data()[k] = LoadElement(tensor->data, tensor->type, k);
   return w;
 }
 
@@ -244,9 +245,7 @@ TEST_F(LevelKinds, ErrorOverThePowerHasOneMinimum) {
     const double u = random.Uniform(k) - 0.5;
     laplace.data()[k] = static_cast<float>(-0.02 * std::copysign(std::log(1 - 2 * std::fabs(u)), u));
   }
-  const Mat<float> whole = TrainedWeights("model.layers.2.mlp.up_proj.weight");
-  Mat<float> trained(64, whole.cols());
-  std::copy_n(whole.data(), 64 * whole.cols(), trained.data());
+  const Mat<float> trained = TrainedWeights("model.layers.2.mlp.up_proj.weight");
   for (const Mat<float>* w : std::initializer_list<const Mat<float>*>{&normal, &laplace, &trained}) {
     const GridSpec grid{.bits = 4, .group = 0, .levels = LevelKind::kPower};
     // Rows scaled by their largest magnitude, nearest level.
