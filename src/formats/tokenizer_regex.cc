@@ -29,6 +29,24 @@ constexpr std::string_view kWordSet =
     "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}"
     "\\x{1f170}-\\x{1f189}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}";
 
+// Classes in brackets as Oniguruma has them; no sets for those that PCRE2's properties do not give.
+struct PosixClass {
+  std::string_view name, set, negated;
+};
+constexpr PosixClass kPosixClasses[] = {
+    {"alpha", "\\p{Alphabetic}", "\\P{Alphabetic}"},
+    {"alnum", "\\p{Alphabetic}\\p{Nd}", ""},
+    {"blank", "\\x{9}\\p{Zs}", ""},
+    {"cntrl", "\\p{Cc}", "\\P{Cc}"},
+    {"digit", "\\p{Nd}", "\\P{Nd}"},
+    {"lower", "\\p{Lowercase}", "\\P{Lowercase}"},
+    {"punct", "\\p{P}\\p{S}", ""},
+    {"space", kSpaceSet, kNotSpaceSet},
+    {"upper", "\\p{Uppercase}", "\\P{Uppercase}"},
+    {"word", "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}", ""},
+    {"xdigit", "0-9A-Fa-f", ""},
+};
+
 // Rewrites an Oniguruma (Ruby syntax) pattern for PCRE2, or refuses what has no equal.
 class Translator {
  public:
@@ -116,13 +134,27 @@ class Translator {
     }
   }
 
+  // "[:name:]" or "[:^name:]", ending at `close`.
+  Status Posix(size_t close) {
+    const bool negated = in_.substr(at_ + 2, 1) == "^";
+    const size_t begin = at_ + 2 + (negated ? 1 : 0);
+    const std::string_view name = in_.substr(begin, close - begin);
+    for (const PosixClass& known : kPosixClasses) {
+      const std::string_view set = negated ? known.negated : known.set;
+      if (known.name != name || set.empty()) continue;
+      out_.append(set);
+      at_ = close + 2;
+      return {};
+    }
+    return Refuse(fmt::format("[:{}{}:]", negated ? "^" : "", name));
+  }
+
   Status ClassCharacter(char c) {
     if (c == '[') {
       if (in_.substr(at_, 2) != "[:") return Refuse("a class inside a class");
       const size_t close = in_.find(":]", at_ + 2);
       if (close == std::string_view::npos) return Refuse("'[:' without ':]'");
-      Copy(close + 2 - at_);
-      return {};
+      return Posix(close);
     }
     if (in_.substr(at_, 2) == "&&") return Refuse("class intersection '&&'");
     if (c == ']') in_class_ = false;

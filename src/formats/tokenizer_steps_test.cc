@@ -492,6 +492,21 @@ TEST(TokenizerRegex, TranslatedConstructs) {
   EXPECT_EQ(first("\\B.", "ab"), "b");
   EXPECT_EQ(first("\\u0041", "xA"), "A");
   EXPECT_EQ(first("[[:digit:]]+", "a12"), "12");
+  // The package's classes are wider than PCRE2's of these names, or narrower.
+  EXPECT_EQ(first("[[:punct:]]+", "a\xE2\x86\x92\xE2\x82\xAC!b"), "\xE2\x86\x92\xE2\x82\xAC!");
+  EXPECT_EQ(first("[[:word:]]+",
+                  "\xC2\xBD"
+                  "e\xCC\x81_\xE2\x80\xBF"),
+            "e\xCC\x81_\xE2\x80\xBF");
+  EXPECT_EQ(first("[[:alnum:]]+",
+                  "\xC2\xB2"
+                  "a1"),
+            "a1");
+  EXPECT_EQ(first("[[:upper:]]+", "a\xE2\x85\xA7"), "\xE2\x85\xA7");
+  EXPECT_EQ(first("[[:blank:][:cntrl:]]+", "a\xE1\xA0\x8E\t\xC2\xA0"), "\t\xC2\xA0");
+  EXPECT_EQ(first("[[:^space:]]+", " \xE1\xA0\x8E"), "\xE1\xA0\x8E");
+  EXPECT_THAT(first("[[:graph:]]", "a"), HasSubstr("[:graph:] at offset 1"));
+  EXPECT_THAT(first("[[:^punct:]]", "a"), HasSubstr("[:^punct:] at offset 1"));
   EXPECT_THAT(first("[a[b]]", "a"), HasSubstr("a class inside a class"));
   EXPECT_THAT(first("\\h", "a"), HasSubstr("\\h at offset 0"));
   EXPECT_THAT(first("(?m:.)", "a"), HasSubstr("'(?m' at offset 0"));

@@ -14,6 +14,8 @@ namespace {
 // to 1/256 of a level's width then, and bins keep their exact moments.
 constexpr int kBins = 4096;
 
+constexpr double kInfinite = std::numeric_limits<double>::infinity();
+
 struct Moments1D {
   double weight = 0, first = 0, second = 0;
   void Add(double v, double w) {
@@ -37,6 +39,11 @@ class Clusters {
     const double w = sums_[j].weight - sums_[i].weight, x = sums_[j].first - sums_[i].first;
     return w > 0 ? std::max(0.0, sums_[j].second - sums_[i].second - x * x / w) : 0.0;
   }
+  // Whether before + Cost(i, j) < best, without a division; else it may be equal but for rounding.
+  bool Improves(double before, int i, int j, double best) const {
+    const double w = sums_[j].weight - sums_[i].weight, x = sums_[j].first - sums_[i].first;
+    return (before - best + (sums_[j].second - sums_[i].second)) * w < x * x;
+  }
   double Mean(int i, int j) const {
     return (sums_[j].first - sums_[i].first) / (sums_[j].weight - sums_[i].weight);
   }
@@ -52,9 +59,10 @@ void AddCluster(const Clusters& clusters, const std::vector<double>& before, int
                 int last, std::vector<double>& now, std::vector<int>& border) {
   if (low > high) return;
   const int mid = (low + high) / 2;
-  double best = std::numeric_limits<double>::infinity();
+  double best = kInfinite;
   int at = first;
   for (int i = std::clamp(border[mid], first, last); i <= std::min(mid - 1, last); ++i) {
+    if (best < kInfinite && !clusters.Improves(before[i], i, mid, best)) continue;
     const double cost = before[i] + clusters.Cost(i, mid);
     if (cost < best) {
       best = cost;
@@ -71,11 +79,11 @@ void AddCluster(const Clusters& clusters, const std::vector<double>& before, int
 std::vector<float> BestCenters(const std::vector<Moments1D>& points, int count) {
   const Clusters clusters(points);
   const int n = clusters.size(), used = std::min(count, n);
-  std::vector<double> cost(n + 1, std::numeric_limits<double>::infinity());
+  std::vector<double> cost(n + 1, kInfinite);
   cost[0] = 0;
   std::vector<std::vector<int>> borders(used, std::vector<int>(n + 1, 0));
   for (int k = 0; k < used; ++k) {
-    std::vector<double> now(n + 1, std::numeric_limits<double>::infinity());
+    std::vector<double> now(n + 1, kInfinite);
     if (k > 0) borders[k] = borders[k - 1];
     // The last cluster ends with the last point.
     AddCluster(clusters, cost, k + 1 < used ? k + 1 : n, n, k, n - 1, now, borders[k]);
