@@ -206,6 +206,36 @@ TEST_F(FolderExportTest, RowsOfGgufAdaptersArePermuted) {
   }
 }
 
+// A layer's experts have their factors in one tensor of GGUF: of one rank, zeros where an expert has no path.
+TEST_F(FolderExportTest, PathsOfExperts) {
+  const std::string folder = PLANISH_SHARED_DIR "/models/moe";
+  if (!std::filesystem::exists(folder)) GTEST_SKIP() << "no shared models here";
+  const Model base = Load(folder);
+  Model model = Load(folder);
+  AddPaths(model);
+  size_t without = 0;
+  while (model.program.linears[without].expert != 1) ++without;
+  model.linears[without].w = base.linears[without].w;
+  ASSERT_TRUE(Convert(model, "lora:gguf", "experts.gguf").ok());
+  const auto file = GgufFile::Open(Path("experts.gguf"));
+  ASSERT_TRUE(file.ok()) << file.error().message;
+  const GgufTensor* b = (*file)->Find("blk.0.ffn_down_exps.weight.lora_b");
+  ASSERT_NE(b, nullptr);
+  const Linear& down = model.linears[without];
+  EXPECT_THAT(b->dims, testing::ElementsAre(3, testing::Gt(0), 8)) << down.name;
+  Model again = Load(folder);
+  const auto attached = AttachLora(context_.context, again, Path("experts.gguf"));
+  ASSERT_TRUE(attached.ok()) << attached.error().message;
+  for (size_t i = 0; i < model.linears.size(); ++i) {
+    const Mat<float> x = Reconstruct(model.linears[i].w), y = Reconstruct(again.linears[i].w);
+    double worst = 0;
+    for (int64_t k = 0; k < x.rows() * x.cols(); ++k) {
+      worst = std::max(worst, std::fabs(double{x.data()[k]} - y.data()[k]));
+    }
+    EXPECT_LT(worst, 1e-6) << model.linears[i].name;
+  }
+}
+
 TEST_F(FolderExportTest, WhatAnAdapterCannotBeIsSaid) {
   Model model = Tiny("tiny");
   EXPECT_THAT(Convert(model, "lora", "none").error().message, HasSubstr("no layer has a low-rank path"));

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 
@@ -137,6 +138,57 @@ std::string ConfigText(const Model& model, const std::vector<Path>& paths, int64
   return DumpJson(config, 2) + "\n";
 }
 
+// What has one name in GGUF: a path, or those of all experts of a layer.
+struct NamedPaths {
+  std::string name;
+  std::vector<const Path*> paths;  // of a bank by expert, null where one has none
+  bool bank = false;
+  int64_t rank = 0;           // the largest
+  const Path* any = nullptr;  // one that is there: all have its rows and columns
+};
+
+Result<std::vector<NamedPaths>> NamePaths(const Model& model, const GgufFamily& family,
+                                          const std::vector<Path>& paths) {
+  std::map<std::string, size_t> experts;
+  for (const Linear& linear : model.linears) {
+    const auto place = GgufPlaceOf(family, model.program, linear.name);
+    if (place && place->expert >= 0) ++experts[place->name];
+  }
+  std::vector<NamedPaths> named;
+  std::map<std::string, size_t> indices;
+  for (const Path& path : paths) {
+    const auto place = GgufPlaceOf(family, model.program, path.linear->name);
+    if (!place) return InputError(fmt::format("tensor '{}' has no name in GGUF", path.linear->name));
+    const bool bank = place->expert >= 0;
+    const auto [index, first] = indices.try_emplace(place->name, named.size());
+    if (first) named.push_back({.name = place->name, .paths = {}, .bank = bank});
+    NamedPaths& one = named[index->second];
+    one.paths.resize(bank ? experts[place->name] : 1);
+    one.paths[static_cast<size_t>(bank ? place->expert : 0)] = &path;
+    one.rank = std::max(one.rank, path.a.rows());
+    one.any = &path;
+  }
+  return named;
+}
+
+// A [rank, in] and B [out, rank] of every path, filled up with zeros; rows of B in the order of the file.
+std::pair<Mat<float>, Mat<float>> StackFactors(const NamedPaths& named, const GgufRowOrder& order) {
+  const int64_t in = named.any->a.cols(), out = named.any->b.rows();
+  const auto count = static_cast<int64_t>(named.paths.size());
+  Mat<float> a(count * named.rank, in), b(count * out, named.rank);
+  a.Fill(0);
+  b.Fill(0);
+  for (int64_t i = 0; i < count; ++i) {
+    const Path* path = named.paths[static_cast<size_t>(i)];
+    if (path == nullptr) continue;
+    std::copy_n(path->a.data(), path->a.rows() * in, a.row(i * named.rank));
+    for (int64_t row = 0; row < out; ++row) {
+      std::copy_n(path->b.row(order.Source(row, out)), path->b.cols(), b.row(i * out + row));
+    }
+  }
+  return {std::move(a), std::move(b)};
+}
+
 std::vector<std::string> Notes() {
   return {"the base is the same model without its paths: convert it with --drop paths"};
 }
@@ -189,28 +241,22 @@ Result<Converted> ExportGgufLora(const Context& context, const Model& model, con
   metadata.String("general.architecture", family->arch);
   metadata.String("adapter.type", "lora");
   metadata.Float("adapter.lora.alpha", 0);  // no scale but the user's, whatever the rank
+  PLANISH_TRY(const auto named, NamePaths(model, *family, paths));
   std::vector<GgufTensorSpec> specs;
-  std::vector<std::string> names;
-  for (const Path& path : paths) {
-    const auto place = GgufPlaceOf(*family, model.program, path.linear->name);
-    if (!place || place->expert >= 0) {
-      return InputError(fmt::format("tensor '{}' has no name of its own in GGUF", path.linear->name));
+  for (const NamedPaths& one : named) {
+    std::vector<int64_t> a = {one.any->a.cols(), one.rank}, b = {one.rank, one.any->b.rows()};
+    if (one.bank) {
+      a.push_back(static_cast<int64_t>(one.paths.size()));
+      b.push_back(a.back());
     }
-    names.push_back(place->name);
-    specs.push_back({place->name + ".lora_a", GgufType::kF32, {path.a.cols(), path.a.rows()}});
-    specs.push_back({place->name + ".lora_b", GgufType::kF32, {path.b.cols(), path.b.rows()}});
+    specs.push_back({one.name + ".lora_a", GgufType::kF32, std::move(a)});
+    specs.push_back({one.name + ".lora_b", GgufType::kF32, std::move(b)});
   }
   PLANISH_TRY(auto writer, GgufWriter::Create(output, metadata, specs));
   Converted done{static_cast<int64_t>(specs.size()), 0, Notes()};
-  for (size_t i = 0; i < paths.size(); ++i) {
-    const Mat<float>&a = paths[i].a, &b = paths[i].b;
-    const GgufRowOrder order = LoraRowOrder(*family, model.program, names[i]);
-    Mat<float> rows(b.rows(), b.cols());
-    for (int64_t row = 0; row < b.rows(); ++row) {
-      const int64_t from = order.Source(row, b.rows());
-      std::copy_n(b.row(from), b.cols(), rows.row(row));
-    }
-    for (const Mat<float>* m : {&a, static_cast<const Mat<float>*>(&rows)}) {
+  for (const NamedPaths& one : named) {
+    const auto factors = StackFactors(one, LoraRowOrder(*family, model.program, one.name));
+    for (const Mat<float>* m : {&factors.first, &factors.second}) {
       const auto bytes = std::as_bytes(std::span(m->data(), static_cast<size_t>(m->rows() * m->cols())));
       PLANISH_RETURN_IF_ERROR(writer.Append(bytes));
       done.bytes += static_cast<int64_t>(bytes.size());

@@ -18,6 +18,8 @@ namespace {
 
 constexpr int64_t kMaxPeftConfigBytes = int64_t{16} << 20;
 constexpr int64_t kMaxRank = int64_t{1} << 16;
+constexpr int64_t kMaxExperts = 1024;
+constexpr size_t kMaxPairs = size_t{1} << 18;
 constexpr size_t kMaxPatterns = 4096;
 
 std::string Module(std::string_view target) { return fmt::format("module '{}'", Abbreviate(target)); }
@@ -309,6 +311,32 @@ Result<LoraAdapter> ReadPeft(const std::string& config_text,
 
 // ---- GGUF ----
 
+// A matrix, or one of each expert of a layer: A {in, r, experts}, B {r, out, experts}.
+Status AddFactors(const GgufTensor& tensor, std::map<std::pair<std::string, int64_t>, LoraPair>& pairs) {
+  const std::string& name = tensor.name;
+  const bool is_a = name.ends_with(".lora_a"), is_b = name.ends_with(".lora_b");
+  const bool bank = tensor.dims.size() == 3;
+  const int64_t experts = bank ? tensor.dims[2] : 1;
+  if ((!is_a && !is_b) || (tensor.dims.size() != 2 && !bank) || experts > kMaxExperts) {
+    return InputError(fmt::format(
+        "tensor '{}' [{}]: expected matrices {{weight}}.lora_a and .lora_b, or those of at most {} experts",
+        Abbreviate(name), fmt::join(tensor.dims, ", "), kMaxExperts));
+  }
+  const std::string target = name.substr(0, name.size() - 7);
+  const size_t bytes = tensor.bytes.size() / static_cast<size_t>(experts);
+  for (int64_t expert = 0; expert < experts; ++expert) {
+    LoraPair& pair = pairs[{target, bank ? expert : -1}];
+    pair.target = target;
+    pair.expert = bank ? expert : -1;
+    pair.embedding = target == "token_embd.weight";
+    LoraFactor& factor = is_a ? pair.a : pair.b;
+    factor = {tensor.type, tensor.dims[1], tensor.cols(),
+              tensor.bytes.subspan(static_cast<size_t>(expert) * bytes, bytes)};
+  }
+  if (pairs.size() <= kMaxPairs) return {};
+  return InputError(fmt::format("more than {} pairs of factors", kMaxPairs));
+}
+
 Result<LoraAdapter> ReadGguf(const std::shared_ptr<const GgufFile>& file) {
   LoraAdapter adapter{file->path(), true, "", {}, file};
   PLANISH_TRY(const std::string general, file->String("general.type", ""));
@@ -323,21 +351,12 @@ Result<LoraAdapter> ReadGguf(const std::shared_ptr<const GgufFile>& file) {
   PLANISH_TRY(adapter.architecture, file->String("general.architecture"));
   PLANISH_TRY(const double alpha, file->Number("adapter.lora.alpha", 0));
   if (!std::isfinite(alpha)) return InputError("adapter.lora.alpha: expected a finite number");
-  std::map<std::string, LoraPair> pairs;
+  std::map<std::pair<std::string, int64_t>, LoraPair> pairs;  // by target and expert
   for (const GgufTensor& tensor : file->tensors()) {
-    const std::string& name = tensor.name;
-    const bool is_a = name.ends_with(".lora_a"), is_b = name.ends_with(".lora_b");
-    if ((!is_a && !is_b) || tensor.dims.size() != 2 || tensor.rows() < 1 || tensor.cols() < 1) {
-      return InputError(fmt::format("tensor '{}' [{}]: expected matrices {{weight}}.lora_a and .lora_b",
-                                    Abbreviate(name), fmt::join(tensor.dims, ", ")));
-    }
-    LoraPair& pair = pairs[name.substr(0, name.size() - 7)];
-    pair.target = name.substr(0, name.size() - 7);
-    pair.embedding = pair.target == "token_embd.weight";
-    (is_a ? pair.a : pair.b) = {tensor.type, tensor.rows(), tensor.cols(), tensor.bytes};
+    PLANISH_RETURN_IF_ERROR(AddFactors(tensor, pairs));
   }
   if (pairs.empty()) return InputError("no factors");
-  for (auto& [target, pair] : pairs) {
+  for (auto& [key, pair] : pairs) {
     pair.rank = pair.embedding ? pair.a.cols : pair.a.rows;
     PLANISH_RETURN_IF_ERROR(CheckPair(pair, "lora_a", "lora_b"));
     pair.scale = alpha == 0 ? 1.0f : static_cast<float>(alpha / static_cast<double>(pair.rank));

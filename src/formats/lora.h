@@ -28,7 +28,8 @@ struct LoraFactor {
 // Of one module. For an embedding [vocab, hidden], looked up and not multiplied, the update is (B A)^T, with
 // a [r, vocab] and b [hidden, r]; GGUF stores that a transposed.
 struct LoraPair {
-  std::string target;  // "model.layers.0.self_attn.q_proj", or of GGUF "blk.0.attn_q.weight"
+  std::string target;   // "model.layers.0.self_attn.q_proj", or of GGUF "blk.0.attn_q.weight"
+  int64_t expert = -1;  // of GGUF, where the target holds all experts of a layer: which; else -1
   int64_t rank = 0;
   float scale = 1;  // s
   bool embedding = false;

@@ -207,6 +207,26 @@ TEST_F(LoraTest, GgufAdapters) {
   EXPECT_EQ(Gguf(Metadata(0), pair)->pairs[0].scale, 1);
 }
 
+// Factors of a layer's experts lie in one tensor, the first expert's first.
+TEST_F(LoraTest, GgufAdaptersOfExperts) {
+  constexpr GgufType kF32 = GgufType::kF32;
+  const auto adapter = Gguf(Metadata(8), {{"blk.1.ffn_up_exps.weight.lora_a", kF32, {3, 4, 2}},
+                                          {"blk.1.ffn_up_exps.weight.lora_b", kF32, {4, 5, 2}}});
+  ASSERT_TRUE(adapter.ok()) << adapter.error().message;
+  ASSERT_EQ(adapter->pairs.size(), 2u);
+  for (int64_t expert : {0, 1}) {
+    const LoraPair& pair = adapter->pairs[static_cast<size_t>(expert)];
+    EXPECT_EQ(pair.target, "blk.1.ffn_up_exps.weight");
+    EXPECT_EQ(pair.expert, expert);
+    EXPECT_EQ(pair.scale, 2);
+    EXPECT_EQ(pair.a.rows, 4);
+    EXPECT_EQ(pair.a.bytes.size(), 3u * 4 * 4);
+    EXPECT_EQ(pair.b.rows, 5);
+    EXPECT_EQ(pair.b.bytes.size(), 4u * 5 * 4);
+  }
+  EXPECT_EQ(adapter->pairs[1].a.bytes.data() - adapter->pairs[0].a.bytes.data(), 48);
+}
+
 TEST_F(LoraTest, GgufAdaptersThatAreRefused) {
   constexpr GgufType kF32 = GgufType::kF32;
   const GgufTensorSpec a{"l.weight.lora_a", kF32, {3, 4}}, b{"l.weight.lora_b", kF32, {4, 5}};
@@ -237,7 +257,11 @@ TEST_F(LoraTest, GgufAdaptersThatAreRefused) {
       {Metadata(1), {b}, "module 'l.weight': lora_a is missing"},
       {Metadata(1), {{"l.weight", kF32, {3, 4}}}, "expected matrices {weight}.lora_a and .lora_b"},
       {Metadata(1), {{"l.weight.lora_a", kF32, {3}}}, "[3]: expected matrices"},
-      {Metadata(1), {{"l.weight.lora_a", kF32, {3, 4, 2}}}, "[3, 4, 2]: expected matrices"},
+      {Metadata(1), {{"l.weight.lora_a", kF32, {3, 4, 2, 2}}}, "[3, 4, 2, 2]: expected matrices"},
+      {Metadata(1), {{"l.weight.lora_a", kF32, {1, 1, 1025}}}, "or those of at most 1024 experts"},
+      {Metadata(1),
+       {{"l.weight.lora_a", kF32, {3, 4, 2}}, {"l.weight.lora_b", kF32, {4, 5, 3}}},
+       "module 'l.weight': lora_a is missing"},
       {Metadata(1), {a, {"l.weight.lora_b", kF32, {5, 5}}}, "rank 4 of lora_a and 5 of lora_b"},
       {Metadata(1),
        {{"l.weight.lora_a", kF32, {1, 65537}}, {"l.weight.lora_b", kF32, {65537, 1}}},

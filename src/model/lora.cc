@@ -31,17 +31,20 @@ std::vector<Uses> FindUses(const Program& program) {
   return uses;
 }
 
-// Names that adapters of this form call the model's linears by. `family` is null for PEFT.
-std::map<std::string, size_t> Targets(const Model& model, const GgufFamily* family) {
-  std::map<std::string, size_t> targets;
+// What adapters of this form call the model's linears by: a name and, of GGUF, the expert or -1. `family` is
+// null for PEFT.
+using TargetMap = std::map<std::pair<std::string, int64_t>, size_t>;
+
+TargetMap Targets(const Model& model, const GgufFamily* family) {
+  TargetMap targets;
   for (size_t i = 0; i < model.linears.size(); ++i) {
     constexpr std::string_view kWeight = ".weight";
     const std::string& name = model.linears[i].name;
     if (family != nullptr) {
       const auto place = GgufPlaceOf(*family, model.program, name);
-      if (place && place->expert < 0) targets[place->name] = i;
+      if (place) targets[{place->name, place->expert}] = i;
     } else if (name.ends_with(kWeight)) {
-      targets[name.substr(0, name.size() - kWeight.size())] = i;
+      targets[{name.substr(0, name.size() - kWeight.size()), -1}] = i;
     }
   }
   return targets;
@@ -143,6 +146,20 @@ Status Attach(const LoraAdapter& adapter, const LoraPair& pair, const Uses& uses
   return {};
 }
 
+// Tensors of experts hold those that the model has.
+Status CheckExperts(const LoraAdapter& adapter, const TargetMap& targets) {
+  std::map<std::string, int64_t> held, had;
+  for (const LoraPair& pair : adapter.pairs) held[pair.target] += pair.expert >= 0 ? 1 : 0;
+  for (const auto& [target, index] : targets) had[target.first] += target.second >= 0 ? 1 : 0;
+  for (const auto& [name, experts] : held) {
+    const auto model = had.find(name);
+    if (model == had.end() || model->second == experts) continue;
+    return InputError(fmt::format("'{}': factors of {} experts, the model has {}", Abbreviate(name), experts,
+                                  model->second));
+  }
+  return {};
+}
+
 }  // namespace
 
 GgufRowOrder LoraRowOrder(const GgufFamily& family, const Program& program, const std::string& gguf_name) {
@@ -165,13 +182,14 @@ Result<LoraAttached> AttachLora(const Context& context, Model& model, const std:
                                   family == nullptr ? model.program.family : family->arch));
   }
   const auto targets = Targets(model, family);
+  if (const Status experts = CheckExperts(adapter, targets); !experts.ok()) return experts.error().At(path);
   LoraAttached attached;
   for (const LoraPair& pair : adapter.pairs) {
     PLANISH_RETURN_IF_ERROR(context.CheckCancelled());
-    const auto target = targets.find(pair.target);
+    const auto target = targets.find({pair.target, pair.expert});
     if (target == targets.end()) {
       std::vector<std::string> names;
-      for (const auto& [name, index] : targets) names.push_back(name);
+      for (const auto& [name, index] : targets) names.push_back(name.first);
       return InputError(fmt::format("{}: '{}' is no linear of {}; {}", path, Abbreviate(pair.target),
                                     model.path, DidYouMean(pair.target, names)));
     }
