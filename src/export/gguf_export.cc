@@ -154,6 +154,22 @@ void NoteGroups(const Program& program, GgufExported& result) {
   }
 }
 
+// Windows of which llama.cpp's architecture knows nothing.
+void NoteWindows(const Program& program, const GgufFamily& family, GgufExported& result) {
+  if (!family.window_unread) return;
+  for (const Block& block : program.blocks) {
+    for (const Op& op : block.ops) {
+      const auto* attention = std::get_if<AttentionOp>(&op.body);
+      if (attention == nullptr || attention->shape.window == 0) continue;
+      result.notes.push_back(fmt::format(
+          "windows: layers of this model attend to {} tokens, in llama.cpp's '{}' to all of them, so that it "
+          "computes something else for longer texts",
+          attention->shape.window, family.arch));
+      return;
+    }
+  }
+}
+
 class Planner {
  public:
   Planner(const Model& model, const GgufFamily& family, const GgufExport& options, GgufExported& result)
@@ -504,9 +520,10 @@ Result<GgufExported> ExportGguf(const Context& context, const Model& model, cons
   PLANISH_RETURN_IF_ERROR(CheckLinears(model, options.paths));
   GgufExported result;
   PLANISH_TRY(const Header header, MakeHeader(model, options, result));
+  const GgufFamily& family = *GgufFamilyOf(model.program);  // MakeHeader has refused a model without
   NoteGroups(model.program, result);
-  PLANISH_TRY(const auto items,
-              Planner(model, *GgufFamilyOf(model.program), options, result).Plan(header.rope));
+  NoteWindows(model.program, family, result);
+  PLANISH_TRY(const auto items, Planner(model, family, options, result).Plan(header.rope));
   std::vector<GgufTensorSpec> specs;
   for (const Item& item : items) {
     specs.push_back(item.spec);

@@ -23,7 +23,9 @@ namespace {
 
 using test::OnePass;
 using test::TestContext;
+using testing::Contains;
 using testing::HasSubstr;
+using testing::Not;
 
 // A folder of its own, gone with the test.
 class GgufExportTest : public testing::Test {
@@ -370,12 +372,22 @@ TEST_F(GgufFamilies, OlderFilesOfLatentAttentionAreRead) {
 }
 
 TEST_F(GgufFamilies, WhatOthersComputeAnotherWayIsSaid) {
+  const auto notes = [&](const char* folder, const Json& changes) {
+    std::filesystem::remove_all(folder_ / "model");
+    const auto exported = ExportGguf(context_.context, Prepared({folder, changes}), {.type = GgufType::kF32},
+                                     Path("notes.gguf"));
+    EXPECT_TRUE(exported.ok()) << folder;
+    return exported.ok() ? exported->notes : std::vector<std::string>();
+  };
   if (!std::filesystem::exists(test::ModelFolder("tiny/deepseek_v2")))
     GTEST_SKIP() << "no shared models here";
-  const auto exported = ExportGguf(context_.context, Prepared({"tiny/deepseek_v2"}), {.type = GgufType::kF32},
-                                   Path("groups.gguf"));
-  ASSERT_TRUE(exported.ok());
-  EXPECT_THAT(exported->notes, testing::Contains(HasSubstr("the sum of its two best")));
+  EXPECT_THAT(notes("tiny/deepseek_v2", Json::object()), Contains(HasSubstr("the sum of its two best")));
+  for (const char* folder : {"mistral", "tiny/mixtral", "tiny/starcoder2", "tiny/phi3"}) {
+    EXPECT_THAT(notes(folder, {{"sliding_window", 24}}),
+                Contains(HasSubstr("windows: layers of this model attend to 24 tokens, in llama.cpp's")));
+    EXPECT_THAT(notes(folder, {{"sliding_window", nullptr}}), Not(Contains(HasSubstr("windows:"))));
+  }
+  EXPECT_THAT(notes("tiny/gemma2", {{"query_pre_attn_scalar", 16}}), Not(Contains(HasSubstr("windows:"))));
 }
 
 TEST_F(GgufFamilies, WhatAnArchitectureCannotHoldIsRefused) {
@@ -398,6 +410,7 @@ TEST_F(GgufFamilies, WhatAnArchitectureCannotHoldIsRefused) {
     const Model model = Prepared({folder, changes});
     const auto exported = ExportGguf(context_.context, model, {.type = GgufType::kF32}, Path("no.gguf"));
     ASSERT_FALSE(exported.ok()) << folder;
+    EXPECT_EQ(exported.error().code, Code::kRefused) << message;
     EXPECT_THAT(exported.error().message, HasSubstr(message));
   }
 }
