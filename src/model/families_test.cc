@@ -1,5 +1,5 @@
 // What families accept and refuse: other spellings of tensors and configs, options that are not implemented,
-// the page that lists them, and the models that tests of all of them go over.
+// and the models that tests of all of them go over.
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -518,20 +518,6 @@ TEST(FamilyModels, AreThereForEveryFamilyAndForItsRowsOfGguf) {
   for (const Family* family : AllFamilies()) {
     ASSERT_TRUE(travels.contains(family)) << family->model_type << " has no line in family_models.h";
     EXPECT_EQ(travels[family], !family->gguf.empty()) << family->model_type;
-  }
-}
-
-TEST(Page, ListsEveryFamily) {
-  const auto page = ReadTextFile(PLANISH_SOURCE_DIR "/docs/families.md");
-  ASSERT_TRUE(page.ok()) << page.error().message;
-  size_t rows = 0;
-  for (size_t at = page->find("\n| `"); at != std::string::npos; at = page->find("\n| `", at + 1)) ++rows;
-  EXPECT_EQ(rows, AllFamilies().size()) << "rows of docs/families.md and files in src/model/arch";
-  for (const Family* family : AllFamilies()) {
-    std::string types = fmt::format("`{}`", family->model_type);
-    if (family->also != nullptr) types += fmt::format(", `{}`", family->also);
-    EXPECT_THAT(*page, HasSubstr(fmt::format("\n| {} | {} |", types, family->summary)));
-    EXPECT_EQ(FindFamily(family->model_type), family);
   }
 }
 

@@ -90,6 +90,9 @@ struct GgufFamily {
   // Which layers may slide: all or none; every other, from the first on; all but each n-th, for which there
   // is the key attention.sliding_window_pattern.
   enum class Windows { kAll, kAlternate, kPattern } windows = Windows::kAll;
+  // For docs/formats/gguf.md: what differs from checkpoints beside what the members above and below say;
+  // null: nothing.
+  const char* differs = nullptr;
   // llama.cpp does not read the key of the window, and attends to everything.
   bool window_unread = false;
   // Above 0: files do not hold query_pre_attn_scalar. It is the width of a head, or hidden / heads in the

@@ -192,6 +192,9 @@ constexpr GgufFamily kGguf[] = {{.model_type = "deepseek_v2",
                                  .layer = kGgufLayer,
                                  .keys = kGgufKeys,
                                  .implied = kGgufImplied,
+                                 .differs = "`kv_b_proj` in two: `attn_k_b`, every head's keys turned round "
+                                            "[rank, nope], and `attn_v_b`, its values [value, rank]; files "
+                                            "with one `attn_kv_b` are read too",
                                  .experts = "n_routed_experts",
                                  .latent = true}};
 

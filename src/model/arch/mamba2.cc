@@ -133,6 +133,8 @@ constexpr GgufFamily kGguf[] = {{.model_type = "mamba2",
                                  .implied = kGgufImplied,
                                  .eps = "layer_norm_epsilon",
                                  .theta = nullptr,
+                                 .differs = "-exp(A_log) in the place of A_log; A, D and the norm of groups "
+                                            "with a second dimension, the convolution without its middle one",
                                  .scan = true}};
 
 }  // namespace

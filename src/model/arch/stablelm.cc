@@ -47,7 +47,8 @@ constexpr GgufFamily kGguf[] = {{.model_type = "stablelm",
                                  .flags = kGgufFlags,
                                  .eps = "layer_norm_eps",
                                  .layer_norm = true,
-                                 .partial = true}};
+                                 .partial = true,
+                                 .differs = "norms of heads (`qk_layernorm`) in one tensor a layer"}};
 
 }  // namespace
 
