@@ -534,6 +534,29 @@ TEST_F(CliTest, FieldsOfConfigs) {
   }
 }
 
+// The same of tensors that the model of the config does not read; what is written without them is whole.
+TEST_F(CliTest, TensorsOfCheckpoints) {
+  auto config = ParseJson(ReadAll(kDemo + "/config.json"));
+  ASSERT_TRUE(config.ok());
+  const int last = (*config)["num_hidden_layers"].get<int>() - 1;
+  (*config)["num_hidden_layers"] = last;
+  std::filesystem::create_directory(Path("own"));
+  for (const char* name : {"model.safetensors", "tokenizer.json"}) {
+    WriteText(std::string("own/") + name, ReadAll(kDemo + "/" + name));
+  }
+  WriteText("own/config.json", DumpJson(*config));
+  std::vector<std::string> arguments = {"compress", "own",       "-o", "small",     "--calibration",
+                                        kSample,    "--windows", "2",  "--context", "64",
+                                        "--method", "rtn",       "-q"};
+  const std::string layer = "model.layers." + std::to_string(last);
+  const Outcome refused = Run(arguments);
+  EXPECT_EQ(refused.status, 2);
+  EXPECT_THAT(refused.err, HasSubstr("own: tensors '" + layer + ".input_layernorm.weight', '"));
+  arguments.insert(arguments.end(), {"--ignore-tensors", "other," + layer});
+  ASSERT_EQ(Run(arguments).status, 0);
+  EXPECT_EQ(Run({"logits", "small", "--prompt", "The", "-q"}).status, 0);
+}
+
 TEST_F(CliTest, InspectJoinsExperts) {
   const std::string model = PLANISH_SHARED_DIR "/models/tiny/deepseek_v2";
   const Outcome joined = Run({"inspect", model}), each = Run({"inspect", model, "--experts"});
