@@ -1,6 +1,7 @@
 // The files beside which a tokenizer has no tokenizer.json. Input: texts divided by the bytes FF 00 FF. The
-// first and second are vocab.json and merges.txt; the third and fourth tokenizer_config.json and
-// added_tokens.json beside a tokenizer.model of three pieces. No crash; what loads encodes and decodes.
+// first and second are vocab.json and merges.txt; the third is the tokenizer_config.json beside them and
+// beside a tokenizer.model of three pieces, the fourth added_tokens.json beside the latter. No crash; what
+// loads encodes and decodes.
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -40,7 +41,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     text = rest.substr(0, mark);
     rest = mark == rest.npos ? std::string_view() : rest.substr(mark + kMark.size());
   }
-  if (auto json = Gpt2TokenizerJson(texts[0], texts[1]); json.ok()) Use({.json = std::move(json).value()});
+  if (auto json = Gpt2TokenizerJson(texts[0], texts[1]); json.ok()) {
+    Use({.json = std::move(json).value(), .config = texts[2]});
+  }
   static const std::string model = SentencePieceModel{
       .kind = SentencePieceModel::Kind::kBpe,
       .pieces = {{"<unk>", 0, PieceType::kUnknown},

@@ -220,9 +220,9 @@ Status AddWordPiece(const Json& json, const Json& model, Rows rows, const PostPr
   return {};
 }
 
-Result<Notes> AddJson(const std::string& text, int64_t vocab, const GgufTokenIds& ids,
+// `text`: what `json` was read from.
+Result<Notes> AddJson(const Json& json, const std::string& text, int64_t vocab, const GgufTokenIds& ids,
                       GgufMetadata& metadata) {
-  PLANISH_TRY(const Json json, ParseJson(text));
   const Json model = JsonMember(json, "model");
   if (!model.is_object()) return InputError("expected an object 'model'");
   PLANISH_TRY(const PostProcessor post, PostProcessor::Parse(JsonMember(json, "post_processor"), vocab));
@@ -290,9 +290,16 @@ Result<Notes> AddPieces(const TokenizerFiles& files, int64_t vocab, GgufTokenIds
 
 Result<Notes> AddTokenizer(const TokenizerFiles& files, int64_t vocab, const GgufTokenIds& ids,
                            GgufMetadata& metadata) {
-  const bool json = !files.json.empty();
-  auto notes = json ? AddJson(files.json, vocab, ids, metadata) : AddPieces(files, vocab, ids, metadata);
-  if (!notes.ok()) return notes.error().At(json ? "tokenizer.json" : "tokenizer.model");
+  if (files.json.empty()) {
+    auto notes = AddPieces(files, vocab, ids, metadata);
+    if (!notes.ok()) return notes.error().At("tokenizer.model");
+    return notes;
+  }
+  auto json = ParseJson(files.json);
+  if (!json.ok()) return json.error().At("tokenizer.json");
+  PLANISH_TRY(const bool added, AddConfigTokens(files, &*json));
+  auto notes = AddJson(*json, added ? DumpJson(*json) : files.json, vocab, ids, metadata);
+  if (!notes.ok()) return notes.error().At("tokenizer.json");
   return notes;
 }
 

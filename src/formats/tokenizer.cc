@@ -102,6 +102,7 @@ struct Tokenizer::Impl {
   mutable std::mutex mutex;
   mutable std::vector<std::unique_ptr<WordModel::Scratch>> free_scratch;
 
+  static Result<std::shared_ptr<const Tokenizer>> Make(const Json& json, const std::string& name);
   Status Read(const Json& json);
   Status ReadPieces(const SentencePieceModel& pieces, const Json& added_tokens);
   Status ReadAddedTokens(const Json& json);
@@ -256,7 +257,14 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::Load(const std::string& path
 
 Result<std::shared_ptr<const Tokenizer>> Tokenizer::FromFiles(const TokenizerFiles& files,
                                                               const std::string& name) {
-  if (!files.json.empty()) return Parse(files.json, JoinPath(name, "tokenizer.json"));
+  if (!files.json.empty()) {
+    const std::string json_path = JoinPath(name, "tokenizer.json");
+    auto json = ParseJson(files.json);
+    if (!json.ok()) return json.error().At(json_path);
+    const auto added = AddConfigTokens(files, &*json);
+    if (!added.ok()) return added.error().At(name);
+    return Impl::Make(*json, json_path);
+  }
   const std::string path = JoinPath(name, "tokenizer.model");
   auto model = SentencePieceModel::Parse(files.model);
   if (!model.ok()) return model.error().At(path);
@@ -281,8 +289,12 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::FromPieces(const SentencePie
 Result<std::shared_ptr<const Tokenizer>> Tokenizer::Parse(std::string_view json, const std::string& name) {
   auto parsed = ParseJson(json);
   if (!parsed.ok()) return parsed.error().At(name);
+  return Impl::Make(*parsed, name);
+}
+
+Result<std::shared_ptr<const Tokenizer>> Tokenizer::Impl::Make(const Json& json, const std::string& name) {
   std::shared_ptr<Tokenizer> tokenizer(new Tokenizer);
-  const Status status = tokenizer->impl_->Read(*parsed);
+  const Status status = tokenizer->impl_->Read(json);
   if (!status.ok()) return status.error().At(name);
   return std::shared_ptr<const Tokenizer>(std::move(tokenizer));
 }

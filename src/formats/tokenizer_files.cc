@@ -4,12 +4,15 @@
 
 #include <algorithm>
 #include <optional>
+#include <unordered_map>
+#include <unordered_set>
 
 #include "base/file.h"
 #include "base/json.h"
 #include "base/names.h"
 #include "formats/gguf_folder.h"
 #include "formats/gguf_tokenizer.h"
+#include "formats/tokenizer_vocabulary.h"
 
 namespace planish {
 namespace {
@@ -84,6 +87,70 @@ Result<Json> AddedTokens(const Json& config, const Json& added_tokens) {
   return list;
 }
 
+// What a tokenizer.json says of some tokens, both ways.
+struct KnownTokens {
+  std::unordered_map<int64_t, std::string> text;
+  std::unordered_map<std::string, int64_t> id;
+
+  void Note(const std::string& token, const Json& number) {
+    if (!number.is_number_integer()) return;  // an error where the tokenizer is read
+    text.emplace(number.get<int64_t>(), token);
+    id.emplace(token, number.get<int64_t>());
+  }
+};
+
+KnownTokens AddedIn(const Json& tokenizer_json) {
+  KnownTokens known;
+  const Json list = JsonMember(tokenizer_json, "added_tokens");
+  for (const Json& token : list.is_array() ? list : Json::array()) {
+    const Json content = JsonMember(token, "content");
+    if (content.is_string()) known.Note(content.get<std::string>(), JsonMember(token, "id"));
+  }
+  return known;
+}
+
+// Adds the tokens of the vocabulary, {token: id} or [[token, score]], that have an id or text of `entries`.
+void NoteVocabulary(const Json& tokenizer_json, const Json& entries, KnownTokens& known) {
+  std::unordered_set<int64_t> ids;
+  std::unordered_set<std::string> texts;
+  for (const Json& entry : entries) {
+    ids.insert(entry["id"].get<int64_t>());
+    texts.insert(entry["content"].get<std::string>());
+  }
+  const auto model = tokenizer_json.find("model");
+  if (model == tokenizer_json.end() || !model->is_object()) return;
+  const auto vocab = model->find("vocab");
+  if (vocab == model->end()) return;
+  const auto note = [&](const std::string& token, const Json& id) {
+    if (!id.is_number_integer()) return;
+    if (ids.contains(id.get<int64_t>()) || texts.contains(token)) known.Note(token, id);
+  };
+  if (vocab->is_object()) {
+    for (const auto& [token, id] : vocab->items()) note(token, id);
+  } else if (vocab->is_array()) {
+    for (size_t i = 0; i < vocab->size(); ++i) {
+      const Json& piece = (*vocab)[i];
+      if (piece.is_array() && !piece.empty() && piece[0].is_string()) note(piece[0].get<std::string>(), i);
+    }
+  }
+}
+
+std::string DecoderPlace(int64_t id) {
+  return fmt::format("tokenizer_config.json: added_tokens_decoder['{}']", id);
+}
+
+// The entries of added_tokens_decoder, each with an id and a text that can be.
+Result<Json> CheckedEntries(const Json& config) {
+  PLANISH_TRY(Json entries, AddedTokens(config, Json::object()));
+  for (const Json& entry : entries) {
+    const std::string place = DecoderPlace(entry["id"].get<int64_t>());
+    PLANISH_RETURN_IF_ERROR(ParseTokenId(entry["id"], place));
+    const auto content = JsonString(entry, "content");
+    if (!content.ok()) return content.error().At(place);
+  }
+  return entries;
+}
+
 struct ClassDefault {
   const char* name;
   bool bos, eos;
@@ -128,11 +195,11 @@ Result<TokenizerFiles> ReadTokenizerFiles(const std::string& path) {
     if (!found.ok()) return found.error().At(gguf_path);
     return found;
   }
+  PLANISH_RETURN_IF_ERROR(ReadIfThere(path, "tokenizer_config.json", &files.config));
   PLANISH_RETURN_IF_ERROR(ReadIfThere(path, "tokenizer.json", &files.json));
   if (!files.json.empty()) return files;
   PLANISH_RETURN_IF_ERROR(ReadIfThere(path, "tokenizer.model", &files.model));
   if (!files.model.empty()) {
-    PLANISH_RETURN_IF_ERROR(ReadIfThere(path, "tokenizer_config.json", &files.config));
     PLANISH_RETURN_IF_ERROR(ReadIfThere(path, "added_tokens.json", &files.added_tokens));
     return files;
   }
@@ -147,6 +214,36 @@ Result<TokenizerFiles> ReadTokenizerFiles(const std::string& path) {
   if (!json.ok()) return json.error().At(path);
   files.json = *std::move(json);
   return files;
+}
+
+Result<bool> AddConfigTokens(const TokenizerFiles& files, Json* tokenizer_json) {
+  PLANISH_TRY(const Json config, ParseObject(files.config, "tokenizer_config.json"));
+  if (!tokenizer_json->is_object() || !config.contains("added_tokens_decoder")) return false;
+  PLANISH_TRY(const Json entries, CheckedEntries(config));
+  KnownTokens known = AddedIn(*tokenizer_json);
+  Json fresh = Json::array();
+  for (const Json& entry : entries) {
+    if (!known.text.contains(entry["id"].get<int64_t>())) fresh.push_back(entry);
+  }
+  if (!fresh.empty()) NoteVocabulary(*tokenizer_json, fresh, known);
+  for (const Json& entry : entries) {
+    const auto id = entry["id"].get<int64_t>();
+    const auto content = entry["content"].get<std::string>();
+    const auto text = known.text.find(id);
+    if (text != known.text.end() && text->second != content) {
+      return InputError(fmt::format("{}: found '{}', but tokenizer.json has '{}' for this id",
+                                    DecoderPlace(id), Abbreviate(content), Abbreviate(text->second)));
+    }
+    const auto other = known.id.find(content);
+    if (other != known.id.end() && other->second != id) {
+      return InputError(fmt::format("{}: found '{}', but tokenizer.json has id {} for it", DecoderPlace(id),
+                                    Abbreviate(content), other->second));
+    }
+  }
+  Json& list = (*tokenizer_json)["added_tokens"];
+  if (fresh.empty() || !(list.is_null() || list.is_array())) return false;
+  for (Json& entry : fresh) list.push_back(std::move(entry));
+  return true;
 }
 
 Result<std::string> ApplyTokenizerConfig(const TokenizerFiles& files, SentencePieceModel* model) {

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "base/json.h"
 #include "base/result.h"
 #include "formats/sentencepiece.h"
 
@@ -10,7 +11,7 @@ namespace planish {
 
 // Contents; empty: there is none.
 struct TokenizerFiles {
-  std::string json;          // tokenizer.json; with it, the next ones do not matter
+  std::string json;          // tokenizer.json; with it, tokenizer.model and added_tokens.json do not matter
   std::string model;         // tokenizer.model
   std::string config;        // tokenizer_config.json
   std::string added_tokens;  // added_tokens.json
@@ -25,6 +26,12 @@ Result<TokenizerFiles> ReadTokenizerFiles(const std::string& path);
 // Llama (BPE: a BOS) or of T5 (unigram: an EOS). Returns further tokens as a list like "added_tokens" of
 // tokenizer.json.
 Result<std::string> ApplyTokenizerConfig(const TokenizerFiles& files, SentencePieceModel* model);
+
+// Appends to "added_tokens" of a parsed tokenizer.json the entries of "added_tokens_decoder" of files.config
+// whose id is not among them, as transformers' fast tokenizers do. True: there were some. Errors: an entry
+// that cannot be read; one whose id has another text in tokenizer.json, or whose text another id: both are
+// named.
+Result<bool> AddConfigTokens(const TokenizerFiles& files, Json* tokenizer_json);
 
 // A tokenizer.json for the files of GPT-2: {token: id} and lines of "left right".
 Result<std::string> Gpt2TokenizerJson(const std::string& vocab_json, const std::string& merges_txt);

@@ -113,5 +113,78 @@ TEST_F(TokenizerFilesTest, MalformedFilesBesideAModel) {
   }
 }
 
+constexpr const char* kJson = R"({
+  "added_tokens": [{"id": 3, "content": "<s>", "special": true}],
+  "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false},
+  "decoder": {"type": "ByteLevel"},
+  "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}})";
+constexpr const char* kUnigramJson = R"({
+  "added_tokens": [], "pre_tokenizer": null, "decoder": null,
+  "model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0], ["a", -1], ["b", -1]]}})";
+
+// transformers: PreTrainedTokenizerFast adds what tokenizer.json does not list, here with ids beyond its own,
+// and a token of the vocabulary that from then on is found before words are cut.
+TEST_F(TokenizerFilesTest, TokensOfTheConfigJoinThoseOfTheJson) {
+  const auto encode = [&](const std::string& text) {
+    const auto tokenizer = Tokenizer::Load(folder_);
+    EXPECT_TRUE(tokenizer.ok()) << tokenizer.error().message;
+    return tokenizer.ok() ? *(*tokenizer)->Encode(text) : std::vector<int32_t>();
+  };
+  Write("tokenizer.json", kJson);
+  Write("tokenizer_config.json", R"({"added_tokens_decoder": {"3": {"content": "<s>", "special": true}}})");
+  EXPECT_EQ(encode("<s>abab"), (std::vector<int32_t>{3, 2, 2}));
+  Write("tokenizer_config.json", R"({"added_tokens_decoder": {
+      "3": {"content": "<s>", "special": true}, "1": {"content": "b"}, "4": {"content": "<think>"},
+      "10": {"content": "<pad>", "special": true}}})");
+  EXPECT_EQ(encode("<s>aab<think>a<pad>"), (std::vector<int32_t>{3, 0, 0, 1, 4, 0, 10}));
+  const auto tokenizer = Tokenizer::Load(folder_);
+  EXPECT_EQ((*tokenizer)->vocab_size(), 11);
+  EXPECT_TRUE((*tokenizer)->IsSpecial(10));
+  EXPECT_FALSE((*tokenizer)->IsSpecial(4));
+  EXPECT_EQ((*tokenizer)->Decode(std::vector<int32_t>{4, 0}), "<think>a");
+  Write("tokenizer.json", kUnigramJson);
+  Write("tokenizer_config.json",
+        R"({"added_tokens_decoder": {"2": {"content": "b"}, "3": {"content": "c"}}})");
+  EXPECT_EQ(encode("abc"), (std::vector<int32_t>{1, 2, 3}));
+}
+
+TEST_F(TokenizerFilesTest, ConfigsThatContradictTheJson) {
+  const struct {
+    const char* json;
+    const char* config;
+    const char* message;
+  } cases[] = {
+      {kJson, "{", "tokenizer_config.json: not valid JSON"},
+      {kJson, R"({"added_tokens_decoder": []})", "added_tokens_decoder: expected an object"},
+      {kJson, R"({"added_tokens_decoder": {"x": {}}})", "['x']: expected an id and an object"},
+      {kJson, R"({"added_tokens_decoder": {"4": {}}})", "['4']: field 'content' is missing"},
+      {kJson, R"({"added_tokens_decoder": {"4": {"content": 4}}})",
+       "added_tokens_decoder['4']: field 'content'"},
+      {kJson, R"({"added_tokens_decoder": {"4": {"content": "c", "special": 1}}})", "field 'special'"},
+      {kJson, R"({"added_tokens_decoder": {"4194304": {"content": "c"}}})",
+       "added_tokens_decoder['4194304']: id 4194304 is not an integer in [0, 4194304)"},
+      {kJson, R"({"added_tokens_decoder": {"3": {"content": "<t>"}}})",
+       "added_tokens_decoder['3']: found '<t>', but tokenizer.json has '<s>' for this id"},
+      {kJson, R"({"added_tokens_decoder": {"4": {"content": "<s>"}}})",
+       "added_tokens_decoder['4']: found '<s>', but tokenizer.json has id 3 for it"},
+      {kJson, R"({"added_tokens_decoder": {"2": {"content": "<t>"}}})",
+       "added_tokens_decoder['2']: found '<t>', but tokenizer.json has 'ab' for this id"},
+      {kJson, R"({"added_tokens_decoder": {"5": {"content": "ab"}}})",
+       "added_tokens_decoder['5']: found 'ab', but tokenizer.json has id 2 for it"},
+      {kJson, R"({"added_tokens_decoder": {"5": {"content": "c"}, "6": {"content": "c"}}})", "'c'"},
+      {kUnigramJson, R"({"added_tokens_decoder": {"1": {"content": "c"}}})",
+       "added_tokens_decoder['1']: found 'c', but tokenizer.json has 'a' for this id"},
+      {R"({"added_tokens": 5, "model": {"type": "BPE", "vocab": {}, "merges": []}})",
+       R"({"added_tokens_decoder": {"1": {"content": "c"}}})", "added_tokens: expected a list"},
+      {"[]", R"({"added_tokens_decoder": {"1": {"content": "c"}}})", "expected a JSON object"},
+  };
+  for (const auto& c : cases) {
+    Write("tokenizer.json", c.json);
+    Write("tokenizer_config.json", c.config);
+    EXPECT_THAT(Outcome(), HasSubstr(c.message)) << c.config;
+    EXPECT_THAT(Outcome(), testing::StartsWith(folder_));
+  }
+}
+
 }  // namespace
 }  // namespace planish
