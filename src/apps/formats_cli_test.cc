@@ -185,5 +185,59 @@ TEST_F(CliTest, StatisticsForATypeThatWeighsNothing) {
   }
 }
 
+// Experts show the tokens routed to them; rare ones say that they stand on all tokens.
+TEST_F(CliTest, CalibrateTellsRareExpertsFromTheOthers) {
+  const std::string model = PLANISH_SHARED_DIR "/models/moe";
+  if (!std::filesystem::exists(model)) GTEST_SKIP() << model << " is missing";
+  const std::vector<std::string> text = {"--text", kSample, "--windows", "1", "--context", "64", "-q"};
+  const auto calibrate = [&](const std::string& name) {
+    std::vector<std::string> command = {"calibrate", model, "-o", name};
+    command.insert(command.end(), text.begin(), text.end());
+    return command;
+  };
+  const Json sites = RunJson(calibrate("s.safetensors"));
+  const Outcome shown = Run(calibrate("t.safetensors"));
+  ASSERT_EQ(shown.status, 0) << shown.err;
+  int64_t rare = 0, routed = 0;
+  for (const Json& site : sites) {
+    const int64_t seen = site["seen"], count = site["count"];
+    const bool expert = site["site"].get<std::string>().find(".experts.") != std::string::npos;
+    if (!expert) {
+      EXPECT_EQ(seen, 64) << site;
+    }
+    if (!expert || site["fallback"] == false) {
+      EXPECT_EQ(seen, count) << site;
+      EXPECT_EQ(site["fallback"], false) << site;
+      routed += expert ? 1 : 0;
+      continue;
+    }
+    ++rare;
+    EXPECT_EQ(count, 64) << site;
+    EXPECT_THAT(
+        shown.out,
+        HasSubstr(fmt::format("{:>9} tokens  {} of 64 tokens, solved with all tokens' moments", seen, seen)));
+  }
+  EXPECT_GT(rare, 0);
+  EXPECT_GT(routed, 0);
+}
+
+// The example of `calibrate --help`.
+TEST_F(CliTest, CompressTakesStatisticsWithTheirText) {
+  const auto with = [](std::vector<std::string> command) {
+    for (const char* word : {"--windows", "1", "--context", "64", "-q"}) command.emplace_back(word);
+    return command;
+  };
+  ASSERT_EQ(Run(with({"calibrate", "demo", "--text", kSample, "-o", "s.safetensors"})).status, 0);
+  const Outcome made = Run(with({"compress", "demo", "-o", "small/", "--mode", "independent", "--calibration",
+                                 kSample, "--statistics", "s.safetensors"}));
+  EXPECT_EQ(made.status, 0) << made.err;
+  const Outcome without =
+      Run(with({"compress", "demo", "-o", "no/", "--mode", "independent", "--statistics", "s.safetensors"}));
+  EXPECT_EQ(without.status, 2);
+  EXPECT_THAT(without.err, HasSubstr("give --calibration FILE"));
+  EXPECT_THAT(Run({"calibrate", "--help"}).out,
+              HasSubstr("--mode independent --calibration book.txt --statistics statistics.safetensors"));
+}
+
 }  // namespace
 }  // namespace planish

@@ -30,6 +30,34 @@ Status SaveImatrix(const CalibrateFlags& flags, const Model& model, const Calibr
   return WriteImatrix(flags.imatrix, imatrix);
 }
 
+// What a person should know about a site, behind its numbers; mostly nothing.
+std::string SiteNote(const Moments& moments, const std::vector<int32_t>& dead) {
+  if (moments.count() == 0) return "  never seen";
+  if (moments.is_fallback()) {
+    return fmt::format("  {} of {} tokens, solved with all tokens' moments", moments.seen(), moments.count());
+  }
+  if (dead.empty()) return "";
+  return fmt::format("  {} dead channels, the first {}", dead.size(), dead.front());
+}
+
+void PrintSites(const CalibrateFlags& flags, const StatisticsFile& statistics) {
+  OrderedJson sites = OrderedJson::array();
+  for (const auto& [name, moments] : statistics.sites) {
+    const auto dead = moments.DeadChannels();
+    if (!flags.run.json) {
+      fmt::print("{:<48} {:>6} channels {:>9} tokens{}\n", name, moments.width(), moments.seen(),
+                 SiteNote(moments, dead));
+    }
+    sites.push_back({{"site", name},
+                     {"width", moments.width()},
+                     {"seen", moments.seen()},
+                     {"count", moments.count()},
+                     {"fallback", moments.is_fallback()},
+                     {"dead", dead}});
+  }
+  if (flags.run.json) PrintJson(sites);
+}
+
 Status RunCalibrate(const CalibrateFlags& flags) {
   PLANISH_TRY(const auto run, Run::Start(flags.run, flags.spec.seed));
   if (flags.output.empty() && flags.imatrix.empty()) return InputError("give --output, --imatrix or both");
@@ -46,18 +74,7 @@ Status RunCalibrate(const CalibrateFlags& flags) {
                              flags.state_memory_mb << 20));
   if (!flags.output.empty()) PLANISH_RETURN_IF_ERROR(SaveStatistics(flags.output, statistics));
   if (!flags.imatrix.empty()) PLANISH_RETURN_IF_ERROR(SaveImatrix(flags, model, set, statistics));
-  OrderedJson sites = OrderedJson::array();
-  for (const auto& [name, moments] : statistics.sites) {
-    const auto dead = moments.DeadChannels();
-    if (!flags.run.json) {
-      fmt::print("{:<48} {:>6} channels {:>9} tokens{}\n", name, moments.width(), moments.count(),
-                 moments.count() == 0 ? "  never seen"
-                 : dead.empty()       ? ""
-                                : fmt::format("  {} dead channels, the first {}", dead.size(), dead.front()));
-    }
-    sites.push_back({{"site", name}, {"width", moments.width()}, {"count", moments.count()}, {"dead", dead}});
-  }
-  if (flags.run.json) PrintJson(sites);
+  PrintSites(flags, statistics);
   return {};
 }
 
@@ -82,9 +99,11 @@ void AddCalibrateVerb(CLI::App& app) {
   AddPrecisionOption(*verb, flags->run);
   AddRunOptions(*verb, flags->run);
   verb->footer(
+      "`compress` takes the file with the same text, --windows, --context and --seed; it checks them.\n"
       "Examples:\n"
       "  planish calibrate model/ --text book.txt -o statistics.safetensors\n"
-      "  planish compress model/ -o small/ --mode independent --statistics statistics.safetensors");
+      "  planish compress model/ -o small/ --mode independent --calibration book.txt --statistics "
+      "statistics.safetensors");
   AddVerb(*verb, [flags] { return RunCalibrate(*flags); });
 }
 

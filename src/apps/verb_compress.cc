@@ -212,8 +212,9 @@ void AddCompressVerb(CLI::App& app) {
       ->check(CLI::PositiveNumber);
   verb->add_option("--context", flags->context, "Tokens a window (default 1024)")->check(CLI::PositiveNumber);
   verb->add_option("--seed", flags->seed, "Places the windows and starts random methods (default 0)");
-  verb->add_option("--statistics", flags->statistics,
-                   "What `calibrate` wrote, for --mode independent: no forward pass");
+  verb->add_option(
+      "--statistics", flags->statistics,
+      "What `calibrate` wrote of the same --calibration, for --mode independent: no forward pass");
   verb->add_option("--state-memory", flags->state_memory_mb,
                    "MB of hidden states kept in memory; more goes to disk")
       ->check(CLI::Range(0, 1 << 24))

@@ -167,7 +167,8 @@ TEST_F(Experts, ReportTokensAndFallback) {
     if (!layer.contains("warnings")) continue;
     ++rare;
     const std::string warning = layer["warnings"][0].get<std::string>();
-    EXPECT_THAT(warning, HasSubstr(fmt::format("only {} of 160 tokens were routed to this expert", seen)));
+    EXPECT_THAT(warning, testing::StartsWith(
+                             fmt::format("{} of 160 tokens were routed to this expert, too few", seen)));
     EXPECT_THAT(notes.notes, testing::Contains(HasSubstr(name + ": " + warning)));
   }
   EXPECT_GT(rare, 0);

@@ -136,8 +136,8 @@ Result<std::vector<SolvedLinear>> SolveSite(const Context& context, const Model&
     }
     if (moments.count() > 0 && moments.is_fallback()) {
       work.solutions[i].warnings.push_back(fmt::format(
-          "only {} of {} tokens were routed to this expert: solved with the moments of all tokens, "
-          "weighted by the router's score of it",
+          "{} of {} tokens were routed to this expert, too few to solve with: the moments of all tokens, "
+          "weighted by the router's score of it, are taken instead",
           moments.seen(), moments.count()));
     }
     solved.push_back({work.linears[i], std::move(work.solutions[i]), site.expert >= 0 ? moments.seen() : -1});
