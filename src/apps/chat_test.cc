@@ -111,10 +111,16 @@ TEST_F(ChatTest, MistakesEndAPipeWithTheirMessage) {
       {"/nope\n", {}, "found the command '/nope', expected /system"},
       {"/save\n", {}, "/save: expected a file's name"},
       {"/regen\n", {}, "there is no answer to make again"},
+      {"/file\n", {}, "/file: expected a file's name"},
+      {"/file nowhere.txt\n", {}, "nowhere.txt"},
+      {"/file blank.txt\n", {}, "blank.txt: found no text to send"},
+      {"/file latin1.txt\n", {}, "latin1.txt"},
       {"caf\xe9\n", {}, "message: not UTF-8"},
       {"x\n", {"--context", "100000"}, "--context 100000: the model has at most"},
       {"x\n", {"--template-name", "tool"}, "--template holds one template only"},
   };
+  WriteText("blank.txt", " \n\n");
+  WriteText("latin1.txt", "caf\xe9");
   for (const auto& c : cases) {
     const Outcome outcome = RunWith(c.input, Command(c.more));
     EXPECT_EQ(outcome.status, 2) << c.input;
@@ -222,6 +228,50 @@ TEST_F(ChatTest, InTheTerminalCtrlCStopsTheAnswerThenTheProgram) {
   ASSERT_TRUE(terminal.WaitFor("> ", 4)) << "Ctrl-C ends the answer only: " << terminal.shown();
   terminal.Type("\x03");
   EXPECT_EQ(terminal.Status(), 130);
+}
+
+// The kernel keeps 4095 bytes of a typed line: what may have been cut is not sent.
+TEST_F(ChatTest, InTheTerminalALineThatWasCutIsRefused) {
+  WriteText("long.txt", "/x" + std::string(200, 'y') + "\n");
+  Terminal terminal(folder_, Command({}, "2"));
+  ASSERT_TRUE(terminal.WaitFor("> ", 1)) << terminal.shown();
+  terminal.Type("/" + std::string(4093, 'x') + "\n");
+  ASSERT_TRUE(terminal.WaitFor("found the command '/xxx", 1)) << "4094 bytes are whole: " << terminal.shown();
+  ASSERT_TRUE(terminal.WaitFor("> ", 2)) << terminal.shown();
+  for (const size_t bytes : {4095, 6000}) {
+    terminal.Type("begin\\\n");
+    ASSERT_TRUE(terminal.WaitFor("\n| ", bytes == 4095 ? 1 : 2)) << terminal.shown();
+    terminal.Type(std::string(bytes, 'x') + "\n");
+    const int times = bytes == 4095 ? 1 : 2;
+    ASSERT_TRUE(terminal.WaitFor("not sent: longer than a terminal's line (4095 bytes)", times))
+        << terminal.shown();
+    ASSERT_TRUE(terminal.WaitFor("> ", 2 + times)) << terminal.shown();
+  }
+  terminal.Type("/file long.txt\n");
+  ASSERT_TRUE(terminal.WaitFor("> ", 5)) << terminal.shown();
+  terminal.Type("/save saved.json\n");
+  ASSERT_TRUE(terminal.WaitFor("> ", 6)) << terminal.shown();
+  terminal.Type("\x04");
+  EXPECT_EQ(terminal.Status(), 0);
+  const auto saved = ParseJson(ReadAll(Path("saved.json")));
+  ASSERT_TRUE(saved.ok());
+  ASSERT_EQ(saved->size(), 2u) << *saved;
+  EXPECT_EQ((*saved)[0]["content"], "/x" + std::string(200, 'y'));
+}
+
+// A pipe has no such limit, and sends files too.
+TEST_F(ChatTest, LongLinesAndFilesThroughAPipe) {
+  const std::string line(5000, 'x');
+  WriteText("template.jinja", "{% for m in messages %}{{ m.role ~ (m.content | length) }}{% endfor %}");
+  WriteText("two lines.txt", "one\ntwo\n\n");
+  const Outcome outcome =
+      RunWith("begin" + line + "end\n/file two lines.txt\n/save saved.json\n", Command({"--json"}, "2"));
+  ASSERT_EQ(outcome.status, 0) << outcome.err;
+  const auto saved = ParseJson(ReadAll(Path("saved.json")));
+  ASSERT_TRUE(saved.ok());
+  ASSERT_EQ(saved->size(), 4u);
+  EXPECT_EQ((*saved)[0]["content"], "begin" + line + "end");
+  EXPECT_EQ((*saved)[2]["content"], "one\ntwo\n");
 }
 
 TEST_F(ChatTest, InTheTerminalTheEndOfTheInputLeaves) {

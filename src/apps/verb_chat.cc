@@ -1,15 +1,18 @@
 // planish chat: a conversation in the terminal, or line by line from a pipe.
 #include <fmt/format.h>
 #include <poll.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <optional>
+#include <utility>
 
 #include "apps/chat_options.h"
 #include "apps/runner_options.h"
 #include "base/file.h"
+#include "formats/text.h"
 #include "model/model.h"
 
 namespace planish::app {
@@ -33,6 +36,7 @@ constexpr const char* kHelp =
     "  /system TEXT   replace the system message (nothing: none) and start anew\n"
     "  /reset         start anew, with the same system message\n"
     "  /regen         answer the last message again\n"
+    "  /file FILE     send the text of a file as the message\n"
     "  /save FILE     write the conversation as a JSON list of {role, content}\n"
     "  /help          this text\n"
     "  /exit          leave\n"
@@ -42,12 +46,21 @@ constexpr const char* kHelp =
 // not end a read.
 class LineReader {
  public:
-  // The next line without its end; nothing at the end of the input. Error: interrupted by Ctrl-C, no input.
+  LineReader() {
+    termios settings{};
+    by_lines_ = tcgetattr(STDIN_FILENO, &settings) == 0 && (settings.c_lflag & ICANON) != 0;
+  }
+  // The next line without its end; nothing at the end of the input. Errors: interrupted by Ctrl-C, no input;
+  // a line that is too long, after which the next one can be read.
   Result<std::optional<std::string>> Next() {
     while (true) {
       if (const size_t end = held_.find('\n'); end != std::string::npos) return Take(end, end + 1);
-      if (ended_) return held_.empty() ? std::optional<std::string>() : Take(held_.size(), held_.size());
+      if (ended_) {
+        if (held_.empty()) return std::optional<std::string>();
+        return Take(held_.size(), held_.size());
+      }
       if (held_.size() > kMaxLineBytes) {
+        held_.clear();
         return InputError(fmt::format("standard input: a line of more than {} bytes", kMaxLineBytes));
       }
       PLANISH_RETURN_IF_ERROR(Fill());
@@ -57,25 +70,38 @@ class LineReader {
  private:
   static constexpr size_t kMaxLineBytes = size_t{64} << 20;
   static constexpr int kTurnMilliseconds = 100;
+  // What Linux keeps of a line that is typed, without its end (N_TTY_BUF_SIZE - 1 of drivers/tty/n_tty.c):
+  // the rest is dropped, and nothing tells a line of just this length from one that was cut.
+  static constexpr ssize_t kTerminalLineBytes = 4095;
 
-  std::optional<std::string> Take(size_t length, size_t consumed) {
+  Result<std::optional<std::string>> Take(size_t length, size_t consumed) {
     std::string line = held_.substr(0, length);
     held_.erase(0, consumed);
+    if (std::exchange(cut_, false)) {
+      return InputError(fmt::format(
+          "not sent: longer than a terminal's line ({} bytes), which drops the rest; use /file FILE, "
+          "a pipe, or lines that end in a backslash",
+          kTerminalLineBytes));
+    }
     if (line.ends_with('\r')) line.pop_back();
-    return line;
+    return std::optional<std::string>(std::move(line));
   }
   Status Fill() {
     if (CancelFlag()) return InterruptedError("interrupted");
     pollfd input{.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
     if (poll(&input, 1, kTurnMilliseconds) <= 0) return {};
-    char buffer[4096];
+    char buffer[kTerminalLineBytes + 1];
     const ssize_t count = read(STDIN_FILENO, buffer, sizeof(buffer));
     if (count < 0 && errno != EINTR && errno != EAGAIN) return FailureError("standard input: cannot read");
     if (count > 0) held_.append(buffer, static_cast<size_t>(count));
+    // A terminal hands over one line at a time.
+    cut_ |= by_lines_ && count - (held_.ends_with('\n') ? 1 : 0) >= kTerminalLineBytes;
     ended_ = count == 0;
     return {};
   }
   std::string held_;
+  bool by_lines_ = false;  // standard input is a terminal that collects lines
+  bool cut_ = false;       // what was read last may have been longer
   bool ended_ = false;
 };
 
@@ -87,9 +113,9 @@ class Chat {
   Status Run() {
     if (terminal_ && !flags_.run.quiet) fmt::print(stderr, "{}", kHelp);
     while (!left_) {
-      PLANISH_TRY(const std::optional<std::string> message, ReadMessage());
-      if (!message) break;
-      PLANISH_RETURN_IF_ERROR(Handle(*message));
+      const auto message = ReadMessage();
+      if (message.ok() && !*message) break;
+      PLANISH_RETURN_IF_ERROR(Told(message.ok() ? Handle(**message) : Status(message.error())));
     }
     return {};
   }
@@ -115,11 +141,16 @@ class Chat {
     return std::optional<std::string>(std::move(message));
   }
 
-  // Mistakes in a message are told and do not end the conversation; a pipe has nobody to correct them.
   Status Handle(const std::string& message) {
     if (message.find_first_not_of(" \t\n") == std::string::npos) return {};
-    const Status status =
-        message.starts_with('/') && !message.starts_with("//") ? Command(message) : Ask(message);
+    if (message.starts_with('/') && !message.starts_with("//")) return Command(message);
+    PLANISH_TRY(const std::string text,
+                CheckedText(message.substr(message.starts_with("//") ? 1 : 0), "message"));
+    return Send(text);
+  }
+
+  // Mistakes in a message are told and do not end the conversation; a pipe has nobody to correct them.
+  Status Told(const Status& status) const {
     if (status.ok() || !terminal_ || status.error().code != Code::kInput) return status;
     fmt::print(stderr, "{}\n", status.error().message);
     return {};
@@ -137,6 +168,8 @@ class Chat {
       conversation_.Reset();
     } else if (name == "/regen") {
       return Show(conversation_.Again(context_, NowChatOptions(), Printer()));
+    } else if (name == "/file") {
+      return SendFile(argument);
     } else if (name == "/save") {
       if (argument.empty()) return InputError("/save: expected a file's name");
       const std::string text = DumpJson(MessagesJson(conversation_.messages()), 1) + "\n";
@@ -147,16 +180,24 @@ class Chat {
       left_ = true;
     } else {
       return InputError(
-          fmt::format("found the command '{}', expected /system, /reset, /regen, /save, /help or "
+          fmt::format("found the command '{}', expected /system, /reset, /regen, /file, /save, /help or "
                       "/exit; a message that starts with a slash is written with two",
                       name));
     }
     return {};
   }
 
-  Status Ask(const std::string& message) {
-    PLANISH_TRY(const std::string text,
-                CheckedText(message.substr(message.starts_with("//") ? 1 : 0), "message"));
+  Status SendFile(const std::string& path) {
+    if (path.empty()) return InputError("/file: expected a file's name");
+    PLANISH_TRY(std::string text, LoadText(path));
+    if (text.ends_with('\n')) text.pop_back();
+    if (text.find_first_not_of(" \t\n") == std::string::npos) {
+      return InputError(fmt::format("{}: found no text to send", path));
+    }
+    return Send(text);
+  }
+
+  Status Send(const std::string& text) {
     return Show(conversation_.Ask(context_, text, NowChatOptions(), Printer()));
   }
 
