@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "apps/app.h"
 #include "runtime/conversation.h"
@@ -10,12 +11,18 @@ namespace planish::app {
 
 struct ChatFlags {
   std::string system, template_file, template_name;
-  bool Any() const { return !system.empty() || !template_file.empty() || !template_name.empty(); }
+  std::vector<std::string> variables;  // NAME=JSON
+  bool Any() const {
+    return !system.empty() || !template_file.empty() || !template_name.empty() || !variables.empty();
+  }
 };
-// --system, --template, --template-name.
+// --system, --template, --template-name, --template-variable.
 void AddChatOptions(CLI::App& verb, ChatFlags& flags);
 Result<ChatTemplate> LoadChatTemplate(const std::string& model_path, const ChatFlags& flags);
+// The variables of --template-variable: `tools` and `extra`. Errors: no NAME=JSON, a name that is taken or
+// given twice.
+Result<ChatOptions> ParseTemplateVariables(const ChatFlags& flags);
 // With the present time, in the zone of this machine.
-ChatOptions NowChatOptions();
+ChatOptions AtPresent(ChatOptions options);
 
 }  // namespace planish::app

@@ -151,6 +151,73 @@ TEST_F(ChatTest, GenerateAnswersThroughTheTemplate) {
   EXPECT_THAT(without.err, HasSubstr("need --chat"));
 }
 
+// The texts that transformers renders with the same variables.
+TEST_F(ChatTest, TemplateVariablesReachTheTemplate) {
+  const std::string path = PLANISH_SHARED_DIR "/models/tiny/templates.json";
+  if (!std::filesystem::exists(path)) GTEST_SKIP() << path << " is missing";
+  int cases = 0;
+  for (const OrderedJson& family : OrderedJson::parse(ReadAll(path))) {
+    if (family["name"] != "qwen3") continue;
+    WriteText("qwen3.jinja", family["template"].get<std::string>());
+    for (const OrderedJson& one : family["cases"]) {
+      if (one["extra"].empty() || one["messages"].size() != 1) continue;
+      ++cases;
+      const std::string thinking = one["extra"]["enable_thinking"].dump();
+      const std::string prompt = one["messages"][0]["content"].get<std::string>();
+      const std::vector<std::string> options = {"--template",
+                                                Path("qwen3.jinja"),
+                                                "--template-variable",
+                                                "enable_thinking=" + thinking,
+                                                "--greedy",
+                                                "-n",
+                                                "8"};
+      std::vector<std::string> generate = {"generate", "demo", "--chat", "-p", prompt};
+      generate.insert(generate.end(), options.begin(), options.end());
+      const Json plain =
+          RunJson({"generate", "demo", "-p", one["rendered"].get<std::string>(), "--greedy", "-n", "8"});
+      EXPECT_EQ(RunJson(generate)["ids"], plain["ids"]) << thinking;
+      std::vector<std::string> chat = {"chat", "demo", "--json"};
+      chat.insert(chat.end(), options.begin(), options.end());
+      std::string line = prompt;
+      for (size_t at = 0; (at = line.find('\n', at)) != line.npos; at += 2) line.insert(at, 1, '\\');
+      const Outcome outcome = RunWith(line + "\n", chat);
+      ASSERT_EQ(outcome.status, 0) << outcome.err;
+      EXPECT_EQ(Lines(outcome.out)[0]["ids"], plain["ids"]) << thinking;
+    }
+  }
+  EXPECT_EQ(cases, 2);
+}
+
+TEST_F(ChatTest, TemplateVariablesThatCannotBe) {
+  WriteText("tools.jinja", "{{ tools | tojson }}{{ place }}{{ raise_exception(tools[0].b ~ place) }}");
+  const Outcome seen =
+      RunWith("x\n", {"chat", "demo", "--template", "tools.jinja", "--template-variable",
+                      R"(tools=[{"b": "one", "a": 2}])", "--template-variable", R"(place="=there")"});
+  EXPECT_THAT(seen.err, HasSubstr("the template refuses: one=there"));
+  const std::pair<std::vector<std::string>, const char*> cases[] = {
+      {{"thinking"}, "--template-variable thinking: expected NAME=JSON"},
+      {{"=1"}, "expected NAME=JSON"},
+      {{"a-b=1"}, "expected NAME=JSON"},
+      {{"messages=[]"}, "'messages' is not for the user to set"},
+      {{"add_generation_prompt=false"}, "'add_generation_prompt' is not for the user to set"},
+      {{"date=today"}, "strings need double quotes: date='\"...\"'"},
+      {{"a="}, "not valid JSON"},
+      {{"a=1", "a=2"}, "'a' is given twice"},
+      {{"tools=[]", "tools=[]"}, "'tools' is given twice"},
+      {{"tools={}"}, "expected a list of tools"},
+  };
+  for (const auto& [variables, message] : cases) {
+    std::vector<std::string> more;
+    for (const auto& variable : variables) more.insert(more.end(), {"--template-variable", variable});
+    const Outcome outcome = RunWith("x\n", Command(more));
+    EXPECT_EQ(outcome.status, 2) << variables[0];
+    EXPECT_THAT(outcome.err, HasSubstr(message));
+  }
+  const Outcome without = Run({"generate", "demo", "-p", "x", "--template-variable", "a=1"});
+  EXPECT_EQ(without.status, 2);
+  EXPECT_THAT(without.err, HasSubstr("--template-variable need --chat"));
+}
+
 // A pseudo-terminal with the program in it.
 class Terminal {
  public:

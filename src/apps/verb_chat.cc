@@ -107,8 +107,12 @@ class LineReader {
 
 class Chat {
  public:
-  Chat(const ChatVerbFlags& flags, const Context& context, Conversation& conversation)
-      : flags_(flags), context_(context), conversation_(conversation), terminal_(isatty(STDIN_FILENO) != 0) {}
+  Chat(const ChatVerbFlags& flags, ChatOptions options, const Context& context, Conversation& conversation)
+      : flags_(flags),
+        options_(std::move(options)),
+        context_(context),
+        conversation_(conversation),
+        terminal_(isatty(STDIN_FILENO) != 0) {}
 
   Status Run() {
     if (terminal_ && !flags_.run.quiet) fmt::print(stderr, "{}", kHelp);
@@ -167,7 +171,7 @@ class Chat {
     } else if (name == "/reset") {
       conversation_.Reset();
     } else if (name == "/regen") {
-      return Show(conversation_.Again(context_, NowChatOptions(), Printer()));
+      return Show(conversation_.Again(context_, AtPresent(options_), Printer()));
     } else if (name == "/file") {
       return SendFile(argument);
     } else if (name == "/save") {
@@ -198,7 +202,7 @@ class Chat {
   }
 
   Status Send(const std::string& text) {
-    return Show(conversation_.Ask(context_, text, NowChatOptions(), Printer()));
+    return Show(conversation_.Ask(context_, text, AtPresent(options_), Printer()));
   }
 
   OnText Printer() const {
@@ -247,6 +251,7 @@ class Chat {
   }
 
   const ChatVerbFlags& flags_;
+  const ChatOptions options_;
   const Context& context_;
   Conversation& conversation_;
   LineReader reader_;
@@ -254,6 +259,7 @@ class Chat {
 };
 
 Status RunChat(ChatVerbFlags& flags) {
+  PLANISH_TRY(ChatOptions options, ParseTemplateVariables(flags.chat));
   PLANISH_TRY(const auto run, Run::Start(flags.run, flags.options.sampling.seed));
   PLANISH_TRY(const Model model, OpenAtPrecision(run->context(), flags.model, flags.run, flags.precision));
   PLANISH_TRY(const auto tokenizer, Tokenizer::Load(model.path));
@@ -269,7 +275,7 @@ Status RunChat(ChatVerbFlags& flags) {
   PLANISH_TRY(const auto runner, MakeRunner(run->context(), model, flags.runtime, 1, flags.options.context));
   Conversation conversation(model.program, *runner, *tokenizer, std::move(chat_template), flags.options);
   conversation.SetSystem(system);
-  return Chat(flags, run->context(), conversation).Run();
+  return Chat(flags, std::move(options), run->context(), conversation).Run();
 }
 
 }  // namespace
@@ -293,6 +299,7 @@ void AddChatVerb(CLI::App& app) {
       "object a line.\n\n"
       "Examples:\n"
       "  planish chat model/ --system \"Answer briefly.\"\n"
+      "  planish chat model/ --template-variable enable_thinking=false\n"
       "  planish chat model/ --temperature 0.7 --top-p 0.9 --context 8192 --stats\n"
       "  printf 'What is a hammer?\\nAnd an anvil?\\n' | planish chat model/ --greedy --json");
   AddVerb(*verb, [flags] { return RunChat(*flags); });

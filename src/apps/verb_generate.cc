@@ -47,7 +47,8 @@ void PrintResult(const GenerateFlags& flags, const GenerateResult& result, const
 Result<std::vector<int32_t>> PromptIds(GenerateFlags& flags, const std::string& prompt, const Model& model,
                                        const Tokenizer& tokenizer) {
   if (!flags.chat) {
-    if (flags.chat_options.Any()) return InputError("--system, --template and --template-name need --chat");
+    if (flags.chat_options.Any())
+      return InputError("--system, --template, --template-name and --template-variable need --chat");
     PLANISH_TRY(auto ids, tokenizer.Encode(prompt, /*add_special=*/true));
     if (flags.bos) {
       if (model.program.bos_id < 0) return InputError("--bos: config.json has no bos_token_id");
@@ -61,7 +62,8 @@ Result<std::vector<int32_t>> PromptIds(GenerateFlags& flags, const std::string& 
   std::vector<ChatMessage> messages;
   if (!system.empty()) messages.push_back({"system", system});
   messages.push_back({"user", prompt});
-  PLANISH_TRY(const std::string text, chat.Render(MessagesJson(messages), NowChatOptions()));
+  PLANISH_TRY(const ChatOptions options, ParseTemplateVariables(flags.chat_options));
+  PLANISH_TRY(const std::string text, chat.Render(MessagesJson(messages), AtPresent(options)));
   flags.options.stop_ids = chat.EndTokens(tokenizer);
   return ChatTemplate::Encode(tokenizer, text);
 }
