@@ -39,11 +39,6 @@ class Clusters {
     const double w = sums_[j].weight - sums_[i].weight, x = sums_[j].first - sums_[i].first;
     return w > 0 ? std::max(0.0, sums_[j].second - sums_[i].second - x * x / w) : 0.0;
   }
-  // Whether before + Cost(i, j) < best, without a division; else it may be equal but for rounding.
-  bool Improves(double before, int i, int j, double best) const {
-    const double w = sums_[j].weight - sums_[i].weight, x = sums_[j].first - sums_[i].first;
-    return (before - best + (sums_[j].second - sums_[i].second)) * w < x * x;
-  }
   double Mean(int i, int j) const {
     return (sums_[j].first - sums_[i].first) / (sums_[j].weight - sums_[i].weight);
   }
@@ -62,7 +57,6 @@ void AddCluster(const Clusters& clusters, const std::vector<double>& before, int
   double best = kInfinite;
   int at = first;
   for (int i = std::clamp(border[mid], first, last); i <= std::min(mid - 1, last); ++i) {
-    if (best < kInfinite && !clusters.Improves(before[i], i, mid, best)) continue;
     const double cost = before[i] + clusters.Cost(i, mid);
     if (cost < best) {
       best = cost;
