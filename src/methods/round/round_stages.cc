@@ -96,6 +96,7 @@ Status CheckGridOptions(const Options& o) {
     PLANISH_RETURN_IF_ERROR(only_default("tables", "which has no learned tables"));
   } else if (o.Text("tables") == "group" || (o.Text("tables") == "row" && o.Int("group") == 0)) {
     PLANISH_RETURN_IF_ERROR(only_default("scale_bits", "whose own tables have no scales"));
+    PLANISH_RETURN_IF_ERROR(only_default("search", "whose own tables have no scales"));
     if (o.Text("tables") == "group" && o.Int("group") == 0) {
       return InputError("option 'tables': group 0 is the whole row; say \"row\", or a group size");
     }
