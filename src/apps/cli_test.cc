@@ -441,6 +441,12 @@ TEST_F(CliTest, ConvertRefusesWhatAFormatCannotHold) {
     }
     std::filesystem::remove_all(Path("again"));
   }
+  // The same command again, as after a conversion that was cut off, does not add the paths a second time.
+  const Outcome twice = convert("second", {"--to", "gptq", "--adapter", "paths"});
+  EXPECT_EQ(twice.status, 3);
+  EXPECT_THAT(twice.err, HasSubstr("--adapter paths: exists, and small has low-rank paths of its own"));
+  EXPECT_FALSE(std::filesystem::exists(Path("second")));
+  EXPECT_EQ(convert("second", {"--to", "gptq", "--merge", "--adapter", "paths"}).status, 0);
   // Nothing is left of an output that fails, and an adapter is not made of nothing.
   const Outcome half = convert("half", {"--to", "compressed-tensors:w8a16", "--adapter", "half-paths"});
   EXPECT_EQ(half.status, 3);

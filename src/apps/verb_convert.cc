@@ -1,12 +1,14 @@
 // planish convert: a model in the format of another program.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "apps/adapter_options.h"
 #include "apps/app.h"
 #include "base/file.h"
 #include "export/importance.h"
+#include "export/refusals.h"
 #include "export/target.h"
 
 namespace planish::app {
@@ -82,6 +84,19 @@ Paths PathsOf(const ConvertFlags& flags, const Adapters& adapters) {
   return flags.merge || !adapters.in.empty() ? Paths::kMerge : Paths::kRefuse;
 }
 
+// An adapter that exists goes on the model. On one with paths of its own it may be these very paths, left by
+// a conversion that was cut off: adding them a second time is not what anybody asks for unsaid.
+Status CheckAdapters(const ConvertFlags& flags, const Adapters& adapters, const Model& model) {
+  if (adapters.in.empty() || flags.merge || !flags.drop.empty()) return {};
+  const auto with_path = std::find_if(model.linears.begin(), model.linears.end(), HasPath);
+  if (with_path == model.linears.end()) return {};
+  return Error{Code::kRefused,
+               fmt::format("--adapter {}: exists, and {} has low-rank paths of its own ({} and others); to "
+                           "write these to an adapter, name one that does not exist (or remove it, if a "
+                           "conversion left it); to have both in the output, --merge",
+                           adapters.in.front(), flags.model, ModuleName(with_path->name))};
+}
+
 // The paths as an adapter beside the output: a GGUF file for a name that ends so, else a PEFT folder.
 Status WriteAdapter(const Context& context, const Model& model, const std::string& path) {
   ConvertOptions options;
@@ -122,6 +137,7 @@ Status RunConvert(const ConvertFlags& flags) {
   }
   PLANISH_TRY(const auto run, Run::Start(flags.run));
   PLANISH_TRY(Model model, OpenModel(flags.model, flags.run));
+  PLANISH_RETURN_IF_ERROR(CheckAdapters(flags, adapters, model));
   PLANISH_RETURN_IF_ERROR(AttachAdapters(run->context(), adapters.in, model));
   PLANISH_RETURN_IF_ERROR(ReadImportance(flags, *target, model, options));
   PLANISH_TRY(const Converted done,

@@ -77,6 +77,8 @@ Refusal OfOutliers() {
           "--merge adds them to the matrix before that is rounded, --to hf-bf16 holds decoded weights"};
 }
 
+bool IsPath(const Matrix& matrix) { return std::holds_alternative<ProductPart>(matrix.body); }
+
 }  // namespace
 
 std::vector<std::string> GroupNumbered(const std::vector<std::string>& names) {
@@ -124,14 +126,18 @@ std::string ModuleName(const std::string& weight) {
   return weight.ends_with(kSuffix) ? weight.substr(0, weight.size() - kSuffix.size()) : weight;
 }
 
+bool HasPath(const Linear& linear) {
+  const auto* sum = std::get_if<SumPart>(&linear.w.body);
+  return sum != nullptr && std::any_of(sum->terms.begin() + 1, sum->terms.end(), IsPath);
+}
+
 const Matrix* OneMatrix(const Linear& linear, Paths paths, Refusals& refusals) {
   const auto* sum = std::get_if<SumPart>(&linear.w.body);
   if (paths == Paths::kMerge) return &linear.w;
-  const auto is_path = [](const Matrix& m) { return std::holds_alternative<ProductPart>(m.body); };
   const bool sparse = std::holds_alternative<Sparse>(linear.w.body);
-  const bool has_path = sum != nullptr && std::any_of(sum->terms.begin() + 1, sum->terms.end(), is_path);
+  const bool has_path = HasPath(linear);
   const bool has_other =
-      sparse || (sum != nullptr && !std::all_of(sum->terms.begin() + 1, sum->terms.end(), is_path));
+      sparse || (sum != nullptr && !std::all_of(sum->terms.begin() + 1, sum->terms.end(), IsPath));
   const std::string module = ModuleName(linear.name);
   if (has_path && paths == Paths::kRefuse) refusals.Add(OfPath(), module);
   if (has_other) refusals.Add(OfOutliers(), module);

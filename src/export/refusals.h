@@ -39,6 +39,9 @@ std::vector<std::string> GroupNumbered(const std::vector<std::string>& names);
 // "model.layers.0.mlp.up_proj.weight" without ".weight".
 std::string ModuleName(const std::string& weight);
 
+// Whether a low-rank path stands beside the matrix.
+bool HasPath(const Linear& linear);
+
 // The matrix that a format with one matrix a layer gets: the whole, or what is left without its low-rank
 // paths. Null after a refusal: paths of which `paths` does not say what becomes of them; anything else beside
 // the matrix (outliers), unless it is merged.
