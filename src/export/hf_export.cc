@@ -122,8 +122,6 @@ class Plan {
     });
   }
 
-  static bool IsPath(const Matrix& matrix) { return std::holds_alternative<ProductPart>(matrix.body); }
-
   // The matrix, or what of it is no low-rank path.
   const Matrix& Wanted(const Linear& linear) {
     const auto* sum = std::get_if<SumPart>(&linear.w.body);

@@ -77,8 +77,6 @@ Refusal OfOutliers() {
           "--merge adds them to the matrix before that is rounded, --to hf-bf16 holds decoded weights"};
 }
 
-bool IsPath(const Matrix& matrix) { return std::holds_alternative<ProductPart>(matrix.body); }
-
 }  // namespace
 
 std::vector<std::string> GroupNumbered(const std::vector<std::string>& names) {
@@ -125,6 +123,8 @@ std::string ModuleName(const std::string& weight) {
   constexpr std::string_view kSuffix = ".weight";
   return weight.ends_with(kSuffix) ? weight.substr(0, weight.size() - kSuffix.size()) : weight;
 }
+
+bool IsPath(const Matrix& matrix) { return std::holds_alternative<ProductPart>(matrix.body); }
 
 bool HasPath(const Linear& linear) {
   const auto* sum = std::get_if<SumPart>(&linear.w.body);

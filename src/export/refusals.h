@@ -39,6 +39,8 @@ std::vector<std::string> GroupNumbered(const std::vector<std::string>& names);
 // "model.layers.0.mlp.up_proj.weight" without ".weight".
 std::string ModuleName(const std::string& weight);
 
+// Whether a term of a sum is a low-rank path.
+bool IsPath(const Matrix& matrix);
 // Whether a low-rank path stands beside the matrix.
 bool HasPath(const Linear& linear);
 

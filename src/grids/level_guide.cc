@@ -9,9 +9,10 @@
 namespace planish {
 namespace {
 
-// Midpoints and numbers may be off by this much of themselves: more than what their scaling rounds.
+// Midpoints and numbers may be off by this much of themselves: scaling levels, halving their sum, moving it
+// to the next float and dividing a number round by at most 2^-23 each, so 2^-21 would do.
 constexpr double kMargin = 0x1p-18;
-constexpr int kFewLevels = 32;
+constexpr int kFewLevels = 32;  // kMostCompared of levels_search-inl.h, below which no kernel asks
 
 // Numbers of one key lie in [low, high].
 struct Range {
