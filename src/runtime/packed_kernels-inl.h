@@ -8,7 +8,8 @@
 // 16 at 8). The int8 kernel with 512-bit VNNI needs one vpdpbusd for 64 weights and token (1 cycle, or half
 // with two ports); shifts and masks run beside it. A fold of 32 columns adds 2 to 5 operations for each token
 // and 512 weights, a step's 4 more. So one token is bound by memory at every width, four tokens down to 3
-// bits.
+// bits. Tables of rows take 1, 2 or 4 shuffles and 0, 1 or 3 blends for 64 weights of 2, 3 or 4 bits before
+// the dot: 7 operations of the 8.2 cycles at 4 bits, so that one token is near both bounds.
 
 // What a kind's codes are: bits, and whether they are bytes in the end.
 template <Kind kKind>
