@@ -13,7 +13,8 @@
 namespace planish {
 namespace {
 
-constexpr int kRungs = 24;       // of the ladder; an even number, two are judged in a pass
+constexpr int kRungs = 24;       // of the ladder of lines; an even number, two are judged in a pass
+constexpr int kScaleRungs = 12;  // of the ladder of scales: twice as many lower no type's error by 1e-4 of it
 constexpr int kRefinements = 2;  // of the best line
 
 inline Lanes Negate(Lanes a) { return Sub(Set(0.0f), a); }
@@ -168,10 +169,10 @@ inline void FitScaleLanes(const SearchPanel& p, const SearchCodes& codes, int la
   const float reach = codes.table ? 16.0f : 1.2f;
   const Lanes unit = InverseOrZero(largest);
   Lanes scale = Mul(largest, Set(1.0f / end)), score = Set(0.0f);
-  const int rungs = codes.table ? 12 : kRungs;
-  for (int i = 0; i < rungs; i += 2) {
+
+  for (int i = 0; i < kScaleRungs; i += 2) {
     const auto rung = [&](int t) {
-      return end - reach + 2 * reach * static_cast<float>(i + t) / static_cast<float>(rungs - 1);
+      return end - reach + 2 * reach * static_cast<float>(i + t) / static_cast<float>(kScaleRungs - 1);
     };
     const Lanes a = Mul(unit, Set(rung(0))), b = Mul(unit, Set(rung(1)));
     KeepScale(p, lane, range, a, b, scale, score);

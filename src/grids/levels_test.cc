@@ -273,6 +273,49 @@ TEST(Tables, KMeansIsTheBestOfAllPartitions) {
   }
 }
 
+// The least error of `count` intervals of sorted values, by trying every border of every cluster.
+double LeastError(std::vector<WeightedValue> values, int count) {
+  std::sort(values.begin(), values.end(), [](const auto& a, const auto& b) { return a.value < b.value; });
+  const auto n = static_cast<int>(values.size());
+  std::vector<double> least(n + 1, INFINITY);
+  least[0] = 0;
+  for (int k = 0; k < count; ++k) {
+    std::vector<double> next(n + 1, INFINITY);
+    for (int i = 0; i < n; ++i) {
+      // Welford's update of the spread of [i, j).
+      double w = 0, mean = 0, spread = 0;
+      for (int j = i; j < n; ++j) {
+        const double off = values[j].value - mean;
+        w += values[j].weight;
+        mean += off * values[j].weight / w;
+        spread += values[j].weight * off * (values[j].value - mean);
+        next[j + 1] = std::min(next[j + 1], least[i] + spread);
+      }
+    }
+    least = next;
+  }
+  return least[n];
+}
+
+TEST(Tables, KMeansIsAsGoodAsTryingEveryBorder) {
+  for (const int n : {1, 2, 3, 5, 8, 9, 16, 17, 31, 64, 100, 257, 900}) {
+    const Random random(static_cast<uint64_t>(n));
+    std::vector<WeightedValue> values;
+    for (uint64_t i = 0; i < static_cast<uint64_t>(n); ++i) {
+      // Weights of very different sizes, among them some that are nothing beside the others, and ties.
+      const auto weight =
+          static_cast<float>(std::exp(3 * random.Normal(i)) * (random.Below(i, 9) == 0 ? 1e-25 : 1));
+      values.push_back({static_cast<float>(std::round(random.Normal(1000 + i) * 64) / 64), weight});
+    }
+    for (const int count : {2, 4, 8, 16}) {
+      const std::vector<float> expected = KMeansLevels(values, count);
+      EXPECT_TRUE(std::is_sorted(expected.begin(), expected.end()));
+      const double best = LeastError(values, count);
+      EXPECT_LE(TableError(values, expected), best * (1 + 1e-5) + 1e-9) << n << " " << count;
+    }
+  }
+}
+
 TEST(Tables, FewValuesAreExactAndNoWeightsAreOnes) {
   const std::vector<float> table = KMeansLevels({{2, 1}, {-1, 3}, {2, 5}, {0.5f, 0}}, 4);
   EXPECT_EQ(table, (std::vector<float>{-1, 2, 2, 2}));

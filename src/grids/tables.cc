@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "base/check.h"
+#include "grids/cluster.h"
 #include "grids/fit_support.h"
 
 namespace planish {
@@ -13,85 +14,6 @@ namespace {
 // Values of a whole tensor are first put into this many bins of equal width: a 16-level table has borders
 // to 1/256 of a level's width then, and bins keep their exact moments.
 constexpr int kBins = 4096;
-
-constexpr double kInfinite = std::numeric_limits<double>::infinity();
-
-struct Moments1D {
-  double weight = 0, first = 0, second = 0;
-  void Add(double v, double w) {
-    weight += w;
-    first += w * v;
-    second += w * v * v;
-  }
-};
-
-// Prefix sums of the moments of points in ascending order; a cluster [i, j) costs what its spread is.
-class Clusters {
- public:
-  explicit Clusters(const std::vector<Moments1D>& points) : sums_(points.size() + 1) {
-    for (size_t i = 0; i < points.size(); ++i) {
-      sums_[i + 1] = {sums_[i].weight + points[i].weight, sums_[i].first + points[i].first,
-                      sums_[i].second + points[i].second};
-    }
-  }
-  int size() const { return static_cast<int>(sums_.size()) - 1; }
-  double Cost(int i, int j) const {
-    const double w = sums_[j].weight - sums_[i].weight, x = sums_[j].first - sums_[i].first;
-    return w > 0 ? std::max(0.0, sums_[j].second - sums_[i].second - x * x / w) : 0.0;
-  }
-  double Mean(int i, int j) const {
-    return (sums_[j].first - sums_[i].first) / (sums_[j].weight - sums_[i].weight);
-  }
-
- private:
-  std::vector<Moments1D> sums_;
-};
-
-// One more cluster: now[j] = min over i < j of before[i] + Cost(i, j) for j in [low, high], where the best i
-// lies in [first, last]; it never falls as j grows, nor, for the same j, from one cluster to the next:
-// border[j] comes in as the one before.
-void AddCluster(const Clusters& clusters, const std::vector<double>& before, int low, int high, int first,
-                int last, std::vector<double>& now, std::vector<int>& border) {
-  if (low > high) return;
-  const int mid = (low + high) / 2;
-  double best = kInfinite;
-  int at = first;
-  for (int i = std::clamp(border[mid], first, last); i <= std::min(mid - 1, last); ++i) {
-    const double cost = before[i] + clusters.Cost(i, mid);
-    if (cost < best) {
-      best = cost;
-      at = i;
-    }
-  }
-  now[mid] = best;
-  border[mid] = at;
-  AddCluster(clusters, before, low, mid - 1, first, at, now, border);
-  AddCluster(clusters, before, mid + 1, high, at, last, now, border);
-}
-
-// Points of positive weight, ascending by value, no two equal.
-std::vector<float> BestCenters(const std::vector<Moments1D>& points, int count) {
-  const Clusters clusters(points);
-  const int n = clusters.size(), used = std::min(count, n);
-  std::vector<double> cost(n + 1, kInfinite);
-  cost[0] = 0;
-  std::vector<std::vector<int>> borders(used, std::vector<int>(n + 1, 0));
-  for (int k = 0; k < used; ++k) {
-    std::vector<double> now(n + 1, kInfinite);
-    if (k > 0) borders[k] = borders[k - 1];
-    // The last cluster ends with the last point.
-    AddCluster(clusters, cost, k + 1 < used ? k + 1 : n, n, k, n - 1, now, borders[k]);
-    cost = std::move(now);
-  }
-  std::vector<float> centers(count);
-  for (int k = used - 1, end = n; k >= 0; --k) {
-    const int begin = borders[k][end];
-    centers[k] = static_cast<float>(clusters.Mean(begin, end));
-    end = begin;
-  }
-  for (int k = used; k < count; ++k) centers[k] = centers[used - 1];
-  return centers;
-}
 
 // Weight of column j, or one where all are zero.
 std::vector<float> ColumnWeights(std::span<const float> h, int64_t cols) {
@@ -111,7 +33,7 @@ std::vector<float> TensorTable(const Context& context, MatView<const float> w, c
       largest = std::max(largest, std::fabs(w(i, j)) / m.scales(i, j / size));
   }
   if (!(largest > 0)) return StoredLevels(std::vector<float>{0.0f}, m.grid.bits);
-  std::vector<std::vector<Moments1D>> parts(kParts, std::vector<Moments1D>(kBins));
+  std::vector<std::vector<PointSums>> parts(kParts, std::vector<PointSums>(kBins));
   context.pool->ParallelFor(kParts, [&](int64_t part) {
     for (int64_t i = w.rows * part / kParts; i < w.rows * (part + 1) / kParts; ++i) {
       for (int64_t j = 0; j < w.cols; ++j) {
@@ -121,17 +43,16 @@ std::vector<float> TensorTable(const Context& context, MatView<const float> w, c
       }
     }
   });
-  std::vector<Moments1D> points;
+  std::vector<PointSums> points;
   for (int b = 0; b < kBins; ++b) {
-    Moments1D sum;
+    PointSums sum;
     for (const auto& part : parts) {
       sum.weight += part[b].weight;
       sum.first += part[b].first;
-      sum.second += part[b].second;
     }
     if (sum.weight > 0) points.push_back(sum);
   }
-  return BestCenters(points, m.grid.NumLevels());
+  return BestCenters(std::move(points), m.grid.NumLevels());
 }
 
 // The table of columns [begin, end) of a row, over its scales.
@@ -176,6 +97,39 @@ Mat<float> TablesFor(const Context& context, MatView<const float> w, const std::
       SetTable(RowTable(w, h, m, i, g * size, end), false, grid.bits, tables.row(i * groups + g));
     }
   });
+  return tables;
+}
+
+// Every level moved to the mean of what is nearest to it.
+Mat<float> Centroids(const Context& context, MatView<const float> w, const std::vector<float>& h,
+                     GridMatrix& m) {
+  EncodeAll(context, w, m);
+  const GridSpec& grid = m.grid;
+  const int64_t size = grid.GroupSize(w.cols), count = grid.NumLevels(),
+                sums_per_row = m.levels.rows() >= w.rows ? m.levels.rows() / w.rows : 1;
+  Mat<double> sums(w.rows * sums_per_row, 2 * count);
+  sums.Fill(0);
+  context.pool->ParallelFor(w.rows, [&](int64_t i) {
+    for (int64_t j = 0; j < w.cols; ++j) {
+      const int64_t g = j / size;
+      double* sum = sums.row(i * sums_per_row + (sums_per_row > 1 ? g : 0)) + 2 * m.codes(i, j);
+      const double s = m.scales(i, g), weight = h[j] * s;
+      sum[0] += weight * s;
+      sum[1] += weight * w(i, j);
+    }
+  });
+  Mat<float> tables(m.levels.rows(), count);
+  const int64_t rows_per_table = sums.rows() / tables.rows();
+  for (int64_t t = 0; t < tables.rows(); ++t) {
+    std::vector<float> levels(count);
+    for (int64_t k = 0; k < count; ++k) {
+      double a = 0, b = 0;
+      for (int64_t i = t * rows_per_table; i < (t + 1) * rows_per_table; ++i)
+        a += sums(i, 2 * k), b += sums(i, 2 * k + 1);
+      levels[k] = a > 0 ? static_cast<float>(b / a) : m.levels(t, k);
+    }
+    SetTable(std::move(levels), grid.scale != ScaleKind::kNone, grid.bits, tables.row(t));
+  }
   return tables;
 }
 
@@ -239,7 +193,7 @@ std::vector<float> KMeansLevels(std::vector<WeightedValue> values, int count) {
                    [](const WeightedValue& a, const WeightedValue& b) { return a.value < b.value; });
   const bool weighted =
       std::any_of(values.begin(), values.end(), [](const WeightedValue& v) { return v.weight > 0; });
-  std::vector<Moments1D> points;
+  std::vector<PointSums> points;
   float last = 0;
   for (const WeightedValue& v : values) {
     const double weight = weighted ? v.weight : 1.0;
@@ -248,7 +202,7 @@ std::vector<float> KMeansLevels(std::vector<WeightedValue> values, int count) {
     points.back().Add(v.value, weight);
     last = v.value;
   }
-  return BestCenters(points, count);
+  return BestCenters(std::move(points), count);
 }
 
 std::vector<float> PowerLevels(int bits, double exponent) {
@@ -279,8 +233,9 @@ Mat<float> LearnLevels(const Context& context, MatView<const float> w, std::span
   for (int round = 0; round < rounds; ++round) {
     const GridFitter fitter(work, std::move(tables));
     GridMatrix m = AllocateGrid(fitter, w.rows, w.cols);
-    FitGroups(context, w, weights, fitter, search, m);
-    tables = TablesFor(context, w, weights, m);
+    // Searched scales come with learned levels; those of a normal distribution only begin.
+    FitGroups(context, w, weights, fitter, round == 0 ? ClipSearch::kMinMax : search, m);
+    tables = round == 0 ? TablesFor(context, w, weights, m) : Centroids(context, w, weights, m);
   }
   return tables;
 }
