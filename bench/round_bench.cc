@@ -3,16 +3,25 @@
 // would take alone. S is measured before and after each run, and the median of three runs counts, as other
 // load on the machine comes and goes.
 //   round_bench [n]
+//
+// And what each number format costs beside integers: one thread's processor time to round 2,048 x 768 weights
+// with two rounds of refit, learning of levels included and factorization not, the best of three in turns.
+//   round_bench formats [NAME...]
 #include <algorithm>
 #include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
+#include <string>
+#include <vector>
 
 #include "base/random.h"
+#include "bench_util.h"
 #include "math/gemm.h"
 #include "methods/round/feedback.h"
+#include "pipeline/compare_grids.h"
 
 namespace planish {
 namespace {
@@ -90,7 +99,90 @@ int Run(int64_t n) {
   return 0;
 }
 
+int RunFormats(const std::vector<std::string>& names) {
+  ThreadPool pool(1);
+  Context context;
+  context.pool = &pool;
+  context.isa = BestIsa();
+  const FeedbackOptions options{.refit_rounds = 2};
+  constexpr int64_t kRows = 2048, kCols = 768;
+  const Mat<float> h = Hessian(context, kCols), w = Normal(context, kRows, kCols, 4);
+  std::vector<GridSpec> grids;
+  std::vector<std::function<void()>> works;
+  std::vector<double> gains(names.size());
+  for (const std::string& name : names) {
+    const auto choice = ParseGridChoice(name);
+    if (!choice.ok()) return std::fprintf(stderr, "%s\n", choice.error().message.c_str()), 2;
+    grids.push_back(choice->grid);
+  }
+  std::vector<SiteFactor> sites;
+  for (const GridSpec& grid : grids) {
+    auto site = FactorSite(context, h, grid.GroupSize(kCols), options);
+    if (!site.ok()) return std::fprintf(stderr, "%s\n", site.error().message.c_str()), 1;
+    sites.push_back(std::move(*site));
+  }
+  for (size_t i = 0; i < names.size(); ++i) {
+    works.emplace_back([&, i] {
+      const auto rounded = RoundWithFeedback(context, w, sites[i], grids[i], options);
+      gains[i] = rounded.ok() ? rounded->loss / rounded->loss_nearest : 0;
+    });
+  }
+  const std::vector<double> seconds = bench::BestInTurns(bench::Clock(/*processor_time=*/true), works, 3);
+  std::printf("%s\n%-20s %8s %8s %14s\n", std::string(IsaName(context.isa)).c_str(), "grid", "ms", "ratio",
+              "loss / nearest");
+  for (size_t i = 0; i < names.size(); ++i) {
+    std::printf("%-20s %8.1f %8.2f %14.4f\n", names[i].c_str(), 1e3 * seconds[i], seconds[i] / seconds[0],
+                gains[i]);
+  }
+  return 0;
+}
+
 }  // namespace
 }  // namespace planish
 
-int main(int argc, char** argv) { return planish::Run(argc > 1 ? std::atoll(argv[1]) : 4096); }
+int main(int argc, char** argv) {
+  if (argc > 1 && std::string(argv[1]) == "formats") {
+    std::vector<std::string> names = {"int4 g128"};  // what the others are compared with
+    for (int i = 2; i < argc; ++i) names.emplace_back(argv[i]);
+    if (argc == 2) {
+      for (const char* name : {"int2 g64 s6",
+                               "int3 g128",
+                               "int4 g16 s6",
+                               "int8 g32",
+                               "nf4",
+                               "nf4 g64 s6",
+                               "bitmod4",
+                               "e2m1",
+                               "e4m3",
+                               "e4m3 g32 s6",
+                               "e5m2 g16 s6",
+                               "rf8",
+                               "rf8 g32 s6",
+                               "power6",
+                               "power8 g32 s6",
+                               "table4",
+                               "table4 row",
+                               "table4 row g64 s6",
+                               "table3 row g128",
+                               "table3 each g64",
+                               "table4 each g64",
+                               "mxfp4",
+                               "mxfp6",
+                               "mxfp8",
+                               "nvfp4",
+                               "q2_k",
+                               "q3_k",
+                               "q4_k",
+                               "q5_k",
+                               "q6_k",
+                               "iq4_nl",
+                               "iq4_xs",
+                               "q4_0",
+                               "q8_0"}) {
+        names.emplace_back(name);
+      }
+    }
+    return planish::RunFormats(names);
+  }
+  return planish::Run(argc > 1 ? std::atoll(argv[1]) : 4096);
+}

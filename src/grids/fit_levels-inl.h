@@ -146,12 +146,12 @@ inline void SearchLevels(LevelFit& f, const Lanes* mids, Lanes full) {
     }
     JudgeLevels(f, mids, s);
   }
-  for (float move = 0.02f; move > 0.004f; move *= 0.5f) {
+  for (float move = 0.02f; move > (many ? 0.008f : 0.004f); move *= 0.5f) {
     JudgeLevels(f, mids,
                 {SnapScale(f.rule, Mul(f.best_s, Set(1.0f + move))),
                  SnapScale(f.rule, Mul(f.best_s, Set(1.0f - move)))});
   }
-  for (int i = 0; i < 2; ++i) {
+  for (int i = 0; i < (many ? 1 : 2); ++i) {
     JudgeLevels(f, mids, {SnapScale(f.rule, LeastSquaresLevels(f, mids))});
   }
 }

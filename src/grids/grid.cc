@@ -1,7 +1,9 @@
 #include "grids/grid.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdint>
 
 #include <fmt/format.h>
 
@@ -14,6 +16,13 @@ namespace planish {
 namespace {
 
 int64_t RunBytes(int64_t count, int bits) { return (count * bits + 7) / 8; }
+
+// std::nextafter(x, -infinity) of finite x, as vectors can do it.
+float NextBelow(float x) {
+  const auto bits = std::bit_cast<int32_t>(x);
+  const int32_t below = bits > 0 ? bits - 1 : bits + 1;
+  return std::bit_cast<float>(x == 0.0f ? int32_t{INT32_MIN} + 1 : below);
+}
 
 }  // namespace
 
@@ -77,16 +86,20 @@ uint8_t EncodeNearest(float w, const float* mids, int count) {
   return static_cast<uint8_t>(code);
 }
 
-void Midpoints(const GridSpec& grid, const float* values, int count, float* mids) {
+void Midpoints(const GridSpec& grid, const float* values, int count, float* mids, int lanes) {
+  const bool minifloat = grid.levels == LevelKind::kMinifloat;
   int zero = 0;
-  if (grid.levels == LevelKind::kMinifloat)
-    zero = static_cast<int>(std::find(values, values + count, 0.0f) - values);
+  while (minifloat && zero < count && values[zero * lanes] != 0.0f) ++zero;
   for (int i = 1; i < count; ++i) {
-    mids[i] = 0.5f * (values[i - 1] + values[i]);
     // A minifloat's codes count its magnitudes from 0 on, so that every second value is even.
-    const bool upper =
-        grid.levels == LevelKind::kMinifloat && (i - zero) % 2 == 0 && values[i - 1] < values[i];
-    if (upper) mids[i] = std::nextafter(mids[i], -INFINITY);
+    const bool upper = minifloat && (i - zero) % 2 == 0;
+    const float *low = values + (i - 1) * lanes, *high = low + lanes;
+    float* mid = mids + i * lanes;
+    for (int r = 0; r < lanes; ++r) {
+      mid[r] = 0.5f * (low[r] + high[r]);
+      const float below = NextBelow(mid[r]);
+      mid[r] = upper && low[r] < high[r] ? below : mid[r];
+    }
   }
 }
 

@@ -109,8 +109,9 @@ Mat<float> FixedLevels(const GridSpec& grid);
 std::vector<float> StoredLevels(std::vector<float> levels, int bits);
 
 // Between which values a code changes: code i for (mids[i], mids[i + 1]], mids [count], the first unused.
-// `values` ascending. A value just between two gets the lower; in minifloats the one whose code is even.
-void Midpoints(const GridSpec& grid, const float* values, int count, float* mids);
+// `values` ascending. A value just between two gets the lower; in minifloats the one whose code is even. Of
+// `lanes` rows side by side value k of row r is values[k * lanes + r], and so are the midpoints.
+void Midpoints(const GridSpec& grid, const float* values, int count, float* mids, int lanes = 1);
 
 // A matrix on a grid that is not in blocks. The last group of a row may be shorter.
 struct GridMatrix {

@@ -14,19 +14,19 @@ struct WeightedValue {
   float value = 0, weight = 0;  // weight >= 0
 };
 
-// The `count` values c, ascending, that minimize sum_i weight_i min_k (value_i - c_k)^2, exactly: a dynamic
-// programme over the sorted values, n log n * count steps (a cluster is an interval, and the best border of
-// the last cluster moves with the number of values). Fewer different values than `count`: those, the last
-// repeated. All weights zero: as if all were one. At least one value.
+// The `count` values c, ascending, that minimize sum_i weight_i min_k (value_i - c_k)^2, as BestCenters
+// (cluster.h) finds them. Fewer different values than `count`: those, the last repeated. All weights zero: as
+// if all were one. At least one value, none NaN.
 std::vector<float> KMeansLevels(std::vector<WeightedValue> values, int count);
 
 // sign(q) (|q| / Q)^(1 / exponent) for q in [-Q, Q], Q = 2^(bits - 1) - 1; ascending, in [-1, 1].
 std::vector<float> PowerLevels(int bits, double exponent);
 
 // The levels [grid.NumTables, 2^bits] for w [rows, cols], h [cols] the weight of each column (empty: ones).
-// Where scales are stored, scales and levels are found in turn, three times, from the levels of a normal
-// distribution on; the largest magnitude of a table is then 1. The exponent of a power grid is found by
-// golden section in [0.2, 1] on at most 64 rows.
+// Where scales are stored, scales that cover the levels of a normal distribution come first, clusters under
+// these next, then twice searched scales and levels moved to the means of what is nearest to them; the
+// largest magnitude of a table is then 1. The exponent of a power grid is found by golden section in [0.2, 1]
+// on at most 48 rows.
 Mat<float> LearnLevels(const Context& context, MatView<const float> w, std::span<const float> h,
                        const GridSpec& grid, ClipSearch search);
 

@@ -86,18 +86,19 @@ void GroupValues::Make(const ColumnProblem& problem, const ColumnCoding& coding,
   guide = problem.fitter->guide();
   values.resize(count * kPanelRows);
   midpoints.resize(count * kPanelRows);
+  const float* levels[kPanelRows];
   for (int64_t r = 0; r < kPanelRows; ++r) {
-    const float* set =
-        problem.fitter->LevelsOf(row + r, group, coding.scales.rows(), coding.sets(group, row + r));
-    const float scale = coding.scales(group, row + r);
-    float of_row[256], mids[256];
-    for (int k = 0; k < count; ++k) of_row[k] = set[k] * scale;
-    Midpoints(problem.grid, of_row, count, mids);
-    for (int k = 0; k < count; ++k) {
-      values[k * kPanelRows + r] = of_row[k];
-      if (k > 0) midpoints[k * kPanelRows + r] = mids[k];
-    }
+    levels[r] = problem.fitter->LevelsOf(row + r, group, coding.scales.rows(), coding.sets(group, row + r));
   }
+  const float* scales = coding.scales.row(group) + row;
+  const bool shared =
+      std::all_of(levels, levels + kPanelRows, [&](const float* l) { return l == levels[0]; });
+  for (int64_t k = 0; k < count; ++k) {
+    float* out = values.data() + k * kPanelRows;
+    const float level = levels[0][k];
+    for (int64_t r = 0; r < kPanelRows; ++r) out[r] = (shared ? level : levels[r][k]) * scales[r];
+  }
+  Midpoints(problem.grid, values.data(), count, midpoints.data(), kPanelRows);
 }
 
 void GroupValues::Use(PanelBlock& block) const {
