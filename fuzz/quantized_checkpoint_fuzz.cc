@@ -30,13 +30,18 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       *rows * *cols > kMaxElements) {
     return 0;  // a model asks for sizes that its configuration has passed
   }
-  const auto reader = OpenQuantized(config, input->checkpoint);
+  const std::string_view text(reinterpret_cast<const char*>(data) + 2, data[0] | size_t{data[1]} << 8);
+  const auto reader = OpenQuantized(config, input->checkpoint, JsonKeysInOrder(text, {"config", "dynamic"}));
   if (!reader.ok()) {
     PLANISH_CHECK(reader.error().code == Code::kInput && reader.error().message.size() < 4000)
         << reader.error().message;
     return 0;
   }
-  if (!(*reader)->Holds("m.weight")) return 0;
+  if (!(*reader)->Holds("m.weight")) {
+    const Status plain = (*reader)->CheckPlain("m.weight");
+    PLANISH_CHECK(plain.ok() || plain.error().message.size() < 4000) << plain.error().message;
+    return 0;
+  }
   PLANISH_CHECK(!(*reader)->TensorsOf("m.weight").empty());
   const auto matrix = (*reader)->Read("m.weight", *rows, *cols);
   if (!matrix.ok()) {

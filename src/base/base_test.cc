@@ -527,6 +527,18 @@ TEST(JsonTest, WhatIsNotStrictJsonIsRefused) {
   }
 }
 
+TEST(JsonTest, KeysInTheOrderOfTheText) {
+  using Keys = std::vector<std::string>;
+  const std::string text = R"({"z":1,"b":{"y":{"x":0},"a":[{"b":{"q":1}}],"":2},"a":{"b":{"c":1}},"c":3})";
+  EXPECT_EQ(JsonKeysInOrder(text, {}), (Keys{"z", "b", "a", "c"}));
+  EXPECT_EQ(JsonKeysInOrder(text, {"b"}), (Keys{"y", "a", ""}));
+  EXPECT_EQ(JsonKeysInOrder(text, {"a", "b"}), Keys{"c"});
+  EXPECT_EQ(JsonKeysInOrder(text, {"z"}), Keys());
+  EXPECT_EQ(JsonKeysInOrder(text, {"no"}), Keys());
+  EXPECT_EQ(JsonKeysInOrder("[{\"a\":1}]", {}), Keys());
+  EXPECT_EQ(JsonKeysInOrder("{\"a\":", {}), Keys());
+}
+
 TEST(JsonTest, EqualKeysOfDifferentObjectsAreFine) {
   const auto value = ParseJson(R"({"a":{"a":1},"b":[{"a":2},{"a":3}]})");
   ASSERT_TRUE(value.ok());

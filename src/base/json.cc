@@ -2,8 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
-#include <vector>
 
 namespace planish {
 namespace {
@@ -52,6 +52,47 @@ class StrictScan : public nlohmann::json_sax<Json> {
   std::string problem_;
 };
 
+// Collects the keys of the object at a path.
+class KeyScan : public nlohmann::json_sax<Json> {
+ public:
+  explicit KeyScan(const std::vector<std::string>& path) : path_(path) {}
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t, const string_t&) override { return true; }
+  bool string(string_t&) override { return true; }
+  bool binary(binary_t&) override { return true; }
+  bool start_object(std::size_t) override { return Push(); }
+  bool end_object() override { return Pop(); }
+  bool start_array(std::size_t) override { return Push(); }
+  bool end_array() override { return Pop(); }
+  bool key(string_t& name) override {
+    if (at_.size() == path_.size() + 1 && std::equal(path_.begin(), path_.end(), at_.begin())) {
+      keys_.push_back(name);
+    }
+    at_.back() = name;
+    return true;
+  }
+  bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception&) override {
+    return false;
+  }
+  std::vector<std::string> TakeKeys() { return std::move(keys_); }
+
+ private:
+  bool Push() {
+    at_.emplace_back();
+    return true;
+  }
+  bool Pop() {
+    at_.pop_back();
+    return true;
+  }
+  const std::vector<std::string>& path_;
+  std::vector<std::string> at_;  // the member in which the scan is, of every level that is open
+  std::vector<std::string> keys_;
+};
+
 std::string Found(const Json& value) { return DumpJson(value).substr(0, 60); }
 
 const Json* Find(const Json& object, const std::string& key) {
@@ -89,6 +130,11 @@ Result<Json> ParseJson(std::string_view text, const JsonLimits& limits) {
   Json value = Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
   if (value.is_discarded()) return InputError("not valid JSON");
   return value;
+}
+
+std::vector<std::string> JsonKeysInOrder(std::string_view text, const std::vector<std::string>& path) {
+  KeyScan scan(path);
+  return Json::sax_parse(text.begin(), text.end(), &scan) ? scan.TakeKeys() : std::vector<std::string>();
 }
 
 Result<int64_t> JsonInt(const Json& object, const std::string& key) {

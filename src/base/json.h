@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
 
@@ -20,6 +21,10 @@ struct JsonLimits {
 // Parses one document. Errors: not UTF-8, syntax (with the byte offset), a key twice in one object,
 // nesting deeper than the limit. Bare NaN and Infinity are syntax errors.
 Result<Json> ParseJson(std::string_view text, const JsonLimits& limits = {});
+
+// The names of an object's members in the order of a text that ParseJson has taken, which the tree does not
+// keep; `path` leads to the object. Empty where there is none.
+std::vector<std::string> JsonKeysInOrder(std::string_view text, const std::vector<std::string>& path);
 
 // Member access with the field's name in the error. The fallback serves a missing or null member; a
 // member of the wrong type is always an error.

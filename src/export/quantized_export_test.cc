@@ -272,6 +272,39 @@ TEST_F(QuantizedExportTest, ConfigsAsServersReadThem) {
   EXPECT_EQ(Config()["config_groups"]["group_0"]["input_activations"]["dynamic"], true);
 }
 
+// Of the patterns of `dynamic` the first in the file holds; tensors and both files of settings must agree.
+TEST_F(QuantizedExportTest, SettingsThatContradict) {
+  ASSERT_TRUE(Convert(OnGrid(Integers(4, 32, true)), "gptq").ok());
+  const std::string path = Path("out/config.json");
+  const auto text = ReadTextFile(path);
+  ASSERT_TRUE(text.ok());
+  const auto error = [&](const std::string& dynamic, int bits = 4, const char* beside = "") {
+    auto config = OrderedJson::parse(*text);
+    OrderedJson& q = config["quantization_config"];
+    q["dynamic"] = OrderedJson::parse(dynamic);
+    q["bits"] = bits;
+    std::filesystem::remove(Path("out/quantize_config.json"));
+    if (*beside != '\0') {
+      EXPECT_TRUE(WriteFileAtomically(Path("out/quantize_config.json"), beside).ok());
+    }
+    EXPECT_TRUE(WriteFileAtomically(path, DumpJson(config)).ok());
+    const auto model = LoadModel(Path("out"));
+    return model.ok() ? std::string() : model.error().message;
+  };
+  EXPECT_EQ(error("{}"), "");
+  EXPECT_THAT(error("{}", 8), HasSubstr("with b = 8 from the config"));
+  EXPECT_EQ(error(R"({"-:.*embed": {}, ".*layers": {"bits": 4}, "+:.*": {"bits": 8}})", 8), "");
+  EXPECT_THAT(error(R"({"+:.*": {"bits": 8}, ".*layers": {"bits": 4}})", 8), HasSubstr("with b = 8"));
+  EXPECT_EQ(error(R"({".*proj": {"bits": 4}, "-:.*mlp": {}})"), "");
+  EXPECT_THAT(error(R"({"-:.*mlp": {}, ".*proj": {"bits": 4}})"),
+              AllOf(HasSubstr("mlp.gate_proj.qweight': dynamic '-:.*mlp' says that"),
+                    HasSubstr("--ignore-config-fields quantization_config.dynamic reads")));
+  EXPECT_EQ(error("{}", 4, R"({"bits": 4, "group_size": 32, "sym": true})"), "");
+  EXPECT_THAT(error("{}", 4, R"({"bits": 4, "group_size": 64})"),
+              HasSubstr("config.json: quantization_config: group_size is 32, and quantize_config.json says "
+                        "group_size 64: expected one value"));
+}
+
 TEST_F(QuantizedExportTest, MixedCodes) {
   Model model = OnGrid(Integers(4, 32, true));
   const Model eight = OnGrid(Integers(8, 32, true));

@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <map>
 #include <optional>
+#include <set>
 
 #include "base/file.h"
 #include "base/json.h"
@@ -82,17 +85,31 @@ Result<double> ValueFor(const Patterns& patterns, const std::string& module, dou
   return found != nullptr ? found->value : fallback;
 }
 
+// A choice of modules: ends of paths, or what whole paths match.
+struct Modules {
+  std::vector<std::string> ends;
+  std::optional<Regex> pattern;
+};
+
+// Which layers have factors: the number behind the name of a list of layers, or the first number that stands
+// third or later in the path.
+struct Layers {
+  std::set<int64_t> numbers;
+  std::vector<Regex> lists;  // each matches from the front to behind the number; none: any list
+};
+
 struct PeftConfig {
   double rank = 0, alpha = 0;
   bool root_scale = false;  // s = alpha / sqrt(r)
   Patterns ranks, alphas;
-  std::vector<std::string> targets;     // ends of paths
-  std::optional<Regex> target_pattern;  // or what whole paths match; neither: all
+  std::optional<Modules> targets;  // none: all
+  Modules excluded;
+  std::optional<Layers> layers;  // none: all
 };
 
 bool IsSet(const Json& config, const char* field) {
   const auto it = config.find(field);
-  return it != config.end() && !it->is_null() && *it != Json(false) &&
+  return it != config.end() && !it->is_null() && *it != Json(false) && *it != Json("") &&
          !((it->is_object() || it->is_array()) && it->empty());
 }
 
@@ -117,6 +134,12 @@ Status RefuseOtherKinds(const Json& config) {
       {"layer_replication", "replicated layers cannot be read"},
       {"trainable_token_indices", "single rows of an embedding cannot be read"},
       {"megatron_config", "sharded adapters cannot be read"},
+      {"target_parameters", "factors of parameters that are no module's weight cannot be read"},
+      {"use_qalora", "factors of pooled inputs cannot be read"},
+      {"use_bdlora", "factors in blocks cannot be read"},
+      {"arrow_config", "adapters that are chosen for every token cannot be read"},
+      {"kasa_config", "a diagonal between the factors cannot be read"},
+      {"monteclora_config", "factors that are drawn at random cannot be read"},
       {"alora_invocation_tokens", "adapters that start at a token cannot be read"}};
   for (const auto& [field, why] : kRefused) {
     if (IsSet(config, field)) return InputError(fmt::format("{}: {}", field, why));
@@ -124,25 +147,97 @@ Status RefuseOtherKinds(const Json& config) {
   return {};
 }
 
-Status ReadTargets(const Json& config, PeftConfig& read) {
-  const auto targets = config.find("target_modules");
-  if (targets == config.end() || targets->is_null()) return {};
-  if (targets->is_string()) {
-    const auto pattern = targets->get<std::string>();
-    if (pattern == "all-linear") return {};
-    auto regex = Regex::Compile(fmt::format(R"(\A(?:{})\z)", pattern));
-    if (!regex.ok()) return regex.error().At("target_modules");
-    read.target_pattern = std::move(regex).value();
-    return {};
+// PEFT puts factors of these beginnings beside a base that it changes: W less the first s B A, or W rounded.
+Status CheckStart(const Json& config) {
+  const Json start = JsonMember(config, "init_lora_weights");
+  if (start.is_null() || start.is_boolean()) return {};
+  constexpr const char* kOfTheBase[] = {"gaussian", "eva", "orthogonal", "mica"};
+  const std::string name = start.is_string() ? start.get<std::string>() : DumpJson(start);
+  if (std::ranges::find(kOfTheBase, name) != std::end(kOfTheBase)) return {};
+  return InputError(fmt::format(
+      "init_lora_weights '{}': expected true, false or one of {}, as adapters of other beginnings (pissa, "
+      "olora, "
+      "corda, lora_ga, loftq) belong to a base that PEFT changes when it loads them; save the adapter with "
+      "path_initial_model_for_weight_conversion, which makes it one of the original",
+      Abbreviate(name), fmt::join(kOfTheBase, ", ")));
+}
+
+// A list of ends of paths, or a pattern for whole ones.
+Result<Modules> ReadModules(const Json& value, const char* field) {
+  Modules modules;
+  if (value.is_string()) {
+    auto regex = Regex::Compile(fmt::format(R"(\A(?:{})\z)", value.get<std::string>()));
+    if (!regex.ok()) return regex.error().At(field);
+    modules.pattern = std::move(regex).value();
+    return modules;
   }
-  if (!targets->is_array()) {
-    return InputError("target_modules: expected a list of names, a pattern or \"all-linear\"");
+  if (!value.is_array()) {
+    return InputError(fmt::format("{}: expected a list of names or a pattern, found {}", field,
+                                  Abbreviate(DumpJson(value), 60)));
   }
-  for (const Json& name : *targets) {
-    if (!name.is_string()) return InputError("target_modules: expected names");
-    read.targets.push_back(name.get<std::string>());
+  for (const Json& name : value) {
+    if (!name.is_string()) return InputError(fmt::format("{}: expected names", field));
+    modules.ends.push_back(name.get<std::string>());
   }
-  return {};
+  return modules;
+}
+
+Result<bool> IsAmong(const Modules& modules, const std::string& module) {
+  if (modules.pattern) return Matches(*modules.pattern, module);
+  return std::ranges::any_of(
+      modules.ends, [&](const std::string& end) { return module == end || module.ends_with("." + end); });
+}
+
+// layers_to_transform, a number or a list of them, and layers_pattern, which only says what is counted.
+Result<std::optional<Layers>> ReadLayers(const Json& config) {
+  const bool named = IsSet(config, "layers_pattern");
+  if (!IsSet(config, "layers_to_transform")) {
+    if (!named) return std::optional<Layers>();
+    return InputError("layers_pattern: expected layers_to_transform beside it");
+  }
+  if (JsonMember(config, "target_modules").is_string()) {
+    return InputError(
+        "layers_to_transform: expected a list of target_modules, a pattern says the layers itself");
+  }
+  const Json stated = config["layers_to_transform"], pattern = JsonMember(config, "layers_pattern");
+  Layers layers;
+  for (const Json& number : stated.is_array() ? stated : Json::array({stated})) {
+    if (!number.is_number_integer() || number < 0) {
+      return InputError(fmt::format("layers_to_transform: expected numbers of layers, found {}",
+                                    Abbreviate(DumpJson(number), 60)));
+    }
+    layers.numbers.insert(number.get<int64_t>());
+  }
+  for (const Json& list : !named ? Json::array() : pattern.is_array() ? pattern : Json::array({pattern})) {
+    if (!list.is_string()) return InputError("layers_pattern: expected names of lists of layers");
+    auto regex = Regex::Compile(fmt::format(R"(\A.*?\.(?:{})\.\d+\.)", list.get<std::string>()));
+    if (!regex.ok()) return regex.error().At("layers_pattern");
+    layers.lists.push_back(std::move(regex).value());
+  }
+  return std::optional<Layers>(std::move(layers));
+}
+
+// The number of the layer a module is in, "" where none is found.
+Result<std::string> LayerOf(const Layers& layers, const std::string& module) {
+  const auto is_number = [](std::string_view part) {
+    return !part.empty() && part.find_first_not_of("0123456789") == std::string_view::npos;
+  };
+  size_t begin = 0, part = 0;
+  for (size_t dot = 0; layers.lists.empty() && (dot = module.find('.', begin)) != std::string::npos; ++part) {
+    const std::string text = module.substr(begin, dot - begin);
+    if (part >= 2 && is_number(text)) return text;
+    begin = dot + 1;
+  }
+  for (const Regex& list : layers.lists) {
+    Regex::Matcher matcher(list, module);
+    size_t from = 0, to = 0;
+    const bool found = matcher.Next(&from, &to);
+    PLANISH_RETURN_IF_ERROR(matcher.status());
+    if (!found) continue;
+    const size_t dot = module.rfind('.', to - 2);
+    return module.substr(dot + 1, to - 2 - dot);
+  }
+  return std::string();
 }
 
 Result<PeftConfig> ReadPeftConfig(const std::string& text) {
@@ -158,21 +253,42 @@ Result<PeftConfig> ReadPeftConfig(const std::string& text) {
   PLANISH_TRY(read.root_scale, JsonBool(config, "use_rslora", false));
   PLANISH_TRY(read.ranks, ReadPatterns(config, "rank_pattern"));
   PLANISH_TRY(read.alphas, ReadPatterns(config, "alpha_pattern"));
-  PLANISH_RETURN_IF_ERROR(ReadTargets(config, read));
+  PLANISH_RETURN_IF_ERROR(CheckStart(config));
+  // Says how the base is stored; factors are [r, in] and [out, r] either way.
+  PLANISH_TRY([[maybe_unused]] const bool transposed, JsonBool(config, "fan_in_fan_out", false));
+  const Json targets = JsonMember(config, "target_modules");
+  if (!targets.is_null() && targets != Json("") && targets != Json("all-linear")) {
+    PLANISH_TRY(read.targets, ReadModules(targets, "target_modules"));
+  }
+  if (IsSet(config, "exclude_modules")) {
+    PLANISH_TRY(read.excluded, ReadModules(config["exclude_modules"], "exclude_modules"));
+  }
+  PLANISH_TRY(read.layers, ReadLayers(config));
   return read;
 }
 
 // A tensor whose module is no target would not be loaded by PEFT.
 Status CheckTarget(const PeftConfig& config, const std::string& module) {
-  bool matches = config.targets.empty() && !config.target_pattern;
-  for (const std::string& target : config.targets) {
-    matches = matches || module == target || module.ends_with("." + target);
+  constexpr const char* kMixed = "which PEFT would not load (files of two adapters in one folder?)";
+  if (config.targets) {
+    PLANISH_TRY(const bool matches, IsAmong(*config.targets, module));
+    if (!matches)
+      return InputError(
+          fmt::format("{} has factors but is none of target_modules, {}", Module(module), kMixed));
   }
-  if (config.target_pattern) {
-    PLANISH_TRY(matches, Matches(*config.target_pattern, module));
-  }
-  if (matches) return {};
-  return InputError(fmt::format("{} has factors but is none of target_modules", Module(module)));
+  PLANISH_TRY(const bool excluded, IsAmong(config.excluded, module));
+  if (excluded)
+    return InputError(fmt::format("{} has factors but is among exclude_modules, {}", Module(module), kMixed));
+  if (!config.layers) return {};
+  PLANISH_TRY(const std::string layer, LayerOf(*config.layers, module));
+  int64_t number = -1;
+  std::from_chars(layer.data(), layer.data() + layer.size(), number);
+  if (config.layers->numbers.contains(number)) return {};
+  return InputError(
+      fmt::format("{} has factors but {} of layers_to_transform ({}), {}", Module(module),
+                  layer.empty() ? "is in no layer, and so none"
+                                : fmt::format("is in layer {}, which is none", Abbreviate(layer, 20)),
+                  Abbreviate(fmt::format("{}", fmt::join(config.layers->numbers, ", "))), kMixed));
 }
 
 // ---- adapter_model.safetensors ----

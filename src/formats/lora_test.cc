@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 
@@ -114,6 +115,87 @@ TEST_F(LoraTest, ScalesFollowRanksAndPatterns) {
   }
 }
 
+// What chooses modules must choose those that have factors.
+TEST_F(LoraTest, ChoicesOfModules) {
+  const auto pair = [](const std::string& module) {
+    return std::vector<Tensor>{{"base_model.model." + module + ".lora_A.weight", {1, 2}},
+                               {"base_model.model." + module + ".lora_B.weight", {2, 1}}};
+  };
+  const std::string q = "model.layers.12.self_attn.q_proj", expert = "model.layers.2.mlp.experts.7.q_proj";
+  struct Case {
+    std::string module;
+    Json changes;
+    const char* message;  // "": read
+  };
+  const Case cases[] = {
+      {q, {{"exclude_modules", {"k_proj", "12"}}}, ""},
+      {q, {{"exclude_modules", ".*layers\\.1\\..*"}}, ""},
+      {q, {{"exclude_modules", Json::array()}}, ""},
+      {q, {{"exclude_modules", ""}}, ""},
+      {q, {{"exclude_modules", {"q_proj"}}}, "is among exclude_modules, which PEFT would not load"},
+      {q, {{"exclude_modules", {q}}}, "is among exclude_modules"},
+      {q, {{"exclude_modules", ".*12.*"}}, "is among exclude_modules"},
+      {q, {{"layers_to_transform", 12}}, ""},
+      {q, {{"layers_to_transform", {3, 12}}}, ""},
+      {q, {{"layers_to_transform", Json::array()}}, ""},
+      {q, {{"layers_to_transform", 0}}, "is in layer 12, which is none of layers_to_transform (0)"},
+      {q, {{"layers_to_transform", {1, 2}}}, "is in layer 12, which is none of layers_to_transform (1, 2)"},
+      {expert, {{"layers_to_transform", 2}}, ""},
+      {expert, {{"layers_to_transform", 7}}, "is in layer 2"},
+      {expert, {{"layers_to_transform", 7}, {"layers_pattern", "experts"}}, ""},
+      {expert, {{"layers_to_transform", 2}, {"layers_pattern", {"h", "layers"}}}, ""},
+      {expert, {{"layers_to_transform", 2}, {"layers_pattern", {"experts", "layers"}}}, "is in layer 7"},
+      {q, {{"layers_to_transform", 12}, {"layers_pattern", {"h"}}}, "is in no layer, and so none of"},
+      {"q_proj", {{"layers_to_transform", 12}}, "is in no layer"},
+      {q, {{"target_modules", Json::array()}}, "is none of target_modules"},
+      {q, {{"target_modules", nullptr}, {"layers_to_transform", 12}}, ""},
+  };
+  for (const Case& c : cases) {
+    Json config = Config();
+    config.update(c.changes);
+    const auto adapter = Peft(config, pair(c.module));
+    EXPECT_EQ(adapter.ok(), *c.message == '\0') << config;
+    if (!adapter.ok()) {
+      EXPECT_THAT(adapter.error().message,
+                  testing::AllOf(HasSubstr(c.message), HasSubstr("module '" + c.module + "'")));
+    }
+  }
+}
+
+// Fields that say how an adapter was trained, or that a base is stored [in, out], leave its factors as they
+// are.
+TEST_F(LoraTest, FieldsThatChangeNothing) {
+  const auto plain = Peft(Config(), kPair);
+  ASSERT_TRUE(plain.ok());
+  const std::vector<std::byte> a(plain->pairs[0].a.bytes.begin(), plain->pairs[0].a.bytes.end());
+  const std::pair<const char*, Json> fields[] = {{"fan_in_fan_out", true},
+                                                 {"init_lora_weights", false},
+                                                 {"init_lora_weights", "gaussian"},
+                                                 {"init_lora_weights", "mica"},
+                                                 {"use_dora", false},
+                                                 {"modules_to_save", Json::array()},
+                                                 {"lora_bias", nullptr},
+                                                 {"megatron_config", nullptr},
+                                                 {"megatron_core", "megatron.core"},
+                                                 {"loftq_config", Json::object()},
+                                                 {"target_parameters", nullptr},
+                                                 {"layers_pattern", Json::array()},
+                                                 {"layers_pattern", ""},
+                                                 {"use_qalora", false},
+                                                 {"qalora_group_size", 16},
+                                                 {"lora_dropout", 0.1},
+                                                 {"inference_mode", true},
+                                                 {"some_new_field", {1, 2}}};
+  for (const auto& [field, value] : fields) {
+    Json config = Config();
+    config[field] = value;
+    const auto adapter = Peft(config, kPair);
+    ASSERT_TRUE(adapter.ok()) << field << ": " << adapter.error().message;
+    EXPECT_EQ(adapter->pairs[0].scale, plain->pairs[0].scale) << field;
+    EXPECT_TRUE(std::ranges::equal(adapter->pairs[0].a.bytes, a)) << field;
+  }
+}
+
 TEST_F(LoraTest, ConfigurationsThatAreRefused) {
   struct Case {
     const char* field;
@@ -131,6 +213,31 @@ TEST_F(LoraTest, ConfigurationsThatAreRefused) {
       {"use_dora", true, "use_dora: DoRA"},
       {"lora_bias", true, "lora_bias"},
       {"modules_to_save", {"lm_head"}, "modules_to_save: whole copies"},
+      {"target_parameters", {"experts.up"}, "target_parameters: factors of parameters"},
+      {"use_qalora", true, "use_qalora: factors of pooled inputs"},
+      {"use_bdlora", {{"nblocks", 2}}, "use_bdlora: factors in blocks"},
+      {"arrow_config", {{"top_k", 3}}, "arrow_config: adapters that are chosen"},
+      {"kasa_config", {{"beta", 1}}, "kasa_config: a diagonal between"},
+      {"monteclora_config", {{"num_samples", 2}}, "monteclora_config: factors that are drawn"},
+      {"layer_replication", {{0, 4}}, "layer_replication: replicated layers"},
+      {"trainable_token_indices", {1, 2}, "trainable_token_indices: single rows"},
+      {"alora_invocation_tokens", {5}, "alora_invocation_tokens: adapters that start"},
+      {"megatron_config", {{"a", 1}}, "megatron_config: sharded"},
+      {"init_lora_weights", "pissa",
+       "init_lora_weights 'pissa': expected true, false or one of gaussian, eva"},
+      {"init_lora_weights", "pissa_niter_4", "init_lora_weights 'pissa_niter_4'"},
+      {"init_lora_weights", "olora", "save the adapter with path_initial_model_for_weight_conversion"},
+      {"init_lora_weights", "loftq", "init_lora_weights 'loftq'"},
+      {"init_lora_weights", 3, "init_lora_weights '3'"},
+      {"use_rslora", 1, "field 'use_rslora': expected true or false, found 1"},
+      {"fan_in_fan_out", "x", "field 'fan_in_fan_out': expected true or false"},
+      {"exclude_modules", "(", "exclude_modules: "},
+      {"exclude_modules", 5, "exclude_modules: expected a list of names or a pattern, found 5"},
+      {"exclude_modules", {5}, "exclude_modules: expected names"},
+      {"layers_to_transform", "1", "layers_to_transform: expected numbers of layers, found \"1\""},
+      {"layers_to_transform", true, "layers_to_transform: expected numbers of layers, found true"},
+      {"layers_to_transform", {1, -1}, "layers_to_transform: expected numbers of layers, found -1"},
+      {"layers_pattern", "h", "layers_pattern: expected layers_to_transform beside it"},
       {"rank_pattern", {1, 2}, "rank_pattern: expected an object"},
       {"rank_pattern", {{"q", "x"}}, "rank_pattern: 'q': expected a number"},
       {"alpha_pattern", {{"(", 1}}, "alpha_pattern: '('"},
@@ -145,6 +252,21 @@ TEST_F(LoraTest, ConfigurationsThatAreRefused) {
     ASSERT_FALSE(adapter.ok()) << c.message;
     EXPECT_THAT(adapter.error().message, HasSubstr(c.message));
     EXPECT_THAT(adapter.error().message, HasSubstr("adapter_config.json: "));
+  }
+  const struct {
+    Json changes;
+    const char* message;
+  } pairs[] = {
+      {{{"target_modules", "all-linear"}, {"layers_to_transform", 1}},
+       "layers_to_transform: expected a list of target_modules"},
+      {{{"layers_pattern", "("}, {"layers_to_transform", 1}}, "layers_pattern: "},
+      {{{"layers_pattern", {1}}, {"layers_to_transform", 1}},
+       "layers_pattern: expected names of lists of layers"},
+  };
+  for (const auto& c : pairs) {
+    Json config = Config();
+    config.update(c.changes);
+    EXPECT_THAT(Peft(config, kPair).error().message, HasSubstr(c.message));
   }
   for (const char* text : {"", "[]", "{"}) {
     EXPECT_FALSE(ParsePeftLora(text, {}, "x").ok());

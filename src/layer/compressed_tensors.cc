@@ -7,6 +7,7 @@
 
 #include "base/names.h"
 #include "formats/tokenizer_regex.h"
+#include "layer/quantized_parts.h"
 
 namespace planish::quantized {
 namespace {
@@ -27,6 +28,42 @@ Status CheckFormat(const std::string& format) {
   if (std::ranges::find(kFormats, format) != std::end(kFormats)) return {};
   return InputError(
       fmt::format("format '{}': expected one of {}", Abbreviate(format), fmt::join(kFormats, ", ")));
+}
+
+// Of files whose weights are what a program would compute with; in the other states of a quantization they
+// are still to be rounded, or are decoded beside the scales they were rounded with.
+Status CheckState(const Json& config) {
+  PLANISH_TRY(const std::string state, JsonString(config, "quantization_status", "compressed"));
+  if (state == "compressed" || state == "frozen") return {};
+  return InputError(
+      fmt::format("quantization_status '{}': expected compressed or frozen (in other states weights are not "
+                  "the values that the model computes with)",
+                  Abbreviate(state)));
+}
+
+// `sparsity_config`: how weights without zeros are stored; "" where there is none.
+Result<std::string> ReadSparsity(const Json& sparsity) {
+  if (sparsity.is_null()) return std::string();
+  if (!sparsity.is_object()) return InputError("sparsity_config: expected an object");
+  PLANISH_TRY(std::string format, JsonString(sparsity, "format", ""));
+  constexpr const char* kSparse[] = {"", "dense", "sparse-bitmask", "sparse-24-bitmask"};
+  if (std::ranges::find(kSparse, format) != std::end(kSparse)) return format;
+  return InputError(
+      fmt::format("sparsity_config: format '{}': expected dense, sparse-bitmask or sparse-24-bitmask",
+                  Abbreviate(format)));
+}
+
+// Whether groups are stated by an index: "weight" and "static" are orders of the rounding alone.
+Result<bool> ReadActOrder(const Json& json) {
+  const Json order = JsonMember(json, "actorder");
+  if (order.is_null()) return false;
+  if (order.is_boolean()) return order.get<bool>();
+  std::string name = order.is_string() ? order.get<std::string>() : DumpJson(order);
+  std::ranges::transform(name, name.begin(), [](unsigned char c) { return std::tolower(c); });
+  if (name == "group" || name == "dynamic") return true;
+  if (name == "weight" || name == "static") return false;
+  return InputError(
+      fmt::format("actorder '{}': expected group, weight, dynamic, static or null", Abbreviate(name)));
 }
 
 Result<Strategy> ReadStrategy(const Json& json, int64_t group) {
@@ -77,7 +114,22 @@ Result<TensorArgs> ReadArgs(const Json& json) {
   if (grouped && args.group < 1) {
     return InputError(fmt::format("group_size: expected a positive size, found {}", args.group));
   }
-  if (args.strategy == Strategy::kBlock) PLANISH_RETURN_IF_ERROR(ReadBlock(json, args));
+  if (!grouped && args.group > 0) {
+    return InputError(
+        fmt::format("group_size {} with strategy {}: expected group or tensor_group, or no size", args.group,
+                    kStrategies[static_cast<int>(args.strategy)]));
+  }
+  if (args.strategy == Strategy::kBlock) {
+    PLANISH_RETURN_IF_ERROR(ReadBlock(json, args));
+  } else if (!JsonMember(json, "block_structure").is_null()) {
+    return InputError(fmt::format("block_structure with strategy {}: expected block, or no structure",
+                                  kStrategies[static_cast<int>(args.strategy)]));
+  }
+  PLANISH_TRY(args.act_order, ReadActOrder(json));
+  if (args.act_order && !grouped) {
+    return InputError(fmt::format("actorder group with strategy {}: expected group or tensor_group",
+                                  kStrategies[static_cast<int>(args.strategy)]));
+  }
   if (json.contains("dynamic") && json["dynamic"].is_string()) {
     args.dynamic = "local";
   } else {
@@ -153,11 +205,18 @@ Result<std::vector<std::string>> ReadNames(const Json& list, const char* what) {
 
 // Rotations that are multiplied into the weights are part of the model; others would have to be computed.
 Status CheckTransforms(const Json& config) {
-  if (!config.is_object() || !config.contains("config_groups") || !config["config_groups"].is_object())
-    return {};
-  for (const auto& [name, group] : config["config_groups"].items()) {
-    if (!group.is_object() || !group.contains("apply") || !group["apply"].is_array()) continue;
-    for (const Json& use : group["apply"]) {
+  if (config.is_null() || (config.is_object() && config.empty())) return {};
+  const Json groups = JsonMember(config, "config_groups");
+  if (!config.is_object() || (!groups.is_object() && !groups.is_null())) {
+    return InputError("transform_config: expected an object of config_groups");
+  }
+  for (const auto& [name, group] : groups.items()) {
+    const Json uses = JsonMember(group, "apply");
+    if (!uses.is_array()) {
+      return InputError(
+          fmt::format("transform_config: '{}': expected an object with a list 'apply'", Abbreviate(name)));
+    }
+    for (const Json& use : uses) {
       const std::string location = use.is_object() && use.contains("location") && use["location"].is_string()
                                        ? use["location"].get<std::string>()
                                        : "";
@@ -178,11 +237,7 @@ Result<int> Match(const std::string& target, const std::string& module) {
   if (!target.starts_with("re:")) return 0;
   auto regex = Regex::Compile(std::string_view(target).substr(3));
   if (!regex.ok()) return regex.error().At(fmt::format("target '{}'", Abbreviate(target)));
-  Regex::Matcher matcher(*regex, module);
-  size_t begin = 0, end = 0;
-  // The leftmost match starts at the front if any does.
-  const bool found = matcher.Next(&begin, &end) && begin == 0;
-  if (!matcher.status().ok()) return matcher.status().error();
+  PLANISH_TRY(const bool found, MatchesFromFront(*regex, module));
   return found ? 2 : 0;
 }
 
@@ -205,7 +260,7 @@ std::string TensorArgs::Text() const {
   return text;
 }
 
-Status CompressedConfig::ReadGroup(const std::string& name, const Json& group, const std::string& format) {
+Status CompressedConfig::ReadGroup(const std::string& name, const Json& group) {
   Scheme scheme;
   if (group.is_array()) {
     const auto preset = Preset(name);
@@ -217,33 +272,38 @@ Status CompressedConfig::ReadGroup(const std::string& name, const Json& group, c
     scheme.name = name;
     PLANISH_TRY(scheme.targets, ReadNames(group.value("targets", Json()), "targets"));
     for (const auto& [key, args] :
-         {std::pair("weights", &scheme.weights), std::pair("input_activations", &scheme.inputs)}) {
+         {std::pair("weights", &scheme.weights), std::pair("input_activations", &scheme.inputs),
+          std::pair("output_activations", &scheme.outputs)}) {
       if (!group.contains(key) || group[key].is_null()) continue;
       auto read = ReadArgs(group[key]);
       if (!read.ok()) return read.error().At(key);
       *args = *read;
     }
   }
-  scheme.format = format;
-  if (group.is_object()) {
-    PLANISH_TRY(scheme.format, JsonString(group, "format", format));
+  if (scheme.weights && !scheme.weights->dynamic.empty()) {
+    return InputError("weights: dynamic: expected false, as stored weights have stored scales");
   }
-  PLANISH_RETURN_IF_ERROR(CheckFormat(scheme.format));
+  if (group.is_object()) {
+    PLANISH_TRY(scheme.format, JsonString(group, "format", ""));
+    if (!scheme.format.empty()) PLANISH_RETURN_IF_ERROR(CheckFormat(scheme.format));
+  }
   schemes_.push_back(std::move(scheme));
   return {};
 }
 
 Result<CompressedConfig> CompressedConfig::Parse(const Json& config) {
   CompressedConfig parsed;
-  PLANISH_TRY(const std::string format, JsonString(config, "format", "dense"));
-  PLANISH_RETURN_IF_ERROR(CheckFormat(format));
+  PLANISH_TRY(parsed.format_, JsonString(config, "format", ""));
+  if (!parsed.format_.empty()) PLANISH_RETURN_IF_ERROR(CheckFormat(parsed.format_));
+  PLANISH_RETURN_IF_ERROR(CheckState(config));
+  PLANISH_TRY(parsed.sparse_format_, ReadSparsity(JsonMember(config, "sparsity_config")));
   const auto groups = config.find("config_groups");
   if (groups != config.end() && !groups->is_null()) {
     if (!groups->is_object() || groups->size() > kMaxGroups) {
       return InputError(fmt::format("config_groups: expected an object of at most {} groups", kMaxGroups));
     }
     for (const auto& [name, group] : groups->items()) {
-      const Status read = parsed.ReadGroup(name, group, format);
+      const Status read = parsed.ReadGroup(name, group);
       if (!read.ok()) return read.error().At(fmt::format("config_groups: '{}'", Abbreviate(name)));
     }
   }
@@ -257,20 +317,32 @@ Result<CompressedConfig> CompressedConfig::Parse(const Json& config) {
   return parsed;
 }
 
-Result<const Scheme*> CompressedConfig::Find(const std::string& module) const {
+Result<const Scheme*> CompressedConfig::FindAbove(const std::string& module, int least) const {
   // An ignore entry by name or pattern; "Linear" would ignore everything and is taken at its word.
   PLANISH_TRY(const int ignored, BestMatch(ignore_, module));
-  const Scheme* best = nullptr;
+  const Scheme *best = nullptr, *other = nullptr;
   if (ignored > 0) return best;
-  int best_match = 0;
+  int best_match = least;
   for (const Scheme& scheme : schemes_) {
     PLANISH_TRY(const int match, BestMatch(scheme.targets, module));
     if (match > best_match) {
       best = &scheme;
+      other = nullptr;
       best_match = match;
+    } else if (best != nullptr && match == best_match && scheme.weights != best->weights) {
+      other = &scheme;
     }
   }
-  return best;
+  if (other == nullptr) return best;
+  return InputError(
+      fmt::format("'{}': the config groups '{}' and '{}' match it as well as each other and differ in their "
+                  "weights; expected one of them (a target of its whole name wins)",
+                  module, Abbreviate(best->name), Abbreviate(other->name)));
+}
+
+Result<const Scheme*> CompressedConfig::Find(const std::string& module) const { return FindAbove(module, 0); }
+Result<const Scheme*> CompressedConfig::FindNamed(const std::string& module) const {
+  return FindAbove(module, 2);
 }
 
 }  // namespace planish::quantized

@@ -103,8 +103,10 @@ class CompressedReader : public QuantizedReader {
   }
   bool Holds(const std::string& weight) const override;
   Result<Matrix> Read(const std::string& weight, int64_t rows, int64_t cols) override;
+  Status CheckPlain(const std::string& weight) const override;
 
  private:
+  Status CheckFormats(const std::string& module, const Scheme& scheme) const;
   Result<Matrix> ReadAny(const std::string& module, int64_t rows, int64_t cols);
   Result<Matrix> ReadIntegers(const std::string& module, const Scheme& scheme, Stated stated);
   Result<Matrix> ReadFloat8(const std::string& module, const Scheme& scheme, Stated stated);
@@ -112,7 +114,8 @@ class CompressedReader : public QuantizedReader {
   Result<Matrix> ReadSparse(const std::string& module, int64_t rows, int64_t cols) const;
   Result<std::vector<float>> Scales(const std::string& module, const TensorArgs& args, Stated& stated) const;
   Status Zeros(const std::string& module, const TensorArgs& args, bool packed, Stated& stated) const;
-  Status Columns(const std::string& module, Stated& stated) const;
+  Status CheckUnshifted(const std::string& module) const;
+  Status Columns(const std::string& module, const TensorArgs& args, Stated& stated) const;
   Result<Blob> PowerScales(const std::string& module, int64_t rows, int64_t groups) const;
   void NoteInputs(const Scheme& scheme);
 
@@ -128,13 +131,66 @@ bool CompressedReader::Holds(const std::string& weight) const {
   return view.ok() && (view->type == DType::kI8 || view->type == DType::kF8E4M3);
 }
 
+// A target that names a module promises that it is quantized. Patterns and classes have members that are not,
+// without being ignored: routers that are no linears where the file was made.
+Status CompressedReader::CheckPlain(const std::string& weight) const {
+  PLANISH_RETURN_IF_ERROR(QuantizedReader::CheckPlain(weight));
+  const std::string module = ModuleOf(weight);
+  PLANISH_TRY(const Scheme* scheme, config_.FindNamed(module));
+  if (scheme == nullptr || !scheme->weights || scheme->format == "dense" ||
+      (scheme->format.empty() && config_.format() == "dense") || !checkpoint_.Has(weight))
+    return {};
+  return InputError(fmt::format(
+      "tensor '{}': {} and not quantized, but config group '{}' says that it is {}; expected its packed "
+      "tensors, "
+      "or its name in ignore",
+      weight, DTypeName(checkpoint_.Get(weight)->type), Abbreviate(scheme->name), scheme->weights->Text()));
+}
+
+// The formats that the config states for a module are those of its tensors.
+Status CompressedReader::CheckFormats(const std::string& module, const Scheme& scheme) const {
+  const bool packed = checkpoint_.Has(module + ".weight_packed");
+  PLANISH_TRY(const TensorView view, checkpoint_.Get(module + (packed ? ".weight_packed" : ".weight")));
+  PLANISH_TRY(const TensorView scale, checkpoint_.Get(module + ".weight_scale"));
+  const bool powers = scale.type == DType::kU8;
+  std::vector<std::string> formats = {"naive-quantized"};
+  if (packed) {
+    formats = {view.type != DType::kU8 ? "pack-quantized"
+               : powers                ? "mxfp4-pack-quantized"
+                                       : "nvfp4-pack-quantized"};
+  } else {
+    formats.emplace_back(view.type == DType::kI8 ? "int-quantized"
+                         : powers                ? "mxfp8-quantized"
+                                                 : "float-quantized");
+  }
+  const auto check = [&](const std::string& stated, const std::string& where) -> Status {
+    if (stated.empty() || std::ranges::find(formats, stated) != formats.end()) return {};
+    return InputError(fmt::format("'{}': {} is '{}', but its tensors ({} of {}) are {}", module, where,
+                                  stated, packed ? "weight_packed" : "weight", DTypeName(view.type),
+                                  fmt::join(formats, " or ")));
+  };
+  PLANISH_RETURN_IF_ERROR(
+      check(scheme.format, fmt::format("the format of config group '{}'", Abbreviate(scheme.name))));
+  if (config_.format() != "mixed-precision") PLANISH_RETURN_IF_ERROR(check(config_.format(), "the format"));
+  const std::string& sparse = config_.sparse_format();
+  if (sparse.empty() || sparse == "dense") return {};
+  return InputError(
+      fmt::format("'{}': sparsity_config says '{}', but its tensors are not sparse; expected a bitmask, or "
+                  "format dense",
+                  module, sparse));
+}
+
 void CompressedReader::NoteInputs(const Scheme& scheme) {
-  if (!scheme.inputs || std::ranges::find(noted_, &scheme) != noted_.end()) return;
+  if ((!scheme.inputs && !scheme.outputs) || std::ranges::find(noted_, &scheme) != noted_.end()) return;
   noted_.push_back(&scheme);
-  notes_.push_back(fmt::format(
-      "config group '{}': inputs are made for {} and computed here in floats: results differ slightly from a "
-      "server that quantizes them",
-      Abbreviate(scheme.name), scheme.inputs->Text()));
+  for (const auto& [what, args] :
+       {std::pair("inputs", &scheme.inputs), std::pair("outputs", &scheme.outputs)}) {
+    if (!*args) continue;
+    notes_.push_back(fmt::format(
+        "config group '{}': {} are made for {} and computed here in floats: results differ slightly from a "
+        "server that quantizes them",
+        Abbreviate(scheme.name), what, (*args)->Text()));
+  }
 }
 
 // The scales of a weight by its strategy, spread to [rows, groups] of stated.grid, which gets its group.
@@ -172,26 +228,39 @@ Result<std::vector<float>> CompressedReader::Scales(const std::string& module, c
 Status CompressedReader::Zeros(const std::string& module, const TensorArgs& args, bool packed,
                                Stated& stated) const {
   const std::string name = module + ".weight_zero_point";
-  if (args.symmetric) return {};
+  if (args.symmetric && !checkpoint_.Has(name)) return {};
   const int64_t rows = stated.rows, groups = stated.grid.NumGroups(stated.cols);
+  const bool one = args.strategy == Strategy::kTensor;
   if (packed) {
     PLANISH_TRY(stated.zeros, PackedZeros(checkpoint_, name, rows, groups, args.bits));
-    return {};
+  } else {
+    if (args.strategy == Strategy::kBlock)
+      return InputError(fmt::format("'{}': zero points of blocks", module));
+    const std::vector<int64_t> shape = one ? std::vector<int64_t>{1} : std::vector<int64_t>{rows, groups};
+    PLANISH_TRY(const TensorView zeros, Expect(checkpoint_, name, {DType::kI8}, shape));
+    for (int64_t k = 0; k < rows * groups; ++k) {
+      const auto byte = static_cast<uint8_t>(zeros.data[one ? 0 : k]);
+      stated.zeros.push_back(static_cast<uint16_t>(byte ^ 0x80));
+    }
   }
-  const bool one = args.strategy == Strategy::kTensor;
-  if (args.strategy == Strategy::kBlock)
-    return InputError(fmt::format("'{}': zero points of blocks", module));
-  PLANISH_TRY(const TensorView view, checkpoint_.Get(name));
-  const std::vector<int64_t> shape = one ? std::vector<int64_t>{1} : std::vector<int64_t>{rows, groups};
-  PLANISH_TRY(const TensorView zeros, Expect(checkpoint_, name, {DType::kI8}, shape));
-  for (int64_t k = 0; k < rows * groups; ++k) {
-    const auto byte = static_cast<uint8_t>(zeros.data[one ? 0 : k]);
-    stated.zeros.push_back(static_cast<uint16_t>(byte ^ 0x80));
-  }
-  return {};
+  const int middle = 1 << (args.bits - 1);
+  const auto shifted = std::ranges::find_if(stated.zeros, [&](uint16_t z) { return z != middle; });
+  if (!args.symmetric || shifted == stated.zeros.end()) return {};
+  return InputError(
+      fmt::format("tensor '{}': element {} is {}, but symmetric is true for {}, for which 0 is expected",
+                  name, shifted - stated.zeros.begin(), *shifted - middle, args.Text()));
 }
 
-Status CompressedReader::Columns(const std::string& module, Stated& stated) const {
+// Floats have no zero points; some files state that they are 0.
+Status CompressedReader::CheckUnshifted(const std::string& module) const {
+  const std::string name = module + ".weight_zero_point";
+  if (!checkpoint_.Has(name)) return {};
+  PLANISH_TRY(const TensorView view, checkpoint_.Get(name));
+  if (std::ranges::all_of(view.bytes(), [](std::byte b) { return b == std::byte{0}; })) return {};
+  return InputError(fmt::format("tensor '{}': expected zeros only, as floats have no zero points", name));
+}
+
+Status CompressedReader::Columns(const std::string& module, const TensorArgs& args, Stated& stated) const {
   const std::string name = module + ".weight_g_idx";
   if (!checkpoint_.Has(name)) return {};
   PLANISH_TRY(const TensorView view, Expect(checkpoint_, name, {DType::kI32}, {stated.cols}));
@@ -202,11 +271,17 @@ Status CompressedReader::Columns(const std::string& module, Stated& stated) cons
   if (std::ranges::all_of(columns, [](int32_t g) { return g == -1; })) return {};  // never set
   for (int64_t j = 0; j < stated.cols; ++j) {
     const int32_t g = columns[static_cast<size_t>(j)];
-    in_order = in_order && g == j / group;
     if (g < 0 || g >= groups) {
       return InputError(
           fmt::format("tensor '{}': element {}: expected a group below {}, found {}", name, j, groups, g));
     }
+    if (g != j / group && !args.act_order) {
+      return InputError(fmt::format(
+          "tensor '{}': element {} is group {}, but actorder is not group, and group_size {} gives group {}; "
+          "--ignore-tensors {} reads the groups of the config",
+          name, j, g, group, j / group, name));
+    }
+    in_order = in_order && g == j / group;
   }
   if (!in_order) stated.columns = std::move(columns);
   return {};
@@ -220,10 +295,13 @@ Result<Matrix> CompressedReader::ReadIntegers(const std::string& module, const S
     return InputError(fmt::format("'{}': {} does not go with its {}", module, args.Text(),
                                   packed ? "weight_packed of I32" : "weight of I8"));
   }
+  PLANISH_RETURN_IF_ERROR(CheckOnly(checkpoint_, module,
+                                    {packed ? "weight_packed" : "weight", "weight_scale", "weight_shape",
+                                     "weight_zero_point", "weight_g_idx"}));
   stated.grid.bits = args.bits;
   PLANISH_TRY(stated.scales, Scales(module, args, stated));
   PLANISH_RETURN_IF_ERROR(Zeros(module, args, packed, stated));
-  PLANISH_RETURN_IF_ERROR(Columns(module, stated));
+  PLANISH_RETURN_IF_ERROR(Columns(module, args, stated));
   if (packed) {
     PLANISH_TRY(stated.codes,
                 PackedCodes(checkpoint_, module + ".weight_packed", stated.rows, stated.cols, args.bits));
@@ -254,6 +332,9 @@ Result<Matrix> CompressedReader::ReadFloat8(const std::string& module, const Sch
   if (!args.is_float || args.bits != 8 || !args.symmetric) {
     return InputError(fmt::format("'{}': {} does not go with its weight of F8_E4M3", module, args.Text()));
   }
+  PLANISH_RETURN_IF_ERROR(
+      CheckOnly(checkpoint_, module, {"weight", "weight_scale", "weight_shape", "weight_zero_point"}));
+  PLANISH_RETURN_IF_ERROR(CheckUnshifted(module));
   stated.grid = FindGrid("e4m3").value();
   PLANISH_TRY(const TensorView view,
               Expect(checkpoint_, module + ".weight", {DType::kF8E4M3}, {stated.rows, stated.cols}));
@@ -285,6 +366,10 @@ Result<Matrix> CompressedReader::ReadFloat4(const std::string& module, const Sch
   if (!args.is_float || args.bits != 4 || (!nv && !mx)) {
     return InputError(fmt::format("'{}': {} does not go with its weight_packed of U8", module, args.Text()));
   }
+  PLANISH_RETURN_IF_ERROR(CheckOnly(checkpoint_, module,
+                                    {"weight_packed", "weight_scale", "weight_shape", "weight_zero_point",
+                                     nv ? "weight_global_scale" : "weight_scale"}));
+  PLANISH_RETURN_IF_ERROR(CheckUnshifted(module));
   if (stated.cols % 2 != 0) return InputError(fmt::format("'{}': {} inputs are odd", module, stated.cols));
   Coded coded;
   coded.grid = FindGrid(nv ? "nvfp4" : "mxfp4").value();
@@ -319,7 +404,12 @@ Result<Matrix> CompressedReader::ReadFloat4(const std::string& module, const Sch
 
 // Non-zero elements in row-major order, and a bit for each place.
 Result<Matrix> CompressedReader::ReadSparse(const std::string& module, int64_t rows, int64_t cols) const {
-  const std::string name = module + ".compressed";
+  const std::string name = module + ".compressed", &sparse = config_.sparse_format();
+  if ((sparse.empty() || sparse == "dense") && config_.format() != "sparse-bitmask") {
+    return InputError(fmt::format(
+        "tensor '{}.bitmask': expected none, as sparsity_config states no sparse format", module));
+  }
+  PLANISH_RETURN_IF_ERROR(CheckOnly(checkpoint_, module, {"compressed", "bitmask", "shape", "row_offsets"}));
   PLANISH_TRY(const TensorView values, checkpoint_.Get(name));
   if (!IsComputable(values.type)) {
     return InputError(
@@ -363,6 +453,14 @@ Result<Matrix> CompressedReader::ReadAny(const std::string& module, int64_t rows
   PLANISH_TRY(const Scheme* scheme, config_.Find(module));
   if (scheme == nullptr || !scheme->weights) {
     return InputError(fmt::format("'{}': its weight is quantized, but no config group says how", module));
+  }
+  PLANISH_RETURN_IF_ERROR(CheckFormats(module, *scheme));
+  const TensorArgs& args = *scheme->weights;
+  if (args.act_order && args.group < cols && !checkpoint_.Has(module + ".weight_g_idx")) {
+    return InputError(
+        fmt::format("no tensor '{}.weight_g_idx': actorder is group, so that it is needed to tell the group "
+                    "of each input",
+                    module));
   }
   NoteInputs(*scheme);
   if (checkpoint_.Has(module + ".weight_shape")) {

@@ -8,23 +8,14 @@
 
 #include <algorithm>
 #include <cstring>
-#include <set>
 
 #include "base/names.h"
 #include "layer/bit_run.h"
 #include "layer/quantized_parts.h"
+#include "layer/quantized_settings.h"
 
 namespace planish::quantized {
 namespace {
-
-bool IsGptqBits(int64_t bits) { return bits == 2 || bits == 3 || bits == 4 || bits == 8; }
-
-Result<int64_t> FirstInt(const Json& config, std::initializer_list<const char*> keys) {
-  for (const char* key : keys) {
-    if (config.contains(key) && !config[key].is_null()) return JsonInt(config, key);
-  }
-  return JsonInt(config, *keys.begin());
-}
 
 Result<std::string> FirstString(const Json& config, std::initializer_list<const char*> keys,
                                 const std::string& fallback) {
@@ -45,11 +36,6 @@ std::vector<float> Transposed(const std::vector<float>& scales, int64_t groups, 
   return turned;
 }
 
-Status CheckGroup(int64_t group) {
-  if (group == -1 || (group >= 1 && group <= (int64_t{1} << 24))) return {};
-  return InputError(fmt::format("group_size: expected -1 or a positive size, found {}", group));
-}
-
 // What both formats have: words of codes beside scales.
 class WordReader : public QuantizedReader {
  public:
@@ -58,43 +44,42 @@ class WordReader : public QuantizedReader {
   }
 
  protected:
-  using QuantizedReader::QuantizedReader;
+  WordReader(const Checkpoint& checkpoint, QuantizeSettings settings)
+      : QuantizedReader(checkpoint), settings_(std::move(settings)) {}
+  // The settings of a module, which must be one that is quantized.
+  Result<ModuleSettings> SettingsOf(const std::string& module) const {
+    PLANISH_TRY(ModuleSettings settings, settings_.Of(module));
+    if (settings.plain_reason.empty()) return settings;
+    return InputError(fmt::format(
+        "tensor '{0}.qweight': {1} says that '{0}' is not quantized, expected a plain '{0}.weight'; where "
+        "the "
+        "tensors are right, --ignore-config-fields quantization_config.{2} reads the config without",
+        module, settings.plain_reason, settings.plain_field));
+  }
+
+ private:
+  QuantizeSettings settings_;
 };
 
 class GptqReader : public WordReader {
  public:
-  static Result<std::unique_ptr<QuantizedReader>> Open(const Json& config, const Checkpoint& checkpoint) {
-    auto reader = std::unique_ptr<GptqReader>(new GptqReader(checkpoint));
-    PLANISH_RETURN_IF_ERROR(reader->ReadConfig(config));
-    return std::unique_ptr<QuantizedReader>(std::move(reader));
-  }
+  static Result<std::unique_ptr<QuantizedReader>> Open(const Json& config, const Checkpoint& checkpoint,
+                                                       const std::vector<std::string>& order);
   Result<Matrix> Read(const std::string& weight, int64_t rows, int64_t cols) override;
 
  private:
   using WordReader::WordReader;
-  Status ReadConfig(const Json& config);
-  Status AddSizes(const Json& object);
-  Result<int> BitsOf(const std::string& module, int64_t out, int64_t in) const;
-  Status ReadGroups(const std::string& module, int64_t groups, Stated& stated) const;
-  Status ReadZeros(const std::string& module, int64_t groups, Stated& stated);
+  Status CheckWords(const std::string& module, const TensorView& words, const Stated& stated) const;
+  Status ReadGroups(const std::string& module, int64_t groups, const ModuleSettings& settings,
+                    Stated& stated) const;
+  Status ReadZeros(const std::string& module, int64_t groups, const ModuleSettings& settings, Stated& stated);
 
-  std::set<int64_t> bits_;
-  std::vector<int64_t> group_sizes_;  // the general one first, then those of single modules
   bool v1_ = true, warned_ = false;
 };
 
-Status GptqReader::AddSizes(const Json& object) {
-  PLANISH_TRY(const int64_t bits, FirstInt(object, {"bits", "w_bit", "wbits"}));
-  PLANISH_TRY(const int64_t group, FirstInt(object, {"group_size", "q_group_size"}));
-  if (!IsGptqBits(bits)) return InputError(fmt::format("bits: expected 2, 3, 4 or 8, found {}", bits));
-  PLANISH_RETURN_IF_ERROR(CheckGroup(group));
-  bits_.insert(bits);
-  group_sizes_.push_back(group);
-  return {};
-}
-
-Status GptqReader::ReadConfig(const Json& config) {
-  PLANISH_RETURN_IF_ERROR(AddSizes(config));
+Result<std::unique_ptr<QuantizedReader>> GptqReader::Open(const Json& config, const Checkpoint& checkpoint,
+                                                          const std::vector<std::string>& order) {
+  PLANISH_TRY(auto settings, QuantizeSettings::Parse(config, {2, 3, 4, 8}, order));
   PLANISH_TRY(const std::string format, FirstString(config, {"checkpoint_format", "format"}, "gptq"));
   if (format != "gptq" && format != "gptq_v2") {
     return InputError(fmt::format(
@@ -102,64 +87,71 @@ Status GptqReader::ReadConfig(const Json& config) {
         "the checkpoint they were made from)",
         Abbreviate(format)));
   }
-  v1_ = format == "gptq";
   PLANISH_TRY(const std::string pack, JsonString(config, "pack_dtype", "int32"));
   if (pack != "int32") return InputError(fmt::format("pack_dtype '{}': expected int32", Abbreviate(pack)));
-  if (!config.contains("dynamic") || config["dynamic"].is_null()) return {};
-  const Json& dynamic = config["dynamic"];
-  if (!dynamic.is_object()) return InputError("dynamic: expected an object");
-  for (const auto& [pattern, change] : dynamic.items()) {
-    if (pattern.starts_with("-:") || !change.is_object()) continue;
-    Json merged = {{"bits", *bits_.begin()}, {"group_size", group_sizes_.front()}};
-    merged.update(change);
-    const Status added = AddSizes(merged);
-    if (!added.ok()) return added.error().At(fmt::format("dynamic '{}'", Abbreviate(pattern)));
-  }
-  return {};
+  auto reader = std::unique_ptr<GptqReader>(new GptqReader(checkpoint, std::move(settings)));
+  reader->v1_ = format == "gptq";
+  return std::unique_ptr<QuantizedReader>(std::move(reader));
 }
 
-// The number of words says how wide a code is; it must be a width that the configuration has.
-Result<int> GptqReader::BitsOf(const std::string& module, int64_t out, int64_t in) const {
-  PLANISH_TRY(const TensorView words, checkpoint_.Get(module + ".qweight"));
-  for (const int64_t bits : bits_) {
-    if (in * bits % 32 != 0 || words.shape != std::vector<int64_t>{in * bits / 32, out}) continue;
-    if (words.type == DType::kI32) return static_cast<int>(bits);
-  }
+Status GptqReader::CheckWords(const std::string& module, const TensorView& words,
+                              const Stated& stated) const {
+  const int64_t in = stated.cols, bits = stated.grid.bits;
+  if (words.type == DType::kI32 && in * bits % 32 == 0 &&
+      words.shape == std::vector<int64_t>{in * bits / 32, stated.rows})
+    return {};
   return InputError(fmt::format(
       "tensor '{}.qweight': expected I32 [{} b / 32, {}] with b = {} from the config, found {} {}", module,
-      in, out, fmt::join(bits_, " or "), DTypeName(words.type), ShapeText(words.shape)));
+      in, stated.rows, bits, DTypeName(words.type), ShapeText(words.shape)));
 }
 
-Status GptqReader::ReadGroups(const std::string& module, int64_t groups, Stated& stated) const {
-  const int64_t in = stated.cols;
-  const auto fits = [&](int64_t size) { return groups == (size == -1 ? 1 : (in + size - 1) / size); };
-  const auto it = std::ranges::find_if(group_sizes_, fits);
-  const std::string name = module + ".g_idx";
-  if (it != group_sizes_.end()) stated.grid.group = *it == -1 || *it >= in ? 0 : *it;
-  if (!checkpoint_.Has(name)) {
-    if (it != group_sizes_.end()) return {};
+// Which group each input is of. An index is free in files of `desc_act`; where that is false, programs leave
+// it out of account.
+Status GptqReader::ReadGroups(const std::string& module, int64_t groups, const ModuleSettings& settings,
+                              Stated& stated) const {
+  const int64_t in = stated.cols, group = settings.group;
+  stated.grid.group = group == -1 || group >= in ? 0 : group;
+  if (groups != stated.grid.NumGroups(in)) {
     return InputError(
-        fmt::format("tensor '{}.scales': {} groups of {} inputs, which no group_size of the "
-                    "config ({}) gives",
-                    module, groups, in, fmt::join(group_sizes_, ", ")));
+        fmt::format("tensor '{}.scales': {} groups of {} inputs, but group_size {} of the config gives {}",
+                    module, groups, in, group, stated.grid.NumGroups(in)));
+  }
+  const std::string name = module + ".g_idx";
+  if (!checkpoint_.Has(name)) {
+    if (!settings.act_order.value_or(false) || groups == 1) return {};
+    return InputError(fmt::format(
+        "no tensor '{}': desc_act is true, so that it is needed to tell the group of each input; where "
+        "groups "
+        "are runs of inputs after all, --ignore-config-fields quantization_config.desc_act reads them so",
+        name));
   }
   PLANISH_TRY(const TensorView view, Expect(checkpoint_, name, {DType::kI32}, {in}));
-  bool in_order = it != group_sizes_.end();
+  bool in_order = true;
   for (int64_t j = 0; j < in; ++j) {
     const auto g = static_cast<int32_t>(WordAt(view, j));
+    const int64_t run = j / stated.grid.GroupSize(in);
     if (g < 0 || g >= groups) {
       return InputError(
           fmt::format("tensor '{}': element {}: expected a group below {}, found {}", name, j, groups, g));
     }
-    in_order = in_order && g == j / stated.grid.GroupSize(in);
+    if (g != run && settings.act_order == std::optional<bool>(false)) {
+      return InputError(fmt::format(
+          "tensor '{}': element {} is group {}, but desc_act is false and group_size {} gives group {}; "
+          "--ignore-config-fields quantization_config.desc_act reads the groups of the tensor, "
+          "--ignore-tensors {} those of the config",
+          name, j, g, group, run, name));
+    }
+    in_order = in_order && g == run;
     stated.columns.push_back(g);
   }
   if (in_order) stated.columns.clear();
   return {};
 }
 
-Status GptqReader::ReadZeros(const std::string& module, int64_t groups, Stated& stated) {
-  const int bits = stated.grid.bits;
+// Of symmetric codes all zeros are in the middle, which also tells the versions apart.
+Status GptqReader::ReadZeros(const std::string& module, int64_t groups, const ModuleSettings& settings,
+                             Stated& stated) {
+  const int bits = stated.grid.bits, middle = 1 << (bits - 1);
   const std::string name = module + ".qzeros";
   if (stated.rows * bits % 32 != 0) {
     return InputError(
@@ -174,6 +166,14 @@ Status GptqReader::ReadZeros(const std::string& module, int64_t groups, Stated& 
     for (int64_t o = 0; o < stated.rows; ++o) {
       const int zero = RunValue(view.data + g * row_bytes, o, bits) + (v1_ ? 1 : 0);
       beyond = beyond || zero >> bits != 0;
+      if (settings.symmetric.value_or(false) && zero != middle) {
+        const bool other = zero + (v1_ ? -1 : 1) == middle;
+        return InputError(fmt::format(
+            "tensor '{}': zero point {} of output {}, group {}, but sym is true, for which {} is expected{}; "
+            "--ignore-config-fields quantization_config.sym reads it as it is",
+            name, zero, o, g, middle,
+            other ? fmt::format(" (checkpoint_format {} would give that)", v1_ ? "gptq_v2" : "gptq") : ""));
+      }
       stated.zeros[static_cast<size_t>(o * groups + g)] = static_cast<uint16_t>(zero);
     }
   }
@@ -190,19 +190,22 @@ Status GptqReader::ReadZeros(const std::string& module, int64_t groups, Stated& 
 
 Result<Matrix> GptqReader::Read(const std::string& weight, int64_t rows, int64_t cols) {
   const std::string module = ModuleOf(weight);
+  PLANISH_TRY(const ModuleSettings settings, SettingsOf(module));
+  PLANISH_RETURN_IF_ERROR(CheckOnly(checkpoint_, module, {"qweight", "qzeros", "scales", "g_idx"}));
   Stated stated{.rows = rows, .cols = cols};
-  PLANISH_TRY(stated.grid.bits, BitsOf(module, rows, cols));
+  stated.grid.bits = static_cast<int>(settings.bits);
   PLANISH_TRY(const TensorView words, checkpoint_.Get(module + ".qweight"));
+  PLANISH_RETURN_IF_ERROR(CheckWords(module, words, stated));
   PLANISH_TRY(const TensorView scales, checkpoint_.Get(module + ".scales"));
   if (scales.shape.size() != 2 || scales.shape[1] != rows || scales.shape[0] < 1 || scales.shape[0] > cols) {
     return InputError(fmt::format("tensor '{}.scales': expected [groups, {}], found {}", module, rows,
                                   ShapeText(scales.shape)));
   }
   const int64_t groups = scales.shape[0];
-  PLANISH_RETURN_IF_ERROR(ReadGroups(module, groups, stated));
+  PLANISH_RETURN_IF_ERROR(ReadGroups(module, groups, settings, stated));
   PLANISH_TRY(const auto values, ReadFloats(checkpoint_, module + ".scales", scales.shape));
   stated.scales = Transposed(values, groups, rows);
-  PLANISH_RETURN_IF_ERROR(ReadZeros(module, groups, stated));
+  PLANISH_RETURN_IF_ERROR(ReadZeros(module, groups, settings, stated));
   stated.codes = {words.bytes(), checkpoint_.owner()};
   stated.order = CodeOrder::kColumns;
   Matrix matrix = ToParts(std::move(stated));
@@ -212,13 +215,9 @@ Result<Matrix> GptqReader::Read(const std::string& weight, int64_t rows, int64_t
 
 class AwqReader : public WordReader {
  public:
-  static Result<std::unique_ptr<QuantizedReader>> Open(const Json& config, const Checkpoint& checkpoint) {
-    auto reader = std::unique_ptr<AwqReader>(new AwqReader(checkpoint));
-    PLANISH_TRY(const int64_t bits, FirstInt(config, {"bits", "w_bit"}));
-    if (bits != 4) return InputError(fmt::format("bits: expected 4, found {}", bits));
-    PLANISH_TRY(reader->group_, FirstInt(config, {"group_size", "q_group_size"}));
-    PLANISH_RETURN_IF_ERROR(CheckGroup(reader->group_));
-    PLANISH_TRY(reader->has_zeros_, JsonBool(config, "zero_point", true));
+  static Result<std::unique_ptr<QuantizedReader>> Open(const Json& config, const Checkpoint& checkpoint,
+                                                       const std::vector<std::string>& order) {
+    PLANISH_TRY(auto settings, QuantizeSettings::Parse(config, {4}, order));
     PLANISH_TRY(std::string version, JsonString(config, "version", "gemm"));
     std::ranges::transform(version, version.begin(), [](unsigned char c) { return std::tolower(c); });
     if (version != "gemm") {
@@ -232,14 +231,13 @@ class AwqReader : public WordReader {
           "checkpoint they were made from)",
           Abbreviate(format)));
     }
-    return std::unique_ptr<QuantizedReader>(std::move(reader));
+    return std::unique_ptr<QuantizedReader>(new AwqReader(checkpoint, std::move(settings)));
   }
   Result<Matrix> Read(const std::string& weight, int64_t rows, int64_t cols) override;
 
  private:
   using WordReader::WordReader;
-  int64_t group_ = 128;
-  bool has_zeros_ = true;
+  Status ReadZeros(const std::string& module, int64_t groups, bool symmetric, Stated& stated) const;
 };
 
 // Column 8 c + j lies in word c.
@@ -247,27 +245,49 @@ uint8_t AwqCode(const TensorView& words, int64_t row, int64_t col) {
   return static_cast<uint8_t>(WordAt(words, row * words.shape[1] + col / 8) >> (4 * kAwqSlots[col % 8]) & 15);
 }
 
+// Files without zero points have none, or 8 for all.
+Status AwqReader::ReadZeros(const std::string& module, int64_t groups, bool symmetric, Stated& stated) const {
+  const std::string name = module + ".qzeros";
+  const int64_t rows = stated.rows;
+  if (!checkpoint_.Has(name)) {
+    if (symmetric) return {};
+    return InputError(fmt::format(
+        "no tensor '{}': expected, as zero_point is true (or not stated, which means the same)", name));
+  }
+  PLANISH_TRY(const TensorView zeros, Expect(checkpoint_, name, {DType::kI32}, {groups, rows / 8}));
+  for (int64_t o = 0; o < rows; ++o) {
+    for (int64_t g = 0; g < groups; ++g) {
+      const uint8_t zero = AwqCode(zeros, g, o);
+      if (symmetric && zero != 8) {
+        return InputError(fmt::format(
+            "tensor '{}': zero point {} of output {}, group {}, but zero_point is false, for which 8 is "
+            "expected; --ignore-config-fields quantization_config.zero_point reads it as it is",
+            name, zero, o, g));
+      }
+      stated.zeros.push_back(zero);
+    }
+  }
+  return {};
+}
+
 Result<Matrix> AwqReader::Read(const std::string& weight, int64_t rows, int64_t cols) {
   const std::string module = ModuleOf(weight);
+  PLANISH_TRY(const ModuleSettings settings, SettingsOf(module));
+  PLANISH_RETURN_IF_ERROR(CheckOnly(checkpoint_, module, {"qweight", "qzeros", "scales"}));
+  const int64_t group = settings.group;
   if (rows % 8 != 0) return InputError(fmt::format("'{}': {} outputs are no multiple of 8", module, rows));
-  if (group_ != -1 && cols % group_ != 0) {
-    return InputError(fmt::format("'{}': {} inputs are no multiple of group_size {}", module, cols, group_));
+  if (group != -1 && cols % group != 0) {
+    return InputError(fmt::format("'{}': {} inputs are no multiple of group_size {}", module, cols, group));
   }
   Stated stated{.rows = rows, .cols = cols};
   stated.grid.bits = 4;
-  stated.grid.group = group_ == -1 || group_ >= cols ? 0 : group_;
+  stated.grid.group = group == -1 || group >= cols ? 0 : group;
   const int64_t groups = stated.grid.NumGroups(cols);
   PLANISH_TRY(const TensorView words,
               Expect(checkpoint_, module + ".qweight", {DType::kI32}, {cols, rows / 8}));
   PLANISH_TRY(const auto scales, ReadFloats(checkpoint_, module + ".scales", {groups, rows}));
   stated.scales = Transposed(scales, groups, rows);
-  if (has_zeros_ || checkpoint_.Has(module + ".qzeros")) {
-    PLANISH_TRY(const TensorView zeros,
-                Expect(checkpoint_, module + ".qzeros", {DType::kI32}, {groups, rows / 8}));
-    for (int64_t o = 0; o < rows; ++o) {
-      for (int64_t g = 0; g < groups; ++g) stated.zeros.push_back(AwqCode(zeros, g, o));
-    }
-  }
+  PLANISH_RETURN_IF_ERROR(ReadZeros(module, groups, settings.symmetric.value_or(false), stated));
   stated.codes = {words.bytes(), checkpoint_.owner()};
   stated.order = CodeOrder::kEights;
   Matrix matrix = ToParts(std::move(stated));
@@ -277,11 +297,13 @@ Result<Matrix> AwqReader::Read(const std::string& weight, int64_t rows, int64_t 
 
 }  // namespace
 
-Result<std::unique_ptr<QuantizedReader>> OpenGptq(const Json& config, const Checkpoint& checkpoint) {
-  return GptqReader::Open(config, checkpoint);
+Result<std::unique_ptr<QuantizedReader>> OpenGptq(const Json& config, const Checkpoint& checkpoint,
+                                                  const std::vector<std::string>& order) {
+  return GptqReader::Open(config, checkpoint, order);
 }
-Result<std::unique_ptr<QuantizedReader>> OpenAwq(const Json& config, const Checkpoint& checkpoint) {
-  return AwqReader::Open(config, checkpoint);
+Result<std::unique_ptr<QuantizedReader>> OpenAwq(const Json& config, const Checkpoint& checkpoint,
+                                                 const std::vector<std::string>& order) {
+  return AwqReader::Open(config, checkpoint, order);
 }
 
 }  // namespace planish::quantized

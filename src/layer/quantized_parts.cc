@@ -17,6 +17,28 @@ std::string ModuleOf(const std::string& weight) {
   return weight.ends_with(kSuffix) ? weight.substr(0, weight.size() - kSuffix.size()) : weight;
 }
 
+Result<bool> MatchesFromFront(const Regex& regex, std::string_view text) {
+  Regex::Matcher matcher(regex, text);
+  size_t begin = 0, end = 0;
+  // The leftmost match starts at the front if any does.
+  const bool found = matcher.Next(&begin, &end) && begin == 0;
+  PLANISH_RETURN_IF_ERROR(matcher.status());
+  return found;
+}
+
+Status CheckOnly(const Checkpoint& checkpoint, const std::string& module,
+                 std::initializer_list<std::string_view> makers) {
+  for (const std::string_view suffix : kWeightTensors) {
+    const std::string name = fmt::format("{}.{}", module, suffix);
+    if (std::ranges::find(makers, suffix) != makers.end() || !checkpoint.Has(name)) continue;
+    return InputError(fmt::format(
+        "tensor '{}' stands beside '{}.{}', and would change or replace its values; expected of that weight "
+        "only {} (tensors of two checkpoints in one folder?); --ignore-tensors {} reads it without",
+        name, module, *makers.begin(), fmt::join(makers, ", "), name));
+  }
+  return {};
+}
+
 Result<TensorView> Expect(const Checkpoint& checkpoint, const std::string& name,
                           std::initializer_list<DType> types, const std::vector<int64_t>& shape) {
   PLANISH_TRY(const TensorView view, checkpoint.Get(name));
@@ -71,8 +93,7 @@ Blob Halves(const Stated& s, int64_t count) {
 
 Matrix Decoded(const Stated& s) {
   const int64_t group = s.grid.GroupSize(s.cols);
-  const int64_t groups =
-      s.columns.empty() ? s.grid.NumGroups(s.cols) : static_cast<int64_t>(s.scales.size()) / s.rows;
+  const int64_t groups = s.grid.NumGroups(s.cols);
   const Mat<float> levels = s.grid.Uniform() ? Mat<float>() : FixedLevels(s.grid);
   const auto middle = static_cast<uint16_t>(1 << (s.grid.bits - 1));
   std::vector<uint8_t> codes(static_cast<size_t>(s.cols));
@@ -109,10 +130,7 @@ Matrix ToParts(Stated s) {
   s.grid.symmetric = s.grid.Uniform() && s.zeros.empty();
   const bool halves = std::ranges::all_of(s.scales, IsHalf);
   const bool zeros_fit = std::ranges::all_of(s.zeros, [&](uint16_t z) { return z <= top; });
-  // An index of groups may name more or fewer of them than rows have room for.
-  const bool groups_fit = s.scales.size() == 1 || static_cast<int64_t>(s.scales.size()) == count;
-  if (!groups_fit || !zeros_fit || (!halves && (s.scales.size() > 1 || !s.columns.empty())))
-    return Decoded(s);
+  if (!zeros_fit || (!halves && (s.scales.size() > 1 || !s.columns.empty()))) return Decoded(s);
   Coded coded;
   coded.group_of = MakeBlob(4 * static_cast<int64_t>(s.columns.size()),
                             [&](uint8_t* to) { std::memcpy(to, s.columns.data(), 4 * s.columns.size()); });

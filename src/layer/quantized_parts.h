@@ -10,15 +10,43 @@
 
 #include "base/json.h"
 #include "formats/checkpoint.h"
+#include "formats/tokenizer_regex.h"
 #include "layer/quantized.h"
 
 namespace planish::quantized {
 
-Result<std::unique_ptr<QuantizedReader>> OpenGptq(const Json& config, const Checkpoint& checkpoint);
-Result<std::unique_ptr<QuantizedReader>> OpenAwq(const Json& config, const Checkpoint& checkpoint);
+// `order`: the keys of `dynamic` as the file has them.
+Result<std::unique_ptr<QuantizedReader>> OpenGptq(const Json& config, const Checkpoint& checkpoint,
+                                                  const std::vector<std::string>& order);
+Result<std::unique_ptr<QuantizedReader>> OpenAwq(const Json& config, const Checkpoint& checkpoint,
+                                                 const std::vector<std::string>& order);
 
 // "model.layers.0.mlp.up_proj.weight" -> without ".weight".
 std::string ModuleOf(const std::string& weight);
+
+// Whether the expression matches from the first character of the text on, as Python's re.match does.
+Result<bool> MatchesFromFront(const Regex& regex, std::string_view text);
+
+// What follows "M." in the names of tensors that make the values of a weight, of all formats.
+inline constexpr const char* kWeightTensors[] = {"weight",
+                                                 "qweight",
+                                                 "qzeros",
+                                                 "scales",
+                                                 "g_idx",
+                                                 "weight_packed",
+                                                 "weight_scale",
+                                                 "weight_shape",
+                                                 "weight_zero_point",
+                                                 "weight_g_idx",
+                                                 "weight_global_scale",
+                                                 "shape",
+                                                 "compressed",
+                                                 "bitmask",
+                                                 "row_offsets"};
+
+// An error that names a tensor of M's values which is not among those that make it.
+Status CheckOnly(const Checkpoint& checkpoint, const std::string& module,
+                 std::initializer_list<std::string_view> makers);
 
 // A tensor of one of the types with exactly that shape.
 Result<TensorView> Expect(const Checkpoint& checkpoint, const std::string& name,

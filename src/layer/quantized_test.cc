@@ -11,6 +11,7 @@
 
 #include "layer/artifact.h"
 #include "layer/quantized_parts.h"
+#include "layer/quantized_settings.h"
 
 namespace planish {
 namespace {
@@ -58,15 +59,17 @@ struct Read {
   std::vector<std::string> notes;
 };
 
-Read ReadFrom(const Json& config, const Files& files, int64_t rows, int64_t cols) {
+Read ReadFrom(const Json& config, const Files& files, int64_t rows, int64_t cols,
+              const std::vector<std::string>& order = {}) {
   Read result;
-  auto reader = OpenQuantized(config, files.Open());
+  auto reader = OpenQuantized(config, files.Open(), order);
   if (!reader.ok()) {
     result.error = reader.error().message;
     return result;
   }
   if (!(*reader)->Holds("m.weight")) {
-    result.error = "not held";
+    const Status plain = (*reader)->CheckPlain("m.weight");
+    result.error = plain.ok() ? "plain" : plain.error().message;
     return result;
   }
   auto matrix = (*reader)->Read("m.weight", rows, cols);
@@ -174,15 +177,6 @@ TEST(GptqTest, GroupsInAnOrderOfTheirOwn) {
   Mat<float> part(2, 3);
   ReadRows(read.matrix, 1, 2, 4, 3, part.data(), 3);
   EXPECT_THAT(std::vector<float>(part.data(), part.data() + 6), ElementsAre(5, 3, 3.5f, 6, 3.5f, 4));
-  // More groups than a group_size gives are held as their values.
-  Files many = files;
-  many.Add("m.qzeros", DType::kI32, {3, 1}, std::vector<uint32_t>{0, 0, 0});
-  scales.insert(scales.end(), 8, 2.0f);
-  many.Halves("m.scales", {3, 8}, scales);
-  many.Add("m.g_idx", DType::kI32, {8}, std::vector<int32_t>{1, 0, 0, 1, 0, 2, 1, 0});
-  const Read odd = ReadFrom(Gptq(4, 4), many, 8, 8);
-  EXPECT_EQ(odd.values[5], 10);
-  EXPECT_THAT(odd.notes, ElementsAre(HasSubstr("groups that no group_size gives")));
   // Groups in order, stated by the index or not, are the codes themselves.
   files.Add("m.g_idx", DType::kI32, {8}, std::vector<int32_t>{0, 0, 0, 0, 1, 1, 1, 1});
   const Read ordered = ReadFrom(Gptq(4, 4), files, 8, 8);
@@ -198,6 +192,75 @@ TEST(GptqTest, WidthsOfSingleModules) {
   EXPECT_EQ(ReadFrom(config, GptqFour(), 8, 8).error, "");
 }
 
+// 8 inputs in groups of 4, the second of scale 0.5.
+Files GptqGroups() {
+  Files files = GptqFour();
+  files.Add("m.qzeros", DType::kI32, {2, 1}, std::vector<uint32_t>{0, 0});
+  std::vector<float> scales(8, 1.0f);
+  scales.insert(scales.end(), 8, 0.5f);
+  files.Halves("m.scales", {2, 8}, scales);
+  return files;
+}
+
+// Patterns match from the front of a module's path, and the first that does holds.
+TEST(GptqTest, SettingsOfSingleModules) {
+  const auto read = [](const Json& dynamic, const std::vector<std::string>& order = {}) {
+    Json config = Gptq(8, -1);
+    config["sym"] = true;
+    config["dynamic"] = dynamic;
+    return ReadFrom(config, GptqGroups(), 8, 8, order);
+  };
+  const Json mine = {{"bits", 4}, {"group_size", 4}, {"sym", false}, {"desc_act", false}, {"mse", 2.4}};
+  for (const char* key : {"m", "+:m", ".*", "+:^m$", "^m$", "[lm]", "+:(?:x|m)"}) {
+    const Read matched = read({{key, mine}});
+    ASSERT_EQ(matched.error, "") << key;
+    EXPECT_EQ(matched.values[3], 3) << key;
+    EXPECT_EQ(matched.values[5], 2.5f) << key;
+  }
+  for (const char* key : {"x", "+:.+m", "^n$", "+:n|x", "-:x", "-:^m\\.x$"}) {
+    EXPECT_THAT(read({{key, mine}}).error, HasSubstr("with b = 8 from the config")) << key;
+  }
+  const char* const kPlain = "tensor 'm.qweight': dynamic '-:.*' says that 'm' is not quantized, expected a";
+  const Json both = {{"+:m", mine}, {"-:.*", Json::object()}};
+  EXPECT_EQ(read(both, {"+:m", "-:.*"}).error, "");
+  EXPECT_THAT(read(both, {"-:.*", "+:m"}).error, HasSubstr(kPlain));
+  const Json name = {{"+:^m$", mine}, {"-:.*", Json::object()}};  // a pattern of one name is found by it
+  EXPECT_EQ(read(name, {"+:^m$", "-:.*"}).error, "");
+  EXPECT_THAT(read(name, {"-:.*", "+:^m$"}).error, HasSubstr(kPlain));
+  Json other = mine;
+  other["group_size"] = 8;
+  EXPECT_THAT(read({{"m", other}}).error, HasSubstr("2 groups of 8 inputs, but group_size 8"));
+  other = mine;
+  other["sym"] = true;
+  EXPECT_THAT(read({{"m", other}}).error, HasSubstr("zero point 0 of output 0, group 0, but sym is true"));
+  other = mine;
+  other["desc_act"] = true;
+  EXPECT_THAT(read({{"m", other}}).error, HasSubstr("no tensor 'm.g_idx': desc_act is true"));
+  // A module that is left out is read as it is.
+  Json config = Gptq(4, 4);
+  config["dynamic"] = {{"-:m", Json::object()}};
+  Files plain;
+  plain.Halves("m.weight", {8, 8}, std::vector<float>(64, 1));
+  EXPECT_EQ(ReadFrom(config, plain, 8, 8).error, "plain");
+}
+
+TEST(GptqTest, SymmetricZerosTellTheVersionsApart) {
+  Files files = GptqFour();
+  files.Add("m.qzeros", DType::kI32, {1, 1}, std::vector<uint32_t>{0x77777777u});
+  Json config = Gptq(4, -1, "gptq");
+  config["sym"] = true;
+  EXPECT_EQ(ReadFrom(config, files, 8, 8).error, "");
+  config["checkpoint_format"] = "gptq_v2";
+  EXPECT_THAT(
+      ReadFrom(config, files, 8, 8).error,
+      HasSubstr("tensor 'm.qzeros': zero point 7 of output 0, group 0, but sym is true, for which 8 is "
+                "expected (checkpoint_format gptq would give that)"));
+  files.Add("m.qzeros", DType::kI32, {1, 1}, std::vector<uint32_t>{0x88888888u});
+  EXPECT_EQ(ReadFrom(config, files, 8, 8).error, "");
+  config["checkpoint_format"] = "gptq";
+  EXPECT_THAT(ReadFrom(config, files, 8, 8).error, HasSubstr("(checkpoint_format gptq_v2 would give that)"));
+}
+
 TEST(GptqTest, Malformed) {
   struct Case {
     std::function<void(Json&, Files&)> change;
@@ -209,12 +272,95 @@ TEST(GptqTest, Malformed) {
       {[](Json& c, Files&) { c["group_size"] = 0; }, "group_size: expected -1 or a positive size, found 0"},
       {[](Json& c, Files&) { c["checkpoint_format"] = "marlin"; }, "checkpoint_format 'marlin'"},
       {[](Json& c, Files&) { c["pack_dtype"] = "int64"; }, "pack_dtype 'int64': expected int32"},
-      {[](Json& c, Files&) { c["dynamic"] = Json::array(); }, "dynamic: expected an object"},
+      {[](Json& c, Files&) {
+         c["dynamic"] = {1, 2};
+       },
+       "dynamic: expected an object"},
+      {[](Json& c, Files&) {
+         c["dynamic"] = {{"m", 3}};
+       },
+       "dynamic 'm': expected an object of settings, found 3"},
+      {[](Json& c, Files&) {
+         c["dynamic"] = {{"+:m(", Json::object()}};
+       },
+       "dynamic '+:m(': "},
+      {[](Json& c, Files&) {
+         c["dynamic"] = {{"-:m(", Json::object()}};
+       },
+       "dynamic '-:m(': "},
+      {[](Json& c, Files&) {
+         c["dynamic"] = {{"m", {{"bitz", 4}}}};
+       },
+       "dynamic 'm': 'bitz' of single modules is not known, expected bits, group_size, sym, desc_act"},
+      {[](Json& c, Files&) {
+         c["dynamic"] = {{"m", {{"group_size", "64"}}}};
+       },
+       "dynamic 'm': field 'group_size': expected an integer"},
+      {[](Json& c, Files&) {
+         c["dynamic"] = {{"-:m", Json::object()}};
+       },
+       "tensor 'm.qweight': dynamic '-:m' says that 'm' is not quantized, expected a plain 'm.weight'"},
+      {[](Json& c, Files&) { c["modules_to_not_convert"] = {"m"}; },
+       "modules_to_not_convert 'm' says that 'm' is not quantized"},
+      {[](Json& c, Files&) { c["sym"] = "yes"; }, "field 'sym': expected true or false, found \"yes\""},
+      {[](Json& c, Files&) { c["desc_act"] = 1; }, "field 'desc_act': expected true or false, found 1"},
+      {[](Json& c, Files&) { c["sym"] = true; }, "zero point 0 of output 0, group 0, but sym is true"},
+      {[](Json& c, Files&) { c["sym"] = c["zero_point"] = true; }, "sym and zero_point are both true"},
+      {[](Json& c, Files&) { c["wbits"] = 3; }, "bits is 4 and wbits is 3, expected one value"},
+      {[](Json& c, Files&) { c["q_group_size"] = 64; }, "group_size is -1 and q_group_size is 64"},
+      {[](Json& c, Files&) { c["format"] = "gptq"; },
+       "checkpoint_format is \"gptq_v2\" and format is \"gptq\""},
+      {[](Json& c, Files&) { c["rotation"] = "hadamard"; }, "rotation \"hadamard\": inputs would have to be"},
+      {[](Json& c, Files&) {
+         c["adapter"] = {{"name", "lora"}};
+       },
+       "adapter {\"name\":\"lora\"}: low-rank paths"},
+      {[](Json& c, Files&) { c["is_marlin_format"] = true; }, "is_marlin_format true: codes repacked"},
+      {[](Json& c, Files& f) {
+         f = GptqGroups();
+         c["group_size"] = 5;
+         c["desc_act"] = true;
+       },
+       "no tensor 'm.g_idx': desc_act is true"},
+      {[](Json& c, Files& f) {
+         f = GptqGroups();
+         c["group_size"] = 3;
+       },
+       "2 groups of 8 inputs, but group_size 3 of the config gives 3"},
+      {[](Json&, Files& f) { f = GptqGroups(); },
+       "2 groups of 8 inputs, but group_size -1 of the config gives 1"},
+      {[](Json& c, Files& f) {
+         f = GptqGroups();
+         c["group_size"] = 8;
+         f.Add("m.g_idx", DType::kI32, {8}, std::vector<int32_t>{1, 0, 0, 1, 0, 1, 1, 0});
+       },
+       "2 groups of 8 inputs, but group_size 8 of the config gives 1"},
+      {[](Json& c, Files& f) {
+         f = GptqGroups();
+         c["group_size"] = 4;
+         c["desc_act"] = false;
+         f.Add("m.g_idx", DType::kI32, {8}, std::vector<int32_t>{0, 0, 0, 0, 0, 1, 1, 1});
+       },
+       "tensor 'm.g_idx': element 4 is group 0, but desc_act is false and group_size 4 gives group 1"},
+      {[](Json&, Files& f) {
+         f.Halves("m.weight", {8, 8}, std::vector<float>(64, 1));
+       },
+       "tensor 'm.weight' stands beside 'm.qweight', and would change or replace its values; expected of "
+       "that "
+       "weight only qweight, qzeros, scales, g_idx"},
+      {[](Json&, Files& f) { f.Halves("m.weight_scale", {1}, {1}); },
+       "tensor 'm.weight_scale' stands beside"},
+      {[](Json&, Files& f) {
+         f.Halves("m.weight", {8, 8}, std::vector<float>(64, 1));
+         f.Remove("m.qweight");
+       },
+       "tensor 'm.qzeros' stands beside 'm.weight'"},
       {[](Json& c, Files&) {
          c["dynamic"] = {{"x", {{"bits", 9}}}};
        },
        "dynamic 'x': bits: expected 2, 3"},
-      {[](Json& c, Files&) { c["group_size"] = 4; }, "no group_size of the config (4) gives"},
+      {[](Json& c, Files&) { c["group_size"] = 4; },
+       "1 groups of 8 inputs, but group_size 4 of the config gives 2"},
       {[](Json&, Files& f) { f.Remove("m.scales"); }, "no tensor 'm.scales'"},
       {[](Json&, Files& f) { f.Remove("m.qzeros"); }, "no tensor 'm.qzeros'"},
       {[](Json&, Files& f) { f.Halves("m.scales", {8}, std::vector<float>(8, 1.0f)); },
@@ -276,6 +422,78 @@ TEST(AwqTest, OrderInsideAWord) {
   }
   files.Add("m.qzeros", DType::kI32, {1, 1}, std::vector<uint32_t>{0x88888888u});
   EXPECT_TRUE(std::get<Coded>(ReadFrom(Awq(2), files, 8, 2).matrix.body).grid.symmetric);
+  // Without zero points, stated as 8 or not at all.
+  Json config = Awq(2);
+  config["zero_point"] = false;
+  const Read stated = ReadFrom(config, files, 8, 2);
+  EXPECT_EQ(stated.values[2], (1 - 8) * 2);  // output 1
+  files.Remove("m.qzeros");
+  EXPECT_EQ(ReadFrom(config, files, 8, 2).values, stated.values);
+}
+
+// By whole components of the path: "gate" leaves out "mlp.gate" and not "mlp.gate_proj".
+TEST(AwqTest, ModulesThatAreNotConverted) {
+  Json config = Awq(2);
+  for (const char* name : {"lm_head", "gate", "m_proj", ""}) {
+    config["modules_to_not_convert"] = {name};
+    EXPECT_EQ(ReadFrom(config, AwqFile(), 8, 2).error, "") << name;
+  }
+  config["modules_to_not_convert"] = {"lm_head", "m"};
+  EXPECT_THAT(ReadFrom(config, AwqFile(), 8, 2).error,
+              HasSubstr("tensor 'm.qweight': modules_to_not_convert 'm' says that 'm' is not quantized"));
+  Files plain;  // dense with or without its name in the list: routers of some families are not listed
+  plain.Halves("m.weight", {8, 2}, std::vector<float>(16, 1));
+  EXPECT_EQ(ReadFrom(config, plain, 8, 2).error, "plain");
+  EXPECT_EQ(ReadFrom(Awq(2), plain, 8, 2).error, "plain");
+  config["modules_to_not_convert"] = {"a.gate"};
+  const auto settings = quantized::QuantizeSettings::Parse(config, {4}, {});
+  ASSERT_TRUE(settings.ok());
+  for (const char* module : {"a.gate", "x.a.gate", "x.a.gate.w"}) {
+    EXPECT_THAT(settings->Of(module)->plain_reason, HasSubstr("a.gate")) << module;
+  }
+  for (const char* module : {"a.gate_proj", "xa.gate", "a", "gate"}) {
+    EXPECT_EQ(settings->Of(module)->plain_reason, "") << module;
+  }
+}
+
+// A head that is not quantized by the config's word.
+TEST(GptqTest, Heads) {
+  Json config = Gptq(4, -1);
+  for (const Json& head : {Json(false), Json(true), Json()}) {
+    config["lm_head"] = head;
+    const auto settings = quantized::QuantizeSettings::Parse(config, {4}, {});
+    ASSERT_TRUE(settings.ok());
+    EXPECT_EQ(settings->Of("lm_head")->plain_reason, head == Json(false) ? "lm_head false" : "");
+    EXPECT_EQ(settings->Of("model.layers.0.up")->plain_reason, "");
+  }
+  config["lm_head"] = false;
+  config["dynamic"] = {{"lm_head", {{"bits", 4}}}};
+  EXPECT_EQ(quantized::QuantizeSettings::Parse(config, {4}, {})->Of("lm_head")->plain_reason, "");
+}
+
+TEST(QuantizedTest, SettingsInTwoPlaces) {
+  const Json gptq = {{"quant_method", "gptq"}, {"bits", 4}, {"group_size", 128}, {"sym", true}};
+  struct Case {
+    Json other;
+    const char* message;
+  };
+  const Case cases[] = {
+      {{{"bits", 4}, {"group_size", 128}, {"sym", true}, {"damp_percent", 0.1}}, ""},
+      {{{"w_bit", 4}, {"q_group_size", 128}, {"checkpoint_format", "gptq"}}, ""},
+      {{{"bits", 3}}, "bits is 4, and x.json says bits 3: expected one value"},
+      {{{"wbits", 3}}, "bits is 4, and x.json says wbits 3"},
+      {{{"group_size", 64}}, "group_size is 128, and x.json says group_size 64"},
+      {{{"sym", false}}, "sym is true, and x.json says sym false"},
+      {{{"quant_method", "awq"}}, "quant_method is \"gptq\", and x.json says quant_method \"awq\""},
+      {{{"checkpoint_format", "gptq_v2"}}, "and x.json says checkpoint_format \"gptq_v2\""},
+  };
+  for (const Case& c : cases) {
+    const Status same = CheckSameSettings(gptq, c.other, "x.json");
+    EXPECT_EQ(same.ok(), *c.message == '\0') << c.other;
+    EXPECT_THAT(same.ok() ? "" : same.error().message, HasSubstr(c.message));
+  }
+  EXPECT_TRUE(
+      CheckSameSettings({{"quant_method", "awq"}, {"version", "gemm"}}, {{"version", "GEMM"}}, "x").ok());
 }
 
 TEST(AwqTest, Malformed) {
@@ -290,6 +508,30 @@ TEST(AwqTest, Malformed) {
        "checkpoint_format 'marlin': expected gemm"},
       {[](Json& c, Files&) { c["group_size"] = -2; }, "group_size: expected -1 or a positive size"},
       {[](Json& c, Files&) { c["group_size"] = 4; }, "2 inputs are no multiple of group_size 4"},
+      {[](Json& c, Files&) { c["zero_point"] = false; },
+       "tensor 'm.qzeros': zero point 0 of output 0, group 0, but zero_point is false, for which 8 is "
+       "expected"},
+      {[](Json& c, Files&) { c["zero_point"] = 1; }, "field 'zero_point': expected true or false, found 1"},
+      {[](Json& c, Files& f) {
+         c["zero_point"] = true;
+         f.Remove("m.qzeros");
+       },
+       "no tensor 'm.qzeros': expected, as zero_point is true"},
+      {[](Json& c, Files&) { c["modules_to_not_convert"] = "m"; },
+       "modules_to_not_convert: expected a list of names, found \"m\""},
+      {[](Json& c, Files&) { c["modules_to_not_convert"] = {1}; },
+       "modules_to_not_convert: expected names, found 1"},
+      {[](Json& c, Files&) { c["w_bit"] = 8; }, "bits is 4 and w_bit is 8"},
+      {[](Json& c, Files&) {
+         c["dynamic"] = {{"-:m", Json::object()}};
+       },
+       "dynamic '-:m' says that 'm' is not"},
+      {[](Json&, Files& f) {
+         f.Halves("m.weight", {8, 2}, std::vector<float>(16, 1));
+       },
+       "tensor 'm.weight' stands beside 'm.qweight'"},
+      {[](Json&, Files& f) { f.Add("m.g_idx", DType::kI32, {2}, std::vector<int32_t>(2)); },
+       "tensor 'm.g_idx' stands beside 'm.qweight'"},
       {[](Json&, Files& f) {
          f.Add("m.qweight", DType::kI32, {1, 2}, std::vector<int32_t>(2));
        },
@@ -378,12 +620,23 @@ TEST(CompressedTensorsTest, ZerosArePackedDownTheColumns) {
 TEST(CompressedTensorsTest, IndexOfGroups) {
   Files files = PackedFour();
   files.Add("m.weight_g_idx", DType::kI32, {8}, std::vector<int32_t>{1, 0, 1, 0, 1, 0, 1, 0});
-  Read read = ReadFrom(Ct("pack-quantized", kFour), files, 1, 8);
+  for (const Json& order : {Json("dynamic"), Json("DYNAMIC"), Json(true)}) {
+    const Json args = Args(4, "int", "group", {{"group_size", 4}, {"actorder", order}});
+    EXPECT_THAT(ReadFrom(Ct("pack-quantized", args), files, 1, 8).values,
+                ElementsAre(-4, -1, 0, 7, 0.5f, -2, 1.5f, -4));
+  }
+  const Json ordered = Args(4, "int", "group", {{"group_size", 4}, {"actorder", "group"}});
+  Read read = ReadFrom(Ct("pack-quantized", ordered), files, 1, 8);
   EXPECT_THAT(read.values, ElementsAre(-4, -1, 0, 7, 0.5f, -2, 1.5f, -4));
   EXPECT_TRUE(std::get<Coded>(read.matrix.body).Scattered());
   files.Add("m.weight_g_idx", DType::kI32, {8}, std::vector<int32_t>(8, -1));  // never set
   read = ReadFrom(Ct("pack-quantized", kFour), files, 1, 8);
   EXPECT_THAT(read.values, ElementsAre(-8, -1, 0, 7, 0.5f, -1, 1.5f, -2));
+  // An order of the rounding alone has groups of neighbors.
+  for (const Json& order : {Json("weight"), Json("static"), Json(false), Json()}) {
+    const Json args = Args(4, "int", "group", {{"group_size", 4}, {"actorder", order}});
+    EXPECT_EQ(ReadFrom(Ct("pack-quantized", args), PackedFour(), 1, 8).values, read.values);
+  }
 }
 
 TEST(CompressedTensorsTest, PlainIntegers) {
@@ -395,6 +648,9 @@ TEST(CompressedTensorsTest, PlainIntegers) {
   const Read read = ReadFrom(config, files, 2, 3);
   EXPECT_THAT(read.values, ElementsAre(-64, 0, 63.5f, 2, -2, 10));
   EXPECT_THAT(read.notes, ElementsAre(HasSubstr("inputs are made for int8 token dynamic")));
+  config["config_groups"]["group_0"]["output_activations"] = Args(8, "int", "tensor");
+  EXPECT_THAT(ReadFrom(config, files, 2, 3).notes,
+              ElementsAre(testing::_, HasSubstr("outputs are made for int8 tensor")));
   // One fp32 scale that is no fp16 number, and a zero point.
   files.Floats("m.weight_scale", {1}, {0.1f});
   files.Add("m.weight_zero_point", DType::kI8, {1}, std::vector<int8_t>{0});
@@ -404,6 +660,7 @@ TEST(CompressedTensorsTest, PlainIntegers) {
   EXPECT_TRUE(std::holds_alternative<Coded>(one.matrix.body));
   // Such scales a row have no place in the codes here.
   files.Floats("m.weight_scale", {2, 1}, {0.1f, 0.2f});
+  files.Remove("m.weight_zero_point");
   const Read rows = ReadFrom(Ct("int-quantized", Args(8, "int", "channel")), files, 2, 3);
   EXPECT_THAT(rows.values, ElementsAre(-128 * 0.1f, 0, 127 * 0.1f, 0.2f, -0.2f, 5 * 0.2f));
   EXPECT_THAT(rows.notes, ElementsAre(HasSubstr("decoded")));
@@ -528,10 +785,94 @@ TEST(CompressedTensorsTest, Malformed) {
        "weights: num_bits: expected 1 to 16, found 99"},
       {[&](Json& c, Files&) { weights(c)["type"] = "complex"; }, "type 'complex': expected int or float"},
       {[&](Json& c, Files&) { weights(c)["strategy"] = "row"; }, "strategy 'row': expected one of tensor"},
-      {[&](Json& c, Files&) { weights(c)["strategy"] = "block"; }, "block_structure: expected two"},
+      {[&](Json& c, Files&) {
+         weights(c)["strategy"] = "block";
+         weights(c).erase("group_size");
+       },
+       "block_structure: expected two"},
+      {[&](Json& c, Files&) { weights(c)["strategy"] = "channel"; }, "group_size 4 with strategy channel"},
+      {[&](Json& c, Files&) {
+         weights(c)["block_structure"] = {1, 4};
+       },
+       "block_structure with strategy group"},
+      {[&](Json& c, Files&) { weights(c)["dynamic"] = true; }, "weights: dynamic: expected false"},
+      {[&](Json& c, Files&) { weights(c)["actorder"] = "random"; },
+       "actorder 'random': expected group, weight, dynamic, static or null"},
+      {[&](Json& c, Files&) { weights(c)["actorder"] = 2; }, "actorder '2': expected group"},
+      {[&](Json& c, Files&) {
+         weights(c)["strategy"] = "channel";
+         weights(c).erase("group_size");
+         weights(c)["actorder"] = "group";
+       },
+       "actorder group with strategy channel"},
+      {[&](Json& c, Files&) { weights(c)["actorder"] = "group"; },
+       "no tensor 'm.weight_g_idx': actorder is group"},
+      {[](Json&, Files& f) {
+         f.Add("m.weight_g_idx", DType::kI32, {8}, std::vector<int32_t>{1, 0, 1, 0, 1, 0, 1, 0});
+       },
+       "tensor 'm.weight_g_idx': element 0 is group 1, but actorder is not group, and group_size 4 gives "
+       "group 0"},
+      {[](Json& c, Files&) { c["format"] = "int-quantized"; },
+       "'m': the format is 'int-quantized', but its tensors (weight_packed of I32) are pack-quantized"},
+      {[](Json& c, Files&) { c["format"] = "dense"; }, "the format is 'dense', but its tensors"},
+      {[](Json& c, Files&) { c["config_groups"]["group_0"]["format"] = "nvfp4-pack-quantized"; },
+       "the format of config group 'group_0' is 'nvfp4-pack-quantized', but its tensors"},
+      {[](Json& c, Files&) {
+         c["format"] = "mixed-precision";
+         c["config_groups"]["group_0"]["format"] = "float-quantized";
+       },
+       "the format of config group 'group_0' is 'float-quantized', but its tensors"},
+      {[](Json& c, Files&) { c["quantization_status"] = "calibration"; },
+       "quantization_status 'calibration': expected compressed or frozen"},
+      {[](Json& c, Files&) { c["quantization_status"] = "decompressed"; },
+       "quantization_status 'decompressed': expected compressed or frozen"},
+      {[](Json& c, Files&) { c["sparsity_config"]["format"] = "sparse-bitmask"; },
+       "'m': sparsity_config says 'sparse-bitmask', but its tensors are not sparse"},
+      {[](Json& c, Files&) { c["sparsity_config"]["format"] = "runs"; },
+       "sparsity_config: format 'runs': expected dense, sparse-bitmask or sparse-24-bitmask"},
+      {[](Json& c, Files&) { c["sparsity_config"] = 3; }, "sparsity_config: expected an object"},
+      {[](Json& c, Files&) { c["transform_config"] = 3; }, "transform_config: expected an object"},
+      {[](Json& c, Files&) { c["transform_config"]["config_groups"]["R1"] = 3; },
+       "transform_config: 'R1': expected an object with a list 'apply'"},
+      {[&](Json& c, Files&) {
+         c["config_groups"]["group_1"] = c["config_groups"]["group_0"];
+         c["config_groups"]["group_1"]["weights"]["group_size"] = 8;
+       },
+       "'m': the config groups 'group_0' and 'group_1' match it as well as each other and differ"},
+      {[](Json&, Files& f) {
+         f.Halves("m.weight", {1, 8}, std::vector<float>(8, 1));
+       },
+       "tensor 'm.weight' stands beside 'm.weight_packed', and would change or replace its values"},
+      {[](Json&, Files& f) { f.Floats("m.weight_global_scale", {1}, {2}); },
+       "tensor 'm.weight_global_scale' stands beside 'm.weight_packed'"},
+      {[](Json&, Files& f) {
+         f.Add("m.weight_zero_point", DType::kI32, {1, 2}, std::vector<uint32_t>{8, 7});
+       },
+       "tensor 'm.weight_zero_point': element 1 is -1, but symmetric is true for int4 group 4, for which 0 "
+       "is"},
+      {[](Json&, Files& f) {
+         f.Halves("m.weight", {1, 8}, std::vector<float>(8, 1));
+         f.Remove("m.weight_packed");
+       },
+       "tensor 'm.weight_scale' stands beside 'm.weight'"},
+      {[](Json& c, Files& f) {
+         f = Files();
+         f.Halves("m.weight", {1, 8}, std::vector<float>(8, 1));
+         c["config_groups"]["group_0"]["targets"] = {"m"};
+       },
+       "tensor 'm.weight': F16 and not quantized, but config group 'group_0' says that it is int4 group 4"},
+      {[](Json&, Files& f) {
+         f.Halves("m.compressed", {1}, {5});
+         f.Add("m.bitmask", DType::kU8, {1, 1}, std::vector<uint8_t>{1});
+       },
+       "tensor 'm.bitmask': expected none, as sparsity_config states no sparse format"},
       {[&](Json& c, Files&) { weights(c)["group_size"] = -5; }, "group_size: expected -1 or a positive size"},
       {[&](Json& c, Files&) { weights(c)["group_size"] = 0; }, "group_size: expected a positive size"},
-      {[&](Json& c, Files&) { weights(c)["strategy"] = "token"; }, "a weight cannot be int4 token"},
+      {[&](Json& c, Files&) {
+         weights(c)["strategy"] = "token";
+         weights(c).erase("group_size");
+       },
+       "a weight cannot be int4 token"},
       {[&](Json& c, Files&) { weights(c)["type"] = "float"; }, "does not go with its weight_packed of I32"},
       {[&](Json& c, Files&) { weights(c)["symmetric"] = false; }, "no tensor 'm.weight_zero_point'"},
       {[](Json& c, Files&) {
@@ -574,6 +915,54 @@ TEST(CompressedTensorsTest, Malformed) {
     c.change(config, files);
     EXPECT_THAT(ReadFrom(config, files, 1, 8).error, HasSubstr(c.message));
   }
+}
+
+// What says the same twice, or nothing, is no contradiction.
+TEST(CompressedTensorsTest, StatesThatAgree) {
+  const std::vector<float> values = ReadFrom(Ct("pack-quantized", kFour), PackedFour(), 1, 8).values;
+  ASSERT_EQ(values.size(), 8u);
+  Json config = Ct("mixed-precision", kFour);
+  config["config_groups"]["group_0"]["format"] = "pack-quantized";
+  config["quantization_status"] = "frozen";
+  config["sparsity_config"] = {{"format", "dense"}};
+  config["transform_config"] = Json::object();
+  config["config_groups"]["group_1"] = config["config_groups"]["group_0"];
+  Files files = PackedFour();
+  files.Add("m.weight_zero_point", DType::kI32, {1, 2}, std::vector<uint32_t>{8, 8});
+  files.Add("m.weight_g_idx", DType::kI32, {8}, std::vector<int32_t>{0, 0, 0, 0, 1, 1, 1, 1});
+  EXPECT_EQ(ReadFrom(config, files, 1, 8).values, values);
+  config.erase("format");
+  config["quantization_status"] = nullptr;
+  config["sparsity_config"] = Json::object();
+  EXPECT_EQ(ReadFrom(config, files, 1, 8).values, values);
+  // A class or pattern has members that are not quantized, and a module may be ignored by name.
+  Files plain;
+  plain.Halves("m.weight", {1, 8}, std::vector<float>(8, 1));
+  EXPECT_EQ(ReadFrom(config, plain, 1, 8).error, "plain");
+  config["config_groups"]["group_0"]["targets"] = {"re:.*"};
+  EXPECT_EQ(ReadFrom(config, plain, 1, 8).error, "plain");
+  config["config_groups"]["group_0"]["targets"] = config["config_groups"]["group_1"]["targets"] = {"m"};
+  config["ignore"] = {"re:m"};
+  EXPECT_EQ(ReadFrom(config, plain, 1, 8).error, "plain");
+}
+
+TEST(CompressedTensorsTest, FormatsOfFloats) {
+  Files files;
+  files.Add("m.weight", DType::kF8E4M3, {1, 2}, std::vector<uint8_t>{0x38, 0x7E});
+  files.Floats("m.weight_scale", {1}, {1});
+  const Json args = Args(8, "float", "tensor");
+  EXPECT_EQ(ReadFrom(Ct("naive-quantized", args), files, 1, 2).error, "");
+  files.Floats("m.weight_zero_point", {1}, {0});  // in old files
+  EXPECT_EQ(ReadFrom(Ct("float-quantized", args), files, 1, 2).error, "");
+  files.Floats("m.weight_zero_point", {1}, {1});
+  EXPECT_THAT(ReadFrom(Ct("float-quantized", args), files, 1, 2).error,
+              HasSubstr("tensor 'm.weight_zero_point': expected zeros only"));
+  files.Remove("m.weight_zero_point");
+  EXPECT_THAT(ReadFrom(Ct("int-quantized", args), files, 1, 2).error,
+              HasSubstr("(weight of F8_E4M3) are naive-quantized or float-quantized"));
+  files.Add("m.weight_g_idx", DType::kI32, {2}, std::vector<int32_t>{0, 0});
+  EXPECT_THAT(ReadFrom(Ct("float-quantized", args), files, 1, 2).error,
+              HasSubstr("tensor 'm.weight_g_idx' stands beside 'm.weight'"));
 }
 
 // A format of the whole file that is not known, whatever its groups say.

@@ -50,9 +50,14 @@ std::string QuoteBareFloats(const std::string& text) {
   return out;
 }
 
-Result<Json> ReadJsonFile(const std::string& path) {
+Result<std::string> ReadJsonText(const std::string& path) {
   PLANISH_TRY(const std::string text, ReadTextFile(path, kMaxConfigBytes));
-  auto json = ParseJson(QuoteBareFloats(text));
+  return QuoteBareFloats(text);
+}
+
+Result<Json> ReadJsonFile(const std::string& path) {
+  PLANISH_TRY(const std::string text, ReadJsonText(path));
+  auto json = ParseJson(text);
   if (!json.ok()) return json.error().At(path);
   return json;
 }
@@ -125,6 +130,13 @@ Result<Matrix> ReadBank(const LinearSlot& slot, const Checkpoint& checkpoint) {
        checkpoint.owner()});
 }
 
+Result<Matrix> ReadPlain(const LinearSlot& slot, const Checkpoint& checkpoint) {
+  if (!slot.bank.tensor.empty() && !checkpoint.Has(slot.weight) && checkpoint.Has(slot.bank.tensor))
+    return ReadBank(slot, checkpoint);
+  if (slot.transposed) return ReadTransposed(slot, checkpoint);
+  return ReadDenseTensor(slot.weight, slot.out, slot.in, checkpoint);
+}
+
 // What stands in the place of plain tensors: parts of an artifact, or a reader of another program's.
 struct Compressed {
   Json parts = Json::object();
@@ -145,12 +157,9 @@ Result<Linear> BindLinear(const LinearSlot& slot, const Compressed& compressed,
     PLANISH_RETURN_IF_ERROR(ReadBias(*description, checkpoint, linear));
   } else if (compressed.reader != nullptr && compressed.reader->Holds(slot.weight)) {
     PLANISH_TRY(linear.w, compressed.reader->Read(slot.weight, slot.out, slot.in));
-  } else if (!slot.bank.tensor.empty() && !checkpoint.Has(slot.weight) && checkpoint.Has(slot.bank.tensor)) {
-    PLANISH_TRY(linear.w, ReadBank(slot, checkpoint));
-  } else if (slot.transposed) {
-    PLANISH_TRY(linear.w, ReadTransposed(slot, checkpoint));
   } else {
-    PLANISH_TRY(linear.w, ReadDenseTensor(slot.weight, slot.out, slot.in, checkpoint));
+    if (compressed.reader != nullptr) PLANISH_RETURN_IF_ERROR(compressed.reader->CheckPlain(slot.weight));
+    PLANISH_TRY(linear.w, ReadPlain(slot, checkpoint));
   }
   if (!slot.bias.empty() && !linear.own_bias) {
     PLANISH_TRY(linear.bias, ReadVector({slot.bias, slot.out, {}, 0}, checkpoint));
@@ -160,14 +169,15 @@ Result<Linear> BindLinear(const LinearSlot& slot, const Compressed& compressed,
 
 // The descriptions of compressed matrices in an artifact's config, or the reader of another program's format;
 // neither for an original model.
-Result<Compressed> ReadCompressed(const Json& config, const Checkpoint& checkpoint) {
+Result<Compressed> ReadCompressed(const Json& config, const Checkpoint& checkpoint,
+                                  const std::vector<std::string>& order_of_rules) {
   Compressed compressed;
   if (!config.contains("quantization_config") || !config["quantization_config"].is_object())
     return compressed;
   const Json& q = config["quantization_config"];
   PLANISH_TRY(const std::string method, JsonString(q, "quant_method", ""));
   if (IsQuantizedMethod(method)) {
-    auto reader = OpenQuantized(q, checkpoint);
+    auto reader = OpenQuantized(q, checkpoint, order_of_rules);
     if (!reader.ok()) return reader.error().At("quantization_config");
     compressed.reader = std::move(reader).value();
     return compressed;
@@ -256,18 +266,39 @@ Status ReadGenerationConfig(const std::string& path, Program& program) {
   return {};
 }
 
-// Older GPTQ and AWQ folders keep their settings in a file of their own.
+constexpr const char* kGptqConfig = "quantize_config.json";
+constexpr const char* kAwqConfig = "quant_config.json";
+
+// Older GPTQ and AWQ folders keep their settings in a file of their own. Others repeat them there.
 Status ReadOwnConfig(const std::string& path, Json& config) {
-  if (!config.is_object() || config.contains("quantization_config")) return {};
-  for (const auto& [name, method] :
-       {std::pair("quantize_config.json", "gptq"), std::pair("quant_config.json", "awq")}) {
+  if (!config.is_object()) return {};
+  for (const auto& [name, method] : {std::pair(kGptqConfig, "gptq"), std::pair(kAwqConfig, "awq")}) {
     const std::string file = JoinPath(path, name);
     if (!FileExists(file)) continue;
     PLANISH_TRY(Json own, ReadJsonFile(file));
     if (!own.is_object()) return InputError(fmt::format("{}: expected an object", file));
-    if (!own.contains("quant_method")) own["quant_method"] = method;
-    config["quantization_config"] = std::move(own);
-    return {};
+    Json& stated = config["quantization_config"];
+    if (stated.is_null()) {
+      if (!own.contains("quant_method")) own["quant_method"] = method;
+      stated = std::move(own);
+    } else {
+      const Status same = CheckSameSettings(stated, own, name);
+      if (!same.ok()) return same.error().At("quantization_config").At(JoinPath(path, "config.json"));
+    }
+  }
+  return {};
+}
+
+// The keys of `dynamic` as the file that has the settings states them.
+std::vector<std::string> OrderOfRules(const std::string& path) {
+  for (const auto& [name, place] :
+       {std::pair("config.json", std::vector<std::string>{"quantization_config", "dynamic"}),
+        std::pair(kGptqConfig, std::vector<std::string>{"dynamic"}),
+        std::pair(kAwqConfig, std::vector<std::string>{"dynamic"})}) {
+    const auto text = FileExists(JoinPath(path, name)) ? ReadJsonText(JoinPath(path, name)) : std::string();
+    if (!text.ok()) continue;
+    auto keys = JsonKeysInOrder(*text, place);
+    if (!keys.empty()) return keys;
   }
   return {};
 }
@@ -351,7 +382,7 @@ Result<Model> Bind(const std::string& path, const LoadOptions& options) {
   if (!options.ignored_tensors.empty()) {
     model.checkpoint = WithoutTensors(model.checkpoint, options.ignored_tensors);
   }
-  auto compressed = ReadCompressed(model.config, model.checkpoint);
+  auto compressed = ReadCompressed(model.config, model.checkpoint, OrderOfRules(path));
   if (!compressed.ok()) return compressed.error().At(config_path);
   if (gguf.empty()) UseNamesOf(model.checkpoint, *compressed, model.program);
   const Status bound = BindTensors(*compressed, model);
