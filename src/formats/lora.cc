@@ -152,13 +152,13 @@ Status CheckStart(const Json& config) {
   const Json start = JsonMember(config, "init_lora_weights");
   if (start.is_null() || start.is_boolean()) return {};
   constexpr const char* kOfTheBase[] = {"gaussian", "eva", "orthogonal", "mica"};
-  const std::string name = start.is_string() ? start.get<std::string>() : DumpJson(start);
+  std::string name = start.is_string() ? start.get<std::string>() : DumpJson(start);
+  std::ranges::transform(name, name.begin(), [](unsigned char c) { return std::tolower(c); });
   if (std::ranges::find(kOfTheBase, name) != std::end(kOfTheBase)) return {};
   return InputError(fmt::format(
       "init_lora_weights '{}': expected true, false or one of {}, as adapters of other beginnings (pissa, "
-      "olora, "
-      "corda, lora_ga, loftq) belong to a base that PEFT changes when it loads them; save the adapter with "
-      "path_initial_model_for_weight_conversion, which makes it one of the original",
+      "olora, corda, lora_ga, loftq) belong to a base that PEFT changes when it loads them; save the adapter "
+      "with path_initial_model_for_weight_conversion, which makes it one of the original",
       Abbreviate(name), fmt::join(kOfTheBase, ", ")));
 }
 

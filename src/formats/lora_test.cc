@@ -170,7 +170,7 @@ TEST_F(LoraTest, FieldsThatChangeNothing) {
   const std::vector<std::byte> a(plain->pairs[0].a.bytes.begin(), plain->pairs[0].a.bytes.end());
   const std::pair<const char*, Json> fields[] = {{"fan_in_fan_out", true},
                                                  {"init_lora_weights", false},
-                                                 {"init_lora_weights", "gaussian"},
+                                                 {"init_lora_weights", "Gaussian"},
                                                  {"init_lora_weights", "mica"},
                                                  {"use_dora", false},
                                                  {"modules_to_save", Json::array()},
