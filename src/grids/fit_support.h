@@ -37,9 +37,9 @@ class GridFitter {
 // The fitter for w: learns the levels where the grid's are learned (h as in FitGrid).
 GridFitter MakeFitter(const Context& context, MatView<const float> w, std::span<const float> h,
                       const GridSpec& grid, ClipSearch search);
-// Units of scales: [rows] for kSteps, [1] for kE4M3, else none.
+// Units of scales: [rows] for kSteps, [1] for kE4M3 (`largest` as in FitGrid), else none.
 std::vector<float> FitUnits(const Context& context, MatView<const float> w, std::span<const float> h,
-                            const GridFitter& fitter, ClipSearch search);
+                            const GridFitter& fitter, ClipSearch search, float largest);
 // Scales, zeros and sets of every row and group; the matrix has its sizes, units and levels.
 void FitGroups(const Context& context, MatView<const float> w, std::span<const float> h,
                const GridFitter& fitter, ClipSearch search, GridMatrix& matrix);

@@ -223,19 +223,35 @@ GridMatrix AllocateGrid(const GridFitter& fitter, int64_t rows, int64_t cols) {
   return matrix;
 }
 
+float LargestMagnitude(MatView<const float> w) {
+  float largest = 0;
+  for (int64_t i = 0; i < w.rows; ++i) {
+    for (int64_t j = 0; j < w.cols; ++j) largest = std::max(largest, std::fabs(w(i, j)));
+  }
+  return largest;
+}
+
+namespace {
+
+// The least power of two under which the largest block scale, amax / top, is at most 448, the largest FP8.
+// Whether a file multiplies by it or divides by its inverse, and in which order, the values are the same.
+float UnitOfBytes(float largest, float top) {
+  const float least = largest / (top * 448.0f);
+  if (!(least > 0x1p-100f)) return 1.0f;
+  int exponent;
+  const float mantissa = std::frexp(least, &exponent);
+  return std::ldexp(1.0f, mantissa == 0.5f ? exponent - 1 : exponent);
+}
+
+}  // namespace
+
 std::vector<float> FitUnits(const Context& context, MatView<const float> w, std::span<const float> h,
-                            const GridFitter& fitter, ClipSearch search) {
+                            const GridFitter& fitter, ClipSearch search, float largest) {
   const GridSpec& grid = fitter.grid();
   if (grid.scale == ScaleKind::kE4M3) {
-    float largest = 0;
-    for (int64_t i = 0; i < w.rows; ++i) {
-      for (int64_t j = 0; j < w.cols; ++j) largest = std::max(largest, std::fabs(w(i, j)));
-    }
-    // The largest block scale, amax / top, becomes 448, the largest FP8.
     const float top = grid.Uniform() ? static_cast<float>((1 << (grid.bits - 1)))
                                      : fitter.levels()(0, fitter.levels().cols() - 1);
-    const float unit = largest / (top * 448.0f);
-    return {unit > 0x1p-100f ? unit : 1.0f};
+    return {UnitOfBytes(largest > 0 ? largest : LargestMagnitude(w), top)};
   }
   if (grid.scale != ScaleKind::kSteps) return {};
   // A first fit with fp16 scales says how large a row's scales are. A sixteenth of the steps is left above
@@ -247,15 +263,15 @@ std::vector<float> FitUnits(const Context& context, MatView<const float> w, std:
   const auto steps = static_cast<float>((1 << grid.scale_bits) - 1);
   std::vector<float> units(w.rows);
   for (int64_t i = 0; i < w.rows; ++i) {
-    float largest = 0;
-    for (int64_t g = 0; g < first.scales.cols(); ++g) largest = std::max(largest, first.scales(i, g));
-    units[i] = ToFloat(ToF16(std::clamp(largest * 1.0625f / steps, 0x1p-24f, 65504.0f / steps)));
+    float widest = 0;
+    for (int64_t g = 0; g < first.scales.cols(); ++g) widest = std::max(widest, first.scales(i, g));
+    units[i] = ToFloat(ToF16(std::clamp(widest * 1.0625f / steps, 0x1p-24f, 65504.0f / steps)));
   }
   return units;
 }
 
 GridMatrix FitGrid(const Context& context, MatView<const float> w, std::span<const float> h,
-                   const GridSpec& grid, ClipSearch search) {
+                   const GridSpec& grid, ClipSearch search, float largest) {
   const std::string wrong = CheckGrid(grid);
   PLANISH_CHECK(wrong.empty()) << wrong;
   PLANISH_CHECK(h.empty() || static_cast<int64_t>(h.size()) == w.cols) << h.size();
@@ -266,7 +282,7 @@ GridMatrix FitGrid(const Context& context, MatView<const float> w, std::span<con
   }
   const GridFitter fitter = MakeFitter(context, w, h, grid, search);
   GridMatrix matrix = AllocateGrid(fitter, w.rows, w.cols);
-  matrix.units = FitUnits(context, w, h, fitter, search);
+  matrix.units = FitUnits(context, w, h, fitter, search, largest);
   FitGroups(context, w, h, fitter, search, matrix);
   return matrix;
 }

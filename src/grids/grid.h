@@ -38,7 +38,7 @@ enum class ScaleKind : uint8_t {
   kHalf,   // fp16 a group
   kSteps,  // whole number in [1, 2^scale_bits) a group, times an fp16 unit a row
   kE8M0,   // power of two a group, one byte
-  kE4M3,   // FP8 a group, times an fp32 unit of the tensor (or divided by it)
+  kE4M3,   // FP8 a group, times an fp32 unit of the tensor (or divided by it); units made here: powers of two
   kNone,   // 1, not stored: the levels are the values
 };
 
@@ -153,9 +153,12 @@ float StoredScale(const GridSpec& grid, float unit, float s);
 // Parameters for each (row, group) of w [rows, cols], h [cols] the weight of each
 // column (all ones if empty). Fills all but the codes, which are allocated and left
 // unset. Scales have their stored precision before they are judged; a group of all zeros gets scale 1 or
-// the nearest there is.
+// the nearest there is. `largest`: the |w| that the unit of FP8 scales is made for; 0: that of w.
 GridMatrix FitGrid(const Context& context, MatView<const float> w, std::span<const float> h,
-                   const GridSpec& grid, ClipSearch search);
+                   const GridSpec& grid, ClipSearch search, float largest = 0);
+
+// Of no values 0.
+float LargestMagnitude(MatView<const float> w);
 
 // The nearest code to w: round half to even, clamped.
 uint8_t EncodeNearest(float w, float scale, float zero, int max_code);

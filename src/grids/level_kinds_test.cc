@@ -345,12 +345,33 @@ TEST_F(LevelKinds, BlocksOfZerosAndScalesInRange) {
         EXPECT_GT(s, 0.0f) << name;
         if (grid.scale == ScaleKind::kE4M3) {
           EXPECT_LE(s / m->units[0], 448.0f);
+          int exponent;
+          EXPECT_EQ(std::frexp(m->units[0], &exponent), 0.5f);  // a power of two
         }
       }
     }
     const auto a = Errors(w, found, grid.group), b = Errors(w, rule, grid.group);
     for (size_t g = 0; g < a.size(); ++g) EXPECT_LE(a[g], b[g] * (1 + 1e-6)) << name << " " << g;
   }
+}
+
+// The unit of FP8 scales is the least power of two that has room for the largest weight, 6 times 448 times
+// it; one that is made for a larger weight of another matrix has room for that. By hand: 1 / 2688 lies
+// between 2^-12 and 2^-11, and 2688 needs exactly 1.
+TEST_F(LevelKinds, UnitsOfFp8ArePowersOfTwo) {
+  const GridSpec grid = *FindGrid("nvfp4");
+  const std::pair<float, float> cases[] = {{1.0f, 0x1p-11f}, {2688.0f, 1.0f}, {2689.0f, 2.0f},
+                                           {1344.0f, 0.5f},  {0.0f, 1.0f},    {1e-30f, 0x1p-111f}};
+  for (const auto& [largest, unit] : cases) {
+    Mat<float> w(1, 16);
+    w.Fill(0.0f);
+    w(0, 3) = -largest;
+    const float expected = unit < 0x1p-100f ? 1.0f : unit;  // too small to tell from zeros
+    EXPECT_EQ(FitGrid(context_, w, {}, grid, ClipSearch::kMinMax).units, std::vector<float>{expected});
+  }
+  Mat<float> w(1, 16);
+  w.Fill(1.0f);
+  EXPECT_EQ(FitGrid(context_, w, {}, grid, ClipSearch::kMinMax, 5.0f).units, std::vector<float>{0x1p-9f});
 }
 
 // 4.5 bits of NVFP4 beat 4.25 of MXFP4, and three bits of mantissa two where all weights are of one size, on

@@ -177,6 +177,40 @@ TEST_F(BlocksTest, RowsThatNoBlockFits) {
   EXPECT_FALSE(RoundToNearest(context_, w_, h_, grid, ClipSearch::kWeighted).ok());
 }
 
+// The unit of FP8 scales is one for the linears of a site: that of the largest weight, without what is kept
+// apart and what no input reaches.
+TEST_F(BlocksTest, LinearsOfASiteShareTheUnitOfFp8Scales) {
+  for (const char* method : {"rtn", "gptq"}) {
+    for (const double sparse : {0.0, 0.1}) {
+      const SolveStage& stage = *FindStage(method);
+      const auto options = ResolveOptions(stage, {{"grid", std::string("nvfp4")}, {"sparse", sparse}});
+      const auto other = ResolveOptions(stage, {{"bits", int64_t{4}}});
+      ASSERT_TRUE(options.ok() && other.ok());
+      Mat<float> small = BlockWeights(32, 512), wide = BlockWeights(64, 512);
+      for (int64_t k = 0; k < 32 * 512; ++k) small.data()[k] *= 0.02f;
+      for (int64_t k = 0; k < 64 * 512; ++k) wide.data()[k] *= 100;
+      small(3, 77) = 5;  // the outlier
+      const auto site = FactorSite(context_, h_, 16, {});
+      ASSERT_TRUE(site.ok());
+      const SiteFactor* factor = stage.needs_factor ? &*site : nullptr;
+      const std::vector<LayerProblem> problems = {
+          {"w", w_, h_, factor}, {"small", small, h_, factor}, {"wide", wide, h_, factor}};
+      const std::vector<Options> all = {*options, *options, *other};
+      std::vector<LayerSolution> solutions(3);
+      ASSERT_TRUE(stage.solve(context_, problems, all, solutions).ok());
+      const auto unit_of = [&](size_t k) {
+        const Matrix& m = solutions[k].matrix;
+        return UnpackCodes(sparse > 0 ? std::get<SumPart>(m.body).terms.front() : m).units.front();
+      };
+      EXPECT_EQ(unit_of(0), unit_of(1)) << method;
+      // A tenth of a percent leaves most of what is above three standard deviations of 0.02.
+      const float largest = sparse > 0 ? LargestMagnitude(w_) : 5.0f;
+      EXPECT_LE(sparse > 0 ? 0.06f : largest, unit_of(0) * 2688) << method;
+      EXPECT_GT(largest, unit_of(0) * 1344) << method;
+    }
+  }
+}
+
 TEST(GridOptions, WhatAGridDoesNotHaveIsAnError) {
   const auto text = [](const char* s) { return OptionValue(std::string(s)); };
   const struct {
@@ -215,6 +249,17 @@ TEST(GridOptions, WhatAGridDoesNotHaveIsAnError) {
       }
     }
   }
+}
+
+TEST(GridOptions, PolishIsAPartOfRefit) {
+  const auto message = [](int64_t refit, bool polish) {
+    const auto options = ResolveOptions(*FindStage("gptq"), {{"refit", refit}, {"polish", polish}});
+    return options.ok() ? std::string("accepted") : options.error().message;
+  };
+  EXPECT_EQ(message(0, true), "accepted");
+  EXPECT_EQ(message(1, false), "accepted");
+  EXPECT_EQ(message(0, false),
+            "option 'polish': false says nothing without rounds of 'refit'; leave it at true");
 }
 
 TEST(GridOptions, BlocksGiveWayToOnesThatFit) {

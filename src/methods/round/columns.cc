@@ -175,7 +175,7 @@ void SetAlive(MatView<const float> w, const SiteFactor& site, Alive& alive) {
 }  // namespace
 
 ColumnProblem MakeProblem(const Context& context, MatView<const float> original, const SiteFactor& site,
-                          const GridSpec& grid, ClipSearch search) {
+                          const GridSpec& grid, ClipSearch search, float largest) {
   Alive alive;
   SetAlive(original, site, alive);
   const MatView<const float> w = alive.w;
@@ -199,7 +199,7 @@ ColumnProblem MakeProblem(const Context& context, MatView<const float> original,
     p.layout = LayoutOf(grid.block_type);
   } else {
     p.fitter = std::make_shared<const GridFitter>(MakeFitter(context, w, alive.diag, grid, search));
-    p.own_units = FitUnits(context, w, alive.diag, *p.fitter, search);
+    p.own_units = FitUnits(context, w, alive.diag, *p.fitter, search, largest);
   }
   p.units.assign(p.padded, 1.0f);
   for (int64_t r = 0; r < p.padded && !p.own_units.empty(); ++r) {

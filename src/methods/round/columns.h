@@ -97,9 +97,9 @@ void DescribeCodes(const ColumnProblem& problem, PanelBlock& block);
 // A matrix of the padded rows: the first `count` columns of storage.
 MatView<float> PaddedRows(const ColumnProblem& problem, Mat<float>& m, int64_t count);
 
-// `search` as FitStatic will have it: units of scales come from a first fit.
+// `search` as FitStatic will have it: units of scales come from a first fit. `largest` as in FitGrid.
 ColumnProblem MakeProblem(const Context& context, MatView<const float> w, const SiteFactor& site,
-                          const GridSpec& grid, ClipSearch search = ClipSearch::kWeighted);
+                          const GridSpec& grid, ClipSearch search = ClipSearch::kWeighted, float largest = 0);
 ColumnCoding MakeCoding(const ColumnProblem& problem);
 // Scales and zeros of every group from W, columns weighted by diag H.
 void FitStatic(const ColumnProblem& problem, ClipSearch search, ColumnCoding& coding);

@@ -71,7 +71,7 @@ Result<Rounded> RoundWithFeedback(const Context& context, MatView<const float> w
                        GroupsStayWhole(site.order, grid.GroupSize(w.cols));
   PLANISH_RETURN_IF_ERROR(CheckFinite(w));
 
-  const ColumnProblem problem = MakeProblem(context, w, site, grid, options.search);
+  const ColumnProblem problem = MakeProblem(context, w, site, grid, options.search, options.largest);
   ColumnScratch scratch;
   ColumnCoding best = MakeCoding(problem), candidate = MakeCoding(problem);
   FitStatic(problem, options.search, best);
@@ -100,7 +100,7 @@ Result<Rounded> RoundWithFeedback(const Context& context, MatView<const float> w
 }
 
 Result<Rounded> RoundToNearest(const Context& context, MatView<const float> w, MatView<const float> h,
-                               const GridSpec& grid, ClipSearch search) {
+                               const GridSpec& grid, ClipSearch search, float largest) {
   PLANISH_RETURN_IF_ERROR(CheckBlocks(grid, w.cols));
   CheckArguments(w, grid);
   PLANISH_CHECK(h.rows == h.cols && (h.rows == 0 || h.rows == w.cols)) << h.rows << " x " << h.cols;
@@ -117,7 +117,7 @@ Result<Rounded> RoundToNearest(const Context& context, MatView<const float> w, M
       DecodeBlockRow(grid.block_type, rounded.blocks.data() + i * row_bytes, 0, w.cols, w_hat.row(i));
     });
   } else {
-    rounded.matrix = FitGrid(context, w, diag, grid, search);
+    rounded.matrix = FitGrid(context, w, diag, grid, search, largest);
     EncodeAll(context, w, rounded.matrix);
     context.pool->ParallelFor(w.rows,
                               [&](int64_t i) { DecodeRow(rounded.matrix, i, 0, w.cols, w_hat.row(i)); });

@@ -45,6 +45,7 @@ struct FeedbackOptions {
   // error fed back (dynamic groups), column j weighted by R_jj^2: what its error costs once the columns
   // after it have made up for it. Where the order scatters the groups, and if false: from W and diag H.
   bool dynamic_groups = true;
+  float largest = 0;  // as in FitGrid
 };
 
 // What the linears that read one site share: computed once, used for each.
@@ -78,9 +79,9 @@ struct Rounded {
 Result<Rounded> RoundWithFeedback(const Context& context, MatView<const float> w, const SiteFactor& site,
                                   const GridSpec& grid, const FeedbackOptions& options);
 // Round to nearest. h [n, n] gives the loss and, by its diagonal, the weights of the search; with an
-// empty h both count all columns alike (H = I).
+// empty h both count all columns alike (H = I). `largest` as in FitGrid.
 Result<Rounded> RoundToNearest(const Context& context, MatView<const float> w, MatView<const float> h,
-                               const GridSpec& grid, ClipSearch search);
+                               const GridSpec& grid, ClipSearch search, float largest = 0);
 
 // tr(E H E^T) with E = w - w_hat, in fp32 products and double sums.
 double LayerLoss(const Context& context, MatView<const float> w, MatView<const float> w_hat,

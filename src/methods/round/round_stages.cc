@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "grids/gguf_fit.h"
 #include "methods/options.h"
@@ -230,18 +231,57 @@ Status CheckFeedbackOptions(const Options& o) {
   if (own_tables && o.Int("refit") > 0 && !o.Bool("polish")) {
     return InputError(
         "option 'refit': tables of their own have no scales to refit, and without 'polish' no codes move; "
-        "set "
-        "refit = 0, or polish = true");
+        "leave 'polish' at true, or that and refit = 0");
+  }
+  if (o.Int("refit") == 0 && !o.Bool("polish")) {
+    return InputError("option 'polish': false says nothing without rounds of 'refit'; leave it at true");
   }
   return {};
 }
 
+// The linears of a site without their outliers, the grid of each, and the largest weight under FP8 scales: a
+// server that joins some of them (q, k and v; gate and up) has one unit for all.
+struct SiteRounding {
+  std::vector<Split> splits;
+  std::vector<GridSpec> grids;
+  float largest = 0;  // 0: no grid has FP8 scales
+};
+
+// What of `w` reaches a parameter of its grid: not the weights of inputs that are always zero.
+float LargestOf(MatView<const float> w, const SiteFactor* factor) {
+  if (factor == nullptr || factor->dead.empty()) return LargestMagnitude(w);
+  float largest = 0;
+  size_t next = 0;
+  for (int64_t j = 0; j < w.cols; ++j) {
+    if (next < factor->dead.size() && factor->dead[next] == j) {
+      ++next;
+      continue;
+    }
+    for (int64_t i = 0; i < w.rows; ++i) largest = std::max(largest, std::fabs(w(i, j)));
+  }
+  return largest;
+}
+
+SiteRounding MakeSiteRounding(std::span<const LayerProblem> problems, std::span<const Options> options) {
+  SiteRounding site;
+  for (size_t i = 0; i < problems.size(); ++i) {
+    site.splits.push_back(SplitOff(problems[i], options[i]));
+    site.grids.push_back(GridOfOptions(options[i], problems[i].w.cols));
+    if (site.grids.back().scale == ScaleKind::kE4M3) {
+      site.largest = std::max(site.largest, LargestOf(site.splits.back().w, problems[i].factor));
+    }
+  }
+  return site;
+}
+
 Status SolveRtn(const Context& context, std::span<const LayerProblem> problems,
                 std::span<const Options> options, std::span<LayerSolution> solutions) {
+  SiteRounding rounding = MakeSiteRounding(problems, options);
   for (size_t i = 0; i < problems.size(); ++i) {
-    Split split = SplitOff(problems[i], options[i]);
-    const GridSpec grid = GridOfOptions(options[i], problems[i].w.cols);
-    auto rounded = RoundToNearest(context, split.w, problems[i].h, grid, ReadSearch(options[i]));
+    Split& split = rounding.splits[i];
+    const GridSpec& grid = rounding.grids[i];
+    auto rounded =
+        RoundToNearest(context, split.w, problems[i].h, grid, ReadSearch(options[i]), rounding.largest);
     if (!rounded.ok()) return rounded.error().At(problems[i].name);
     if (!split.outliers.empty()) RestoreOutliers(problems[i].w, rounded->matrix, split.outliers);
     TakeMatrix(*rounded, options[i], grid, split, solutions[i]);
@@ -256,11 +296,14 @@ Status SolveRtn(const Context& context, std::span<const LayerProblem> problems,
 
 Status SolveGptq(const Context& context, std::span<const LayerProblem> problems,
                  std::span<const Options> options, std::span<LayerSolution> solutions) {
+  SiteRounding rounding = MakeSiteRounding(problems, options);
   for (size_t i = 0; i < problems.size(); ++i) {
     const SiteFactor& site = *problems[i].factor;
-    Split split = SplitOff(problems[i], options[i]);
-    const GridSpec grid = GridOfOptions(options[i], problems[i].w.cols);
-    auto rounded = RoundWithFeedback(context, split.w, site, grid, ReadFeedback(options[i]));
+    Split& split = rounding.splits[i];
+    const GridSpec& grid = rounding.grids[i];
+    FeedbackOptions feedback = ReadFeedback(options[i]);
+    feedback.largest = rounding.largest;
+    auto rounded = RoundWithFeedback(context, split.w, site, grid, feedback);
     if (!rounded.ok()) return rounded.error().At(problems[i].name);
     LayerSolution& solution = solutions[i];
     if (!split.outliers.empty()) {
