@@ -6,7 +6,8 @@
 1. planish compresses the model and converts the artifact to compressed-tensors; transformers loads and
    decompresses that. Every weight must be the same fp32 number as the artifact's parts by the page
    docs/formats/artifact.md, and the logits must agree. The library decompresses to the type of the scales, so
-   they are widened from F16 to F32 first; NVFP4 it always decompresses to bfloat16.
+   they are widened from F16 to F32 first; NVFP4 it always decompresses to bfloat16, which holds ours exactly,
+   whose units are powers of two.
 2. compressed-tensors quantizes the model by presets of its own and saves it; planish loads that. The logits
    must agree with those of the library's decompressed weights.
 Prints a line a case; ends with 1 if one failed.
@@ -73,6 +74,11 @@ def decode(p, t):
     k = t[p["tensor"] + ".group_index"] if p.get("group_index") else np.arange(cols) // g
     if p.get("scale", "f16") == "f16":
         scales = t[p["tensor"] + ".scales"].astype(np.float32)
+    elif p["scale"] == "e4m3":
+        byte = t[p["tensor"] + ".scales"].astype(int)
+        e, m = byte >> 3, byte & 7
+        fp8 = np.where(e > 0, np.ldexp(np.float32(8 + m), e - 10), np.ldexp(m.astype(np.float32), -9))
+        scales = fp8.astype(np.float32) * t[p["tensor"] + ".units"][0]
     else:
         assert p["scale"] == "e8m0"
         scales = np.ldexp(np.float32(1), t[p["tensor"] + ".scales"].astype(int) - 127)
@@ -108,7 +114,8 @@ def ours_by_them(model, text, work):
              ("int4 a channel", ["--bits", 4, "--group", 0, "--symmetric"], "auto"),
              ("int8 a channel, W8A8", ["--bits", 8, "--group", 0, "--symmetric"], "w8a8"),
              ("e4m3 a channel", ["--grid", "e4m3", "--group", 0], "auto"),
-             ("mxfp4", ["--grid", "mxfp4"], "auto")]
+             ("mxfp4", ["--grid", "mxfp4"], "auto"),
+             ("nvfp4", ["--grid", "nvfp4"], "auto")]
     for number, (name, options, scheme) in enumerate(cases):
         art, out = work / f"art{number}", work / f"out{number}"
         try:

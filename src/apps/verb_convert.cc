@@ -17,7 +17,7 @@ namespace {
 struct ConvertFlags {
   RunOptions run;
   std::vector<std::string> adapters;
-  std::string model, output, target, statistics, imatrix, drop;
+  std::string model, output, target, statistics, imatrix, drop, allow;
   bool merge = false;
   int64_t shard_bytes = 0;
 };
@@ -128,15 +128,21 @@ Status RunConvert(const ConvertFlags& flags) {
   PLANISH_TRY(const Adapters adapters, SortAdapters(flags));
   options.paths = PathsOf(flags, adapters);
   options.shard_bytes = flags.shard_bytes;
+  options.mixed_fused = !flags.allow.empty();
   PLANISH_TRY(const ConvertTarget* target, ParseConvertTarget(flags.target, options));
   if (flags.shard_bytes > 0 && !target->divides) {
     return InputError(fmt::format("--shard-size: target '{}' is not divided into files", target->name));
+  }
+  if (options.mixed_fused && !target->joined) {
+    return InputError(fmt::format("--allow {}: target '{}' is read by no server that joins layers",
+                                  flags.allow, target->name));
   }
   if (FileExists(flags.output) || DirectoryExists(flags.output)) {
     return InputError(fmt::format("{}: already exists; choose another output or remove it", flags.output));
   }
   PLANISH_TRY(const auto run, Run::Start(flags.run));
   PLANISH_TRY(Model model, OpenModel(flags.model, flags.run));
+  if (target->takes_tokenizer) PLANISH_RETURN_IF_ERROR(GgufTokenizerText(model.path));
   PLANISH_RETURN_IF_ERROR(CheckAdapters(flags, adapters, model));
   PLANISH_RETURN_IF_ERROR(AttachAdapters(run->context(), adapters.in, model));
   PLANISH_RETURN_IF_ERROR(ReadImportance(flags, *target, model, options));
@@ -171,7 +177,7 @@ void AddConvertVerb(CLI::App& app) {
   auto flags = std::make_shared<ConvertFlags>();
   CLI::App* verb = app.add_subcommand("convert", "Write a model in the format of another program");
   verb->add_option("MODEL", flags->model, "The model")->required();
-  verb->add_option("-o,--output", flags->output, "File or folder to make")->required();
+  AddOutputOption(*verb, flags->output, "File or folder to make")->required();
   verb->add_option("--to", flags->target, "Format, and its type after a colon: gguf:q4_k (see below)")
       ->required();
   auto* statistics =
@@ -183,6 +189,11 @@ void AddConvertVerb(CLI::App& app) {
   verb->add_option("--drop", flags->drop, "paths: leave low-rank paths out")
       ->check(CLI::IsMember({"paths"}))
       ->excludes(merge);
+  verb->add_option(
+          "--allow", flags->allow,
+          "mixed-fused: write layers that servers join (q, k, v; gate, up) though their parts are of "
+          "different grids, for programs that join none")
+      ->check(CLI::IsMember({"mixed-fused"}));
   verb->add_option(
           "--shard-size", flags->shard_bytes,
           "Most bytes of tensors in a file: 2GB, 500MB; folders: 5GB if not given. A larger GGUF file "

@@ -9,6 +9,7 @@
 #include <iterator>
 #include <optional>
 
+#include "export/gptq_export.h"
 #include "export/quantized_plan.h"
 #include "layer/bit_run.h"
 #include "layer/code_order.h"
@@ -53,29 +54,6 @@ std::optional<Layout> LayoutOf(const GridSpec& grid, bool plain_int8) {
   if (e4m3 && grid.scale == ScaleKind::kE8M0 && grid.group == 32) return Layout::kMxFloat8;
   if (e2m1 && grid.scale == ScaleKind::kE8M0 && grid.group == 32) return Layout::kMxFloat4;
   if (e2m1 && grid.scale == ScaleKind::kE4M3 && grid.group == 16) return Layout::kNvFloat4;
-  return std::nullopt;
-}
-
-float UnitOf(const Coded& coded) {
-  float unit;
-  std::memcpy(&unit, coded.units.bytes.data(), 4);
-  return unit;
-}
-
-// The number to divide FP8 scales by for the same scales as multiplying by the unit: its inverse or a
-// neighbor of that. Scales of one significand differ by a power of two, so that eight stand for all.
-std::optional<float> Divisor(const Coded& coded) {
-  const float unit = UnitOf(coded);
-  if (coded.grid.unit_divides) return unit;
-  const float inverse = 1.0f / unit;
-  if (!(unit > 0) || !std::isnormal(inverse)) return std::nullopt;
-  for (const float candidate : {inverse, std::nextafter(inverse, 0.0f), std::nextafter(inverse, INFINITY)}) {
-    bool same = true;
-    for (int m = 8; m < 16; ++m) {
-      same = same && static_cast<float>(m) / candidate == static_cast<float>(m) * unit;
-    }
-    if (same) return candidate;
-  }
   return std::nullopt;
 }
 
@@ -171,7 +149,7 @@ TensorSource GlobalScale(const CodedLinear& linear, const Source& source) {
   return {{linear.module + ".weight_global_scale", DType::kF32, {1}},
           [=](int64_t, int64_t, std::span<std::byte> out) -> Status {
             PLANISH_TRY(const Coded* coded, source->Scales(linear));
-            const float divisor = Divisor(*coded).value();
+            const float divisor = DivisorOfUnit(*coded).value();
             std::memcpy(out.data(), &divisor, 4);
             return {};
           },
@@ -308,6 +286,9 @@ OrderedJson Config(const QuantizedPlan& plan, const NamedScheme& scheme, bool ti
   return config;
 }
 
+constexpr const char* kDecoded =
+    "--to hf-bf16 holds decoded weights, which can then be rounded to any format";
+
 // Loaders sort the columns by group and cut them into runs of the group's size.
 Refusal RefuseIndex(const GridSpec& grid, const Coded& coded, int64_t cols) {
   if (!coded.Scattered()) return {};
@@ -321,38 +302,41 @@ Refusal RefuseIndex(const GridSpec& grid, const Coded& coded, int64_t cols) {
     if (sizes[g] == grid.group) continue;
     return {
         fmt::format("an index of groups with {} columns in group {} in place of {}", sizes[g], g, grid.group),
-        "--to gptq holds it"};
+        GptqHolds(grid) ? "--to gptq holds it" : kDecoded};
   }
   return {};
 }
 
 Refusal Refuse(const GridSpec& grid, const LinearSlot& slot, const Matrix* codes, bool plain_int8) {
   const auto layout = LayoutOf(grid, plain_int8);
-  const char* decoded = "--to hf-bf16 holds decoded weights, which can then be rounded to any format";
   if (!layout) {
     return {
         fmt::format("{} is none of its grids (integers of 2 to 8 bits with fp16 scales, e4m3, mxfp4, mxfp8, "
                     "nvfp4)",
                     GridText(grid)),
-        decoded};
+        kDecoded};
   }
   if (slot.transposed) {
-    return {"a weight stored [in, out], which its loaders do not know", "--to gptq or gguf:q4_k hold it"};
+    return {"a weight stored [in, out], which its loaders do not know",
+            GptqHolds(grid) ? "--to gptq or gguf:q4_k hold it" : kDecoded};
   }
   if ((*layout == Layout::kMxFloat4 || *layout == Layout::kNvFloat4 || *layout == Layout::kMxFloat8) &&
       slot.in % grid.group != 0) {
-    return {fmt::format("{} inputs are no multiple of the block of {}", slot.in, grid.group), decoded};
+    return {fmt::format("{} inputs are no multiple of the block of {}", slot.in, grid.group), kDecoded};
   }
-  if (*layout == Layout::kNvFloat4 && codes != nullptr && !Divisor(std::get<Coded>(codes->body))) {
+  if (*layout == Layout::kNvFloat4 && codes != nullptr && !DivisorOfUnit(std::get<Coded>(codes->body))) {
     return {
         "NVFP4 scales there are divided by a number, and none gives the scales that these are "
         "multiplied to",
-        decoded};
+        "`planish compress` again, which multiplies by a power of two, or --to hf-bf16 first, whose values "
+        "--to compressed-tensors:nvfp4a16 rounds"};
   }
   return codes == nullptr ? Refusal() : RefuseIndex(grid, std::get<Coded>(codes->body), slot.in);
 }
 
 }  // namespace
+
+bool CompressedTensorsHolds(const GridSpec& grid) { return LayoutOf(grid, false).has_value(); }
 
 std::vector<std::string> CompressedTensorsSchemes() {
   std::vector<std::string> names;
@@ -373,7 +357,7 @@ Result<Converted> WriteCompressedTensors(const Context& context, const Model& mo
   };
   format.rounding = GridOf(*scheme);
   format.only_rounding = options.type != "auto";
-  PLANISH_TRY(QuantizedPlan plan, PlanQuantized(context, model, options.paths, format));
+  PLANISH_TRY(QuantizedPlan plan, PlanQuantized(context, model, options, format));
   const auto source = std::make_shared<CodeSource>(context);
   for (const CodedLinear& linear : plan.coded) {
     AddTensors(linear, LayoutOf(linear.grid, plain_int8).value(), source, plan.tensors);

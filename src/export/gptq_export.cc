@@ -8,6 +8,7 @@
 #include <map>
 #include <numeric>
 
+#include "export/compressed_tensors_export.h"
 #include "export/quantized_plan.h"
 #include "layer/bit_run.h"
 #include "layer/code_order.h"
@@ -98,19 +99,29 @@ TensorSource GptqGroupIndex(const CodedLinear& linear) {
           {}};
 }
 
-constexpr const char* kOthersHold =
-    "--to compressed-tensors holds more grids, --to hf-bf16 decoded weights, which can then be rounded to "
-    "any format";
+bool FillsWords(const GridSpec& grid, const LinearSlot& slot) {
+  return slot.in * grid.bits % 32 == 0 && slot.out * grid.bits % 32 == 0;
+}
+
+// Which other formats hold codes of that grid and shape.
+std::string HeldElsewhere(const GridSpec& grid, const LinearSlot& slot, bool by_gptq) {
+  std::string text;
+  if (by_gptq && GptqHolds(grid) && FillsWords(grid, slot)) text = "--to gptq";
+  if (CompressedTensorsHolds(grid) && !slot.transposed) {
+    text += text.empty() ? "--to compressed-tensors" : " or compressed-tensors";
+  }
+  return (text.empty() ? text : text + " holds it, ") +
+         "--to hf-bf16 holds decoded weights, which can then be rounded to any format";
+}
 
 Refusal RefuseGptq(const GridSpec& grid, const LinearSlot& slot, const Matrix* codes, bool v1) {
-  const bool known = grid.bits == 2 || grid.bits == 3 || grid.bits == 4 || grid.bits == 8;
-  if (!grid.PlainInteger() || !known) {
+  if (!GptqHolds(grid)) {
     return {fmt::format("{} is no grid of 2-, 3-, 4- or 8-bit integers with fp16 scales", GridText(grid)),
-            kOthersHold};
+            HeldElsewhere(grid, slot, false)};
   }
-  if (slot.in * grid.bits % 32 != 0 || slot.out * grid.bits % 32 != 0) {
+  if (!FillsWords(grid, slot)) {
     return {fmt::format("[{}, {}] codes of {} bits do not fill 32-bit words", slot.out, slot.in, grid.bits),
-            kOthersHold};
+            HeldElsewhere(grid, slot, false)};
   }
   if (!v1 || codes == nullptr) return {};
   const auto& coded = std::get<Coded>(codes->body);
@@ -148,10 +159,16 @@ OrderedJson GptqConfig(const QuantizedPlan& plan, bool v1) {
   for (const CodedLinear& l : plan.coded) {
     symmetric = symmetric && l.grid.symmetric;
     if (std::pair(l.grid.bits, GroupField(l.grid)) == most) continue;
-    dynamic[Exactly('+', l.module)] = {{"bits", l.grid.bits}, {"group_size", GroupField(l.grid)}};
+    const OrderedJson own = {{"bits", l.grid.bits}, {"group_size", GroupField(l.grid)}};
+    dynamic[Exactly('+', l.module)] = own;
+    // vLLM looks for the name of the layer that it joins this one in.
+    if (const std::string joined = JoinedName(l.module); !joined.empty()) dynamic[Exactly('+', joined)] = own;
   }
   for (const std::string& module : plan.plain) {
-    if (module != "lm_head") dynamic[Exactly('-', module)] = OrderedJson::object();
+    if (module == "lm_head") continue;
+    dynamic[Exactly('-', module)] = OrderedJson::object();
+    const std::string joined = JoinedName(module);
+    if (!joined.empty()) dynamic[Exactly('-', joined)] = OrderedJson::object();
   }
   OrderedJson config;
   config["quant_method"] = "gptq";
@@ -177,7 +194,8 @@ Result<Converted> WriteGptq(const Context& context, const Model& model, const Co
   };
   format.rounding = {.bits = 4, .group = 128, .symmetric = true};
   format.only_rounding = false;
-  PLANISH_TRY(QuantizedPlan plan, PlanQuantized(context, model, options.paths, format));
+  format.always_zeros = true;
+  PLANISH_TRY(QuantizedPlan plan, PlanQuantized(context, model, options, format));
   const auto source = std::make_shared<CodeSource>(context);
   for (const CodedLinear& linear : plan.coded) {
     plan.tensors.push_back(GptqWords(linear, source));
@@ -245,19 +263,21 @@ TensorSource AwqZeros(const CodedLinear& linear, const Source& source) {
 
 Refusal RefuseAwq(const GridSpec& grid, const LinearSlot& slot, const Matrix* codes) {
   if (!grid.PlainInteger() || grid.bits != 4) {
-    return {fmt::format("{} is no grid of 4-bit integers with fp16 scales", GridText(grid)), kOthersHold};
+    return {fmt::format("{} is no grid of 4-bit integers with fp16 scales", GridText(grid)),
+            HeldElsewhere(grid, slot, true)};
   }
   if (slot.transposed) {
-    return {"a weight stored [in, out], which its loaders do not know", "--to gptq or gguf:q4_k hold it"};
+    return {"a weight stored [in, out], which its loaders do not know", HeldElsewhere(grid, slot, true)};
   }
-  if (slot.out % 8 != 0) return {fmt::format("{} outputs are no multiple of 8", slot.out), kOthersHold};
+  if (slot.out % 8 != 0)
+    return {fmt::format("{} outputs are no multiple of 8", slot.out), HeldElsewhere(grid, slot, true)};
   if (slot.in % grid.GroupSize(slot.in) != 0) {
     return {fmt::format("{} inputs are no multiple of the group of {}", slot.in, grid.group),
-            "compress with a --group that divides them, or --to gptq holds a shorter last group"};
+            "compress with a --group that divides them; a shorter last group: " +
+                HeldElsewhere(grid, slot, true)};
   }
   if (codes != nullptr && std::get<Coded>(codes->body).Scattered()) {
-    return {"groups in the order of activations, for which it has no index",
-            "--to gptq or compressed-tensors hold them"};
+    return {"groups in the order of activations, for which it has no index", HeldElsewhere(grid, slot, true)};
   }
   return {};
 }
@@ -270,15 +290,22 @@ Status CheckOneGroup(const std::vector<CodedLinear>& coded) {
   Refusals refusals;
   for (const CodedLinear& l : coded) {
     if (GroupField(l.grid) == most) continue;
-    refusals.Add({fmt::format("groups of {} beside groups of {}, and it has one size for all",
-                              GroupField(l.grid), most),
-                  "compress with one --group, or --to gptq or compressed-tensors hold them"},
-                 l.module);
+    const auto text = [](int64_t field) {
+      return field < 0 ? std::string("whole rows") : fmt::format("groups of {}", field);
+    };
+    refusals.Add(
+        {fmt::format("{} beside {}, and it has one size for all", text(GroupField(l.grid)), text(most)),
+         "compress with one --group, or --to gptq or compressed-tensors hold them"},
+        l.module);
   }
   return refusals.ToStatus("AWQ");
 }
 
 }  // namespace
+
+bool GptqHolds(const GridSpec& grid) {
+  return grid.PlainInteger() && (grid.bits == 2 || grid.bits == 3 || grid.bits == 4 || grid.bits == 8);
+}
 
 Result<Converted> WriteGptqV2(const Context& context, const Model& model, const ConvertOptions& options,
                               const std::string& output) {
@@ -296,7 +323,8 @@ Result<Converted> WriteAwq(const Context& context, const Model& model, const Con
   format.refuse = RefuseAwq;
   format.rounding = {.bits = 4, .group = 128};
   format.only_rounding = false;
-  PLANISH_TRY(QuantizedPlan plan, PlanQuantized(context, model, options.paths, format));
+  format.always_zeros = true;
+  PLANISH_TRY(QuantizedPlan plan, PlanQuantized(context, model, options, format));
   PLANISH_RETURN_IF_ERROR(CheckOneGroup(plan.coded));
   const auto source = std::make_shared<CodeSource>(context);
   bool symmetric = true;

@@ -5,6 +5,8 @@
 
 namespace planish {
 
+// Whether its codes may be on that grid.
+bool GptqHolds(const GridSpec& grid);
 // Integers of 2, 3, 4 or 8 bits. Version 2 stores zeros as they are, version 1 less one, so that it has none
 // that are 0. Widths and groups of single modules stand in `dynamic`.
 Result<Converted> WriteGptqV2(const Context& context, const Model& model, const ConvertOptions& options,

@@ -3,9 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <filesystem>
 
 #include "export/quantized_plan.h"
+#include "export/refusals.h"
 #include "export/target.h"
 #include "grids/grids_test_util.h"
 #include "model/model_test_util.h"
@@ -18,6 +20,7 @@ using test::TestContext;
 using test::TinyModel;
 using testing::AllOf;
 using testing::HasSubstr;
+using testing::Not;
 
 class QuantizedExportTest : public testing::Test {
  protected:
@@ -53,9 +56,9 @@ class QuantizedExportTest : public testing::Test {
   }
   Result<Converted> Convert(const Model& model, const std::string& to, Paths paths = Paths::kRefuse,
                             int64_t shard_bytes = 0) {
-    ConvertOptions options;
-    options.paths = paths;
-    options.shard_bytes = shard_bytes;
+    return Convert(model, to, {.paths = paths, .shard_bytes = shard_bytes});
+  }
+  Result<Converted> Convert(const Model& model, const std::string& to, ConvertOptions options) {
     PLANISH_TRY(const ConvertTarget* target, ParseConvertTarget(to, options));
     std::filesystem::remove_all(Path("out"));
     return target->write(run_.context, model, options, Path("out"));
@@ -66,8 +69,8 @@ class QuantizedExportTest : public testing::Test {
     return converted.ok() ? "(written)" : converted.error().message;
   }
   // Converts, loads, and compares every matrix and vector bit for bit.
-  void ExpectCarried(const Model& model, const std::string& to) {
-    const auto converted = Convert(model, to);
+  void ExpectCarried(const Model& model, const std::string& to, const ConvertOptions& options = {}) {
+    const auto converted = Convert(model, to, options);
     ASSERT_TRUE(converted.ok()) << to << ": " << converted.error().message;
     const Model back = Load(Path("out"));
     ASSERT_EQ(back.linears.size(), model.linears.size());
@@ -90,6 +93,20 @@ class QuantizedExportTest : public testing::Test {
       EXPECT_TRUE(std::equal(before.data(), before.data() + before.rows() * before.cols(), after.data()))
           << to;
     }
+  }
+  Linear& Find(Model& model, const std::string& module) {
+    const auto linear =
+        std::ranges::find_if(model.linears, [&](const Linear& l) { return l.name == module + ".weight"; });
+    EXPECT_NE(linear, model.linears.end()) << module;
+    return *linear;
+  }
+  // The linear's values on a grid, whatever it was; of NVFP4 `largest` makes the unit.
+  void PutOnGrid(Linear& linear, const GridSpec& grid, float factor = 1, float largest = 0) {
+    Mat<float> values = Reconstruct(linear.w);
+    for (int64_t k = 0; k < values.rows() * values.cols(); ++k) values.data()[k] *= factor;
+    GridMatrix m = FitGrid(run_.context, values, {}, grid, ClipSearch::kMinMax, largest);
+    EncodeAll(run_.context, values, m);
+    linear.w = PackCodes(m);
   }
   Json Config() { return test::ReadJson(Path("out/config.json"))["quantization_config"]; }
   std::string Path(const std::string& name) const { return folder_.path() + "/" + name; }
@@ -208,6 +225,148 @@ TEST_F(QuantizedExportTest, NvFloat4) {
   EXPECT_EQ(global("self_attn.q_proj"), global("self_attn.v_proj"));
   EXPECT_EQ(global("mlp.gate_proj"), global("mlp.up_proj"));
   EXPECT_NE(global("mlp.gate_proj"), global("mlp.down_proj"));
+}
+
+// NVFP4 as `planish compress` makes it, units powers of two: the same values by the library's order of
+// operations, scale / global first, and by that of kernels, which multiply by 1 / global at the end.
+TEST_F(QuantizedExportTest, NvFloat4OfOurs) {
+  const Model model = OnGrid(Named("nvfp4"));
+  ExpectCarried(model, "compressed-tensors");
+  ExpectCarried(model, "compressed-tensors:nvfp4a16");
+  EXPECT_EQ(Config()["format"], "nvfp4-pack-quantized");
+  const Json weights = Config()["config_groups"]["group_0"]["weights"];
+  EXPECT_EQ(weights["strategy"], "tensor_group");
+  EXPECT_EQ(weights["group_size"], 16);
+  EXPECT_EQ(weights["scale_dtype"], "torch.float8_e4m3fn");
+  const auto files = Checkpoint::Open(Path("out"));
+  ASSERT_TRUE(files.ok());
+  constexpr float kLevels[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+  for (size_t i = 0; i < model.linears.size(); ++i) {
+    if (!model.program.linears[i].in_layer) continue;
+    const std::string module = ModuleName(model.linears[i].name);
+    const auto codes = files->Get(module + ".weight_packed"), scales = files->Get(module + ".weight_scale"),
+               global = files->Get(module + ".weight_global_scale");
+    ASSERT_TRUE(codes.ok() && scales.ok() && global.ok()) << module;
+    EXPECT_EQ(scales->type, DType::kF8E4M3);
+    const float divisor = LoadElement(global->data, DType::kF32, 0);
+    const Mat<float> values = Reconstruct(model.linears[i].w);
+    for (int64_t k = 0; k < values.rows() * values.cols(); ++k) {
+      const auto byte = static_cast<int>(codes->data[k / 2]);
+      const int code = k % 2 == 0 ? byte & 15 : byte >> 4;
+      const float level = code < 8 ? kLevels[code] : -kLevels[code - 8];
+      const auto fp8 = static_cast<int>(scales->data[k / 16]);
+      const float scale = fp8 < 8 ? std::ldexp(float(fp8), -9) : std::ldexp(float(8 + fp8 % 8), fp8 / 8 - 10);
+      ASSERT_EQ(level * (scale / divisor), values.data()[k]) << module << " " << k;
+      ASSERT_EQ((level * scale) * (1.0f / divisor), values.data()[k]) << module << " " << k;
+    }
+  }
+}
+
+// Units that are no powers of two, as artifacts of earlier versions have them: carried where a divisor gives
+// the same scales, else refused.
+TEST_F(QuantizedExportTest, NvFloat4OfOtherUnits) {
+  int carried = 0, refused = 0;
+  float unit = 0.00029f;
+  for (int k = 0; k < 12; ++k) {
+    unit = std::nextafter(unit, 1.0f);
+    Model model = OnGrid(Named("nvfp4"));
+    for (Linear& linear : model.linears) {
+      if (auto* coded = std::get_if<Coded>(&linear.w.body)) {
+        coded->units = {std::as_bytes(std::span(&unit, 1)), nullptr};
+      }
+    }
+    const std::string message = Refusal(model, "compressed-tensors");
+    if (message == "(written)") {
+      ++carried;
+      ExpectCarried(model, "compressed-tensors");
+    } else {
+      ++refused;
+      EXPECT_THAT(message, AllOf(HasSubstr("none gives the scales that these are multiplied to (14 layers: "),
+                                 HasSubstr("`planish compress` again, which multiplies by a power of two, or "
+                                           "--to hf-bf16 first")));
+    }
+  }
+  EXPECT_GT(carried, 0);
+  EXPECT_GT(refused, 0);
+}
+
+// Codes that get a low-rank path merged are rounded again under a global scale of their size, or under that
+// of the codes they are joined with.
+TEST_F(QuantizedExportTest, NvFloat4WithPaths) {
+  Model model = OnGrid(Named("nvfp4"));
+  for (const char* module : {"model.layers.0.mlp.up_proj", "model.layers.1.self_attn.o_proj"}) {
+    Linear& linear = Find(model, module);
+    const int64_t rows = linear.w.rows, cols = linear.w.cols;
+    Mat<float> u(rows, 1), v(1, cols);
+    u.Fill(0.125f);
+    v.Fill(0.125f);
+    Matrix path{rows, cols, ProductPart{{DenseMatrix(u, DType::kF16), DenseMatrix(v, DType::kF16)}}};
+    linear.w = {rows, cols, SumPart{{linear.w, std::move(path)}}};
+  }
+  const auto merged = Convert(model, "compressed-tensors", Paths::kMerge);
+  ASSERT_TRUE(merged.ok()) << merged.error().message;
+  const Model back = Load(Path("out"));
+  for (size_t i = 0; i < model.linears.size(); ++i) {
+    const Mat<float> a = Reconstruct(model.linears[i].w), b = Reconstruct(back.linears[i].w);
+    for (int64_t k = 0; k < a.rows() * a.cols(); ++k) EXPECT_NEAR(a.data()[k], b.data()[k], 0.14);
+  }
+}
+
+// Servers join q, k, v and gate, up: what they would not load is refused, and written when asked for.
+TEST_F(QuantizedExportTest, PartsOfJoinedLayers) {
+  const auto expect_refused = [&](const Model& model, const char* to, const char* reason,
+                                  const char* layers) {
+    EXPECT_THAT(Refusal(model, to),
+                AllOf(HasSubstr(reason), HasSubstr(layers), HasSubstr("or --allow mixed-fused")))
+        << to;
+    ExpectCarried(model, to, {.mixed_fused = true});
+    const auto written = Convert(model, to, {.mixed_fused = true});
+    ASSERT_TRUE(written.ok());
+    EXPECT_THAT(written->notes, testing::Contains(HasSubstr("vLLM and SGLang will not load it")));
+  };
+  constexpr const char* kForms = "being of different grids or orders of groups (";
+  const std::string q = "model.layers.1.self_attn.q_proj", up = "model.layers.0.mlp.up_proj";
+  Model bits = OnGrid(Integers(4, 32, true));
+  PutOnGrid(Find(bits, q), Integers(8, 32, true));
+  for (const char* to : {"gptq", "gptq-v1", "compressed-tensors"}) {
+    expect_refused(bits, to, kForms,
+                   "(3 layers: model.layers.1.self_attn.q_proj, model.layers.1.self_attn.k_proj, "
+                   "model.layers.1.self_attn.v_proj)");
+  }
+  Model plain = OnGrid(Integers(4, 32, true));
+  const Model values = Plain();
+  Find(plain, up).w = values.linears[static_cast<size_t>(&Find(plain, up) - plain.linears.data())].w;
+  for (const char* to : {"gptq", "awq", "compressed-tensors"}) {
+    expect_refused(plain, to, kForms, "(2 layers: model.layers.0.mlp.gate_proj, model.layers.0.mlp.up_proj)");
+  }
+  // GPTQ and AWQ store zeros always, compressed-tensors where a scheme has them.
+  Model zeros = OnGrid(Integers(4, 32, true));
+  PutOnGrid(Find(zeros, q), Integers(4, 32, false));
+  for (const char* to : {"gptq", "awq"}) ASSERT_TRUE(Convert(zeros, to).ok()) << Refusal(zeros, to);
+  expect_refused(zeros, "compressed-tensors", kForms, "(3 layers: ");
+  // One global scale for all parts of NVFP4.
+  Model units = OnGrid(Named("nvfp4"));
+  PutOnGrid(Find(units, q), Named("nvfp4"), 0.125f);
+  expect_refused(
+      units, "compressed-tensors",
+      "under one of their global scales, which here differ (3 layers: ", "model.layers.1.self_attn.v_proj");
+  Model shared = OnGrid(Named("nvfp4"));
+  PutOnGrid(Find(shared, q), Named("nvfp4"), 0.125f, 0.8f);
+  for (const char* other : {"k_proj", "v_proj"}) {
+    PutOnGrid(Find(shared, std::string("model.layers.1.self_attn.") + other), Named("nvfp4"), 1, 0.8f);
+  }
+  ExpectCarried(shared, "compressed-tensors");
+  // Parts alike that differ from other layers: vLLM finds their entry by the joined name.
+  Model alike = OnGrid(Integers(4, 32, true));
+  for (const char* module : {"model.layers.0.mlp.gate_proj", "model.layers.0.mlp.up_proj"}) {
+    PutOnGrid(Find(alike, module), Integers(8, 32, true));
+  }
+  ExpectCarried(alike, "gptq");
+  EXPECT_EQ(Config()["dynamic"].size(), 3u);
+  EXPECT_EQ(Config()["dynamic"]["+:^model\\.layers\\.0\\.mlp\\.gate_up_proj$"],
+            Json({{"bits", 8}, {"group_size", 32}}));
+  EXPECT_EQ(JoinedName("a.block_sparse_moe.experts.3.w3"), "a.block_sparse_moe.experts.3.w13");
+  EXPECT_EQ(JoinedName("a.mlp.down_proj"), "");
 }
 
 TEST_F(QuantizedExportTest, PlainModelsAreRounded) {
@@ -341,6 +500,22 @@ TEST_F(QuantizedExportTest, WhatDoesNotFitIsRefused) {
   steps.scale = ScaleKind::kSteps;
   EXPECT_THAT(Refusal(OnGrid(steps), "gptq"), HasSubstr("int4 g32 sym s8 is no grid"));
   EXPECT_THAT(Refusal(OnGrid(Integers(5, 32, true)), "gptq"), HasSubstr("int5 g32 sym"));
+  // Only formats that hold the codes are named.
+  for (const char* to : {"gptq", "awq"}) {
+    for (const GridSpec& grid : {Named("nf4", 32), steps}) {
+      EXPECT_THAT(Refusal(OnGrid(grid), to),
+                  AllOf(HasSubstr("; --to hf-bf16 holds decoded weights"), Not(HasSubstr("--to gptq")),
+                        Not(HasSubstr("compressed-tensors"))));
+    }
+    EXPECT_THAT(Refusal(OnGrid(Named("mxfp4")), to), HasSubstr("; --to compressed-tensors holds it, "));
+  }
+  EXPECT_THAT(Refusal(OnGrid(Integers(3, 32, true)), "awq"),
+              HasSubstr("; --to gptq or compressed-tensors holds it, "));
+  EXPECT_THAT(Refusal(OnGrid(Integers(5, 32, true)), "gptq"),
+              HasSubstr("; --to compressed-tensors holds it"));
+  Model rows = OnGrid(Integers(4, 32, true));
+  PutOnGrid(Find(rows, "model.layers.0.mlp.down_proj"), Integers(4, 0, true));
+  EXPECT_THAT(Refusal(rows, "awq"), HasSubstr("whole rows beside groups of 32, and it has one size for all"));
   EXPECT_THAT(Refusal(OnGrid(Integers(4, 64, true)), "awq"),
               HasSubstr("96 inputs are no multiple of the group"));
   EXPECT_THAT(Refusal(OnGrid(Integers(4, 32, true)), "compressed-tensors:w8a16"),
@@ -486,8 +661,9 @@ TEST_F(QuantizedExportTest, ActivationOrder) {
     }
     if (bits != 4) continue;
     ExpectCarried(model, "gptq-v1");
-    EXPECT_THAT(Refusal(model, "awq"), AllOf(HasSubstr("no index (14 layers: "),
-                                             HasSubstr("; --to gptq or compressed-tensors hold them")));
+    EXPECT_THAT(Refusal(model, "awq"),
+                AllOf(HasSubstr("no index (14 layers: "),
+                      HasSubstr("; --to gptq or compressed-tensors holds it, --to hf-bf16")));
     // Loaders of compressed-tensors expect groups of one size.
     indices[3][0] = 1 - indices[3][0] % 2;
     EXPECT_THAT(Refusal(model, "compressed-tensors"),

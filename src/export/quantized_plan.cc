@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <numeric>
 #include <set>
@@ -111,43 +112,135 @@ bool SameCodes(const GridSpec& a, const GridSpec& b) {
          a.scale == b.scale && a.group == b.group && a.symmetric == b.symmetric;
 }
 
-// The linears that are joined in one by servers: the prefix and what of, or nothing.
-std::string FusedWith(const std::string& module) {
-  const size_t dot = module.rfind('.');
-  if (dot == std::string::npos) return "";
-  const std::string last = module.substr(dot + 1), prefix = module.substr(0, dot + 1);
-  for (const char* name : {"q_proj", "k_proj", "v_proj"}) {
-    if (last == name) return prefix + "q_proj, k_proj, v_proj";
-  }
-  for (const char* name : {"gate_proj", "up_proj"}) {
-    if (last == name) return prefix + "gate_proj, up_proj";
-  }
-  return "";
-}
+// What NVFP4 linears that are joined have in common: one kernel, one divisor.
+struct JoinedScale {
+  float top = 0;             // largest value of those that are rounded
+  float divisor = INFINITY;  // the smallest of those whose codes are carried over
+};
 
-// The divisor of NVFP4 scales by the largest of all values in linears that are joined: one kernel, one
-// divisor.
+// The divisors of NVFP4 scales of linears that are rounded: that of the codes they are joined with, if it has
+// room for them, else by their largest value.
 void SetUnits(std::vector<CodedLinear>& coded) {
-  std::map<std::string, float> largest;
-  const auto key = [](const CodedLinear& l) {
-    const std::string fused = FusedWith(l.module);
-    return fused.empty() ? l.module : fused;
+  std::map<std::string, JoinedScale> joined;
+  const auto of = [&](const CodedLinear& l) -> JoinedScale& {
+    const std::string name = JoinedName(l.module);
+    return joined[name.empty() ? l.module : name];
   };
   for (const CodedLinear& l : coded) {
+    if (l.grid.scale != ScaleKind::kE4M3) continue;
+    JoinedScale& scale = of(l);
+    if (!l.rounded) {
+      scale.divisor = std::min(scale.divisor, DivisorOfUnit(std::get<Coded>(l.matrix->body)).value());
+      continue;
+    }
     Mat<float> row(1, l.cols());
-    float& top = largest[key(l)];
     for (int64_t i = 0; i < l.rows(); ++i) {
       ReadRows(*l.matrix, i, 1, 0, l.cols(), row.data(), l.cols());
-      for (int64_t j = 0; j < l.cols(); ++j) top = std::max(top, std::fabs(row(0, j)));
+      scale.top = std::max(scale.top, LargestMagnitude(row));
     }
   }
   for (CodedLinear& l : coded) {
-    const float top = largest[key(l)];
-    l.unit = top > 0x1p-100f ? 448.0f * 6.0f / top : 1.0f;
+    if (!l.rounded || l.grid.scale != ScaleKind::kE4M3) continue;
+    const JoinedScale& scale = of(l);
+    l.unit = std::min(scale.divisor, scale.top > 0x1p-100f ? 448.0f * 6.0f / scale.top : 1.0f);
   }
 }
 
+// Parts of layers that servers join must be alike in all that the joined one has once.
+class JoinedCheck {
+ public:
+  JoinedCheck(const QuantizedPlan& plan, bool always_zeros) : always_zeros_(always_zeros) {
+    for (const CodedLinear& l : plan.coded) Add(l.module, &l);
+    for (const std::string& module : plan.plain) Add(module, nullptr);
+  }
+  // Refuses the modules that differ; returns the names of what they are joined in.
+  std::vector<std::string> Run(Refusals& refusals) const {
+    std::vector<std::string> differing;
+    for (const auto& [name, parts] : joined_) {
+      const auto differ = [&](auto same) {
+        return std::ranges::any_of(parts, [&](const Part& p) { return !same(p, parts.front()); });
+      };
+      const Refusal* refusal = nullptr;
+      if (differ([&](const Part& a, const Part& b) { return SameForm(a.second, b.second); })) {
+        refusal = &kForms;
+      } else if (differ([](const Part& a, const Part& b) { return SameScale(a.second, b.second); })) {
+        refusal = &kScales;
+      }
+      if (refusal == nullptr) continue;
+      differing.push_back(name);
+      for (const Part& part : parts) refusals.Add(*refusal, part.first);
+    }
+    return differing;
+  }
+
+ private:
+  using Part = std::pair<std::string, const CodedLinear*>;  // null: no codes
+  static inline const Refusal kForms = {
+      "layers that vLLM and SGLang join (q, k, v; gate, up) and do not load, being of different grids or "
+      "orders of groups",
+      "compress the parts of one alike (one [[rule]] that matches them all), or --allow mixed-fused writes "
+      "them for programs that join none"};
+  static inline const Refusal kScales = {
+      "NVFP4 layers that vLLM joins (q, k, v; gate, up) under one of their global scales, which here differ",
+      "`planish compress` again with one stage for the parts of one, or --allow mixed-fused writes them for "
+      "programs that join none"};
+
+  void Add(const std::string& module, const CodedLinear* linear) {
+    const std::string name = JoinedName(module);
+    if (!name.empty()) joined_[name].emplace_back(module, linear);
+  }
+  bool SameForm(const CodedLinear* a, const CodedLinear* b) const {
+    if (a == nullptr || b == nullptr) return a == b;
+    GridSpec of_a = a->grid, of_b = b->grid;
+    if (always_zeros_) of_a.symmetric = of_b.symmetric = false;
+    return SameCodes(of_a, of_b) && std::ranges::equal(GroupIndexOf(*a), GroupIndexOf(*b));
+  }
+  static bool SameScale(const CodedLinear* a, const CodedLinear* b) {
+    if (a == nullptr || a->grid.scale != ScaleKind::kE4M3) return true;
+    const auto divisor = [](const CodedLinear& l) {
+      return l.rounded ? l.unit : DivisorOfUnit(std::get<Coded>(l.matrix->body)).value();
+    };
+    return divisor(*a) == divisor(*b);
+  }
+
+  bool always_zeros_;
+  std::map<std::string, std::vector<Part>> joined_;
+};
+
 }  // namespace
+
+std::string JoinedName(const std::string& module) {
+  constexpr std::pair<const char*, const char*> kParts[] = {{"q_proj", "qkv_proj"},
+                                                            {"k_proj", "qkv_proj"},
+                                                            {"v_proj", "qkv_proj"},
+                                                            {"gate_proj", "gate_up_proj"},
+                                                            {"up_proj", "gate_up_proj"},
+                                                            {"w1", "w13"},
+                                                            {"w3", "w13"}};
+  const size_t dot = module.rfind('.');
+  if (dot == std::string::npos) return "";
+  const std::string last = module.substr(dot + 1);
+  const auto* part = std::ranges::find_if(kParts, [&](const auto& p) { return last == p.first; });
+  return part == std::end(kParts) ? "" : module.substr(0, dot + 1) + part->second;
+}
+
+// Scales of one significand differ by a power of two, so that eight stand for all.
+std::optional<float> DivisorOfUnit(const Coded& coded) {
+  float unit;
+  std::memcpy(&unit, coded.units.bytes.data(), 4);
+  if (coded.grid.unit_divides) return unit;
+  const float inverse = 1.0f / unit;
+  // Below that the smallest scales would be subnormal numbers, which round in another way.
+  if (!(unit >= 0x1p-100f) || !std::isnormal(inverse)) return std::nullopt;
+  for (const float candidate : {inverse, std::nextafter(inverse, 0.0f), std::nextafter(inverse, INFINITY)}) {
+    bool same = true;
+    for (int m = 8; m < 16; ++m) {
+      same = same && static_cast<float>(m) / candidate == static_cast<float>(m) * unit;
+    }
+    if (same) return candidate;
+  }
+  return std::nullopt;
+}
 
 std::span<const std::byte> GroupIndexOf(const CodedLinear& linear) {
   return linear.rounded ? std::span<const std::byte>() : std::get<Coded>(linear.matrix->body).group_of.bytes;
@@ -158,7 +251,7 @@ int ZeroCode(const Coded& coded, int64_t groups, int64_t row, int64_t group) {
   return RunValue(coded.zeros.bytes.data(), row * groups + group, coded.grid.bits);
 }
 
-Result<QuantizedPlan> PlanQuantized(const Context& context, const Model& model, Paths paths,
+Result<QuantizedPlan> PlanQuantized(const Context& context, const Model& model, const ConvertOptions& options,
                                     const QuantizedFormat& format) {
   QuantizedPlan plan;
   Refusals refusals;
@@ -176,7 +269,7 @@ Result<QuantizedPlan> PlanQuantized(const Context& context, const Model& model, 
     const std::string module = ModuleName(slot.weight);
     RefuseOwnBias(slot, model.linears[i], refusals);
     PLANISH_RETURN_IF_ERROR(AddBias(model, i, plan));
-    const Matrix* matrix = OneMatrix(model.linears[i], paths, refusals);
+    const Matrix* matrix = OneMatrix(model.linears[i], options.paths, refusals);
     if (matrix == nullptr) continue;
     const Coded* codes = CodesOf(*matrix);
     if (!slot.in_layer || slot.keep || (carry && codes == nullptr)) {
@@ -204,7 +297,14 @@ Result<QuantizedPlan> PlanQuantized(const Context& context, const Model& model, 
   }
   PLANISH_RETURN_IF_ERROR(refusals.ToStatus(format.name));
   if (plan.coded.empty()) return InputError(fmt::format("{}: no linear to quantize", format.name));
-  if (rounding.scale == ScaleKind::kE4M3 && rounded > 0) SetUnits(plan.coded);
+  SetUnits(plan.coded);
+  Refusals joined;
+  const auto differing = JoinedCheck(plan, format.always_zeros).Run(joined);
+  if (!options.mixed_fused) PLANISH_RETURN_IF_ERROR(joined.ToStatus(format.name));
+  if (!differing.empty()) {
+    plan.notes.push_back(fmt::format("vLLM and SGLang will not load it, joining layers that here differ: {}",
+                                     fmt::join(GroupNumbered(differing), "; ")));
+  }
   for (const VectorSlot& slot : model.program.vectors) {
     for (const std::string& name : TensorsOf(slot)) PLANISH_RETURN_IF_ERROR(AddStored(model, name, plan));
   }
@@ -346,23 +446,6 @@ Result<const Coded*> CodeSource::Scales(const CodedLinear& linear) {
 }
 
 void NoteServing(const std::vector<CodedLinear>& coded, int64_t per_word, std::vector<std::string>& notes) {
-  std::map<std::string, const CodedLinear*> fused;
-  std::set<std::string> differing;
-  for (const CodedLinear& l : coded) {
-    const std::string name = FusedWith(l.module);
-    if (name.empty()) continue;
-    const auto [it, first] = fused.try_emplace(name, &l);
-    if (first) continue;
-    const bool same =
-        SameCodes(it->second->grid, l.grid) && std::ranges::equal(GroupIndexOf(*it->second), GroupIndexOf(l));
-    if (!same) differing.insert(name);
-  }
-  if (!differing.empty()) {
-    notes.push_back(fmt::format(
-        "vLLM and SGLang join layers that here have different codes or orders of groups, and will not load "
-        "them: {}",
-        fmt::join(GroupNumbered({differing.begin(), differing.end()}), "; ")));
-  }
   // The layers whose inputs are divided among devices; of others the outputs are.
   constexpr std::string_view kByInputs[] = {".o_proj", ".down_proj", ".out_proj",      ".fc2",
                                             ".w2",     ".c_proj",    ".dense_4h_to_h", ".dense"};

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -32,8 +33,9 @@ struct QuantizedFormat {
   std::string name;  // for messages
   // Why it cannot hold the codes; no reason: it can. The matrix is null for codes yet to be made.
   std::function<Refusal(const GridSpec& grid, const LinearSlot& slot, const Matrix* codes)> refuse;
-  GridSpec rounding;   // for values that are on no grid yet; a group of 128 may become 64 or 32
-  bool only_rounding;  // codes on another grid than `rounding` are refused
+  GridSpec rounding;          // for values that are on no grid yet; a group of 128 may become 64 or 32
+  bool only_rounding;         // codes on another grid than `rounding` are refused
+  bool always_zeros = false;  // symmetric grids have zeros in the file too
 };
 
 struct QuantizedPlan {
@@ -44,9 +46,18 @@ struct QuantizedPlan {
 };
 
 // A model with codes keeps them, and its other matrices stay plain; of one without, every linear of the
-// layers is rounded. Errors (kRefused) list the layers that do not fit, by reason.
-Result<QuantizedPlan> PlanQuantized(const Context& context, const Model& model, Paths paths,
+// layers is rounded. Errors (kRefused) list the layers that do not fit, by reason; among them, unless
+// options.mixed_fused, those that servers join and cannot load, being of different grids.
+Result<QuantizedPlan> PlanQuantized(const Context& context, const Model& model, const ConvertOptions& options,
                                     const QuantizedFormat& format);
+
+// The module in which vLLM and SGLang join this one with others: "model.layers.0.self_attn.q_proj" ->
+// "model.layers.0.self_attn.qkv_proj". Empty: none.
+std::string JoinedName(const std::string& module);
+
+// The number to divide FP8 scales by for the same scales as multiplying by the unit: its inverse or a
+// neighbor of that. Nothing: no number does.
+std::optional<float> DivisorOfUnit(const Coded& coded);
 
 // Rows [row, row + rows) and columns [col, col + cols) of a linear.
 struct CodeRange {
@@ -94,8 +105,8 @@ class CodeSource {
   int64_t kept_bytes_ = 0;
 };
 
-// Adds what servers will say about it: parts of fused layers that differ, sizes that no tensor parallelism
-// divides. `per_word` is the number of outputs that one word holds.
+// Adds what servers will say about it: sizes that no tensor parallelism divides. `per_word` is the number of
+// outputs that one word holds.
 void NoteServing(const std::vector<CodedLinear>& coded, int64_t per_word, std::vector<std::string>& notes);
 
 // config.json with that quantization_config, tokenizer files and tensors, as a folder that appears whole.

@@ -31,6 +31,9 @@ struct ImportanceSource {
 struct ConvertOptions {
   std::string type;  // what follows the colon of "gguf:q8_0"; empty: nothing
   Paths paths = Paths::kRefuse;
+  // Written although servers that join layers (q, k, v; gate, up) cannot load it. Only for targets that they
+  // read.
+  bool mixed_fused = false;
   // How much each column's error counts, by name of the weight; weights that are not here count all alike.
   // Only for targets that take it.
   std::map<std::string, std::vector<float>> importance;
@@ -59,6 +62,8 @@ struct ConvertTarget {
                              const std::string& output);
   bool takes_importance = false;
   bool divides = true;  // into files of ConvertOptions::shard_bytes
+  bool joined = false;  // read by servers that join layers
+  bool takes_tokenizer = true;
 };
 
 std::span<const ConvertTarget> AllConvertTargets();

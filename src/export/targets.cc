@@ -63,11 +63,13 @@ constexpr ConvertTarget kTargets[] = {
     {"gguf", "for llama.cpp and what is built on it: a file, or parts", GgufTypes, false, WriteGguf,
      /*takes_importance=*/true},
     {"gptq", "GPTQ version 2: integers of 2, 3, 4, 8 bits (vLLM, SGLang, transformers)", nullptr, false,
-     WriteGptqV2},
-    {"gptq-v1", "GPTQ version 1: for older loaders; no zero point of 0", nullptr, false, WriteGptqV1},
-    {"awq", "AWQ: 4-bit integers (vLLM, SGLang, transformers)", nullptr, false, WriteAwq},
+     WriteGptqV2, /*takes_importance=*/false, /*divides=*/true, /*joined=*/true},
+    {"gptq-v1", "GPTQ version 1: for older loaders; no zero point of 0", nullptr, false, WriteGptqV1,
+     /*takes_importance=*/false, /*divides=*/true, /*joined=*/true},
+    {"awq", "AWQ: 4-bit integers (vLLM, SGLang, transformers)", nullptr, false, WriteAwq,
+     /*takes_importance=*/false, /*divides=*/true, /*joined=*/true},
     {"compressed-tensors", "for vLLM and SGLang; auto keeps the model's codes", CompressedTensorsSchemes,
-     true, WriteCompressedTensors},
+     true, WriteCompressedTensors, /*takes_importance=*/false, /*divides=*/true, /*joined=*/true},
     {"hf-bf16", "a Hugging Face folder of decoded weights", nullptr, false, WriteHf<DType::kBF16>},
     {"hf-f16", "the same in F16", nullptr, false, WriteHf<DType::kF16>},
     {"hf-f32", "the same in F32", nullptr, false, WriteHf<DType::kF32>},
@@ -75,7 +77,8 @@ constexpr ConvertTarget kTargets[] = {
      [] {
        return std::vector<std::string>{"peft", "gguf"};
      },
-     true, WriteLora, /*takes_importance=*/false, /*divides=*/false},
+     true, WriteLora, /*takes_importance=*/false, /*divides=*/false, /*joined=*/false,
+     /*takes_tokenizer=*/false},
 };
 
 std::string Listing() {
