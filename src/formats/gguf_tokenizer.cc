@@ -3,14 +3,18 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 
 #include "base/json.h"
 #include "base/names.h"
 #include "formats/gguf_pretokenizers.h"
+#include "formats/tokenizer.h"
 #include "formats/tokenizer_vocabulary.h"
 
 namespace planish {
 namespace {
+
+constexpr const char* kCopy = "tokenizer.huggingface.json";
 
 // What the kinds have in common.
 struct Tokens {
@@ -234,8 +238,8 @@ Result<TokenizerFiles> PieceFiles(const GgufFile& file, SentencePieceModel::Kind
 
 Result<TokenizerFiles> TokenizerFilesOf(const GgufFile& file) {
   TokenizerFiles files;
-  if (file.Has("tokenizer.huggingface.json")) {
-    PLANISH_TRY(files.json, file.String("tokenizer.huggingface.json"));
+  if (file.Has(kCopy)) {
+    PLANISH_TRY(files.json, file.String(kCopy));
     return files;
   }
   PLANISH_TRY(const std::string model, file.String("tokenizer.ggml.model"));
@@ -252,6 +256,58 @@ Result<TokenizerFiles> TokenizerFilesOf(const GgufFile& file) {
   }
   PLANISH_TRY(files.json, model == "gpt2" ? ByteLevelJson(file) : WordPieceJson(file));
   return files;
+}
+
+namespace {
+
+// The kinds of keys and the types of model in a tokenizer.json that have them.
+constexpr std::pair<const char*, const char*> kKinds[] = {
+    {"gpt2", "BPE"}, {"llama", "BPE"}, {"t5", "Unigram"}, {"bert", "WordPiece"}};
+
+bool KnownSplit(const std::string& pre) {
+  return std::ranges::any_of(GgufPreTokenizers(), [&](const auto& entry) { return pre == entry.name; });
+}
+
+// A copy of tokenizer.json beside the keys.
+Result<std::string> DescribeCopy(const GgufFile& file, const std::string& json, const Tokenizer& tokenizer) {
+  PLANISH_TRY(const std::string kind, file.String("tokenizer.ggml.model", ""));
+  PLANISH_TRY(const std::string pre, file.String("tokenizer.ggml.pre", ""));
+  PLANISH_TRY(const Json parsed, ParseJson(json));
+  const Json type = JsonMember(JsonMember(parsed, "model"), "type");
+  const auto* known = std::ranges::find_if(kKinds, [&](const auto& k) { return kind == k.first; });
+  if (known != std::end(kKinds) && type.is_string() && type != known->second) {
+    return InputError(fmt::format("{}: a model of type {}, but tokenizer.ggml.model '{}' means {}", kCopy,
+                                  Abbreviate(DumpJson(type)), kind, known->second));
+  }
+  const auto tokens = file.metadata().find("tokenizer.ggml.tokens");
+  if (tokens != file.metadata().end() && tokens->second.kind == GgufKind::kArray &&
+      tokens->second.count < tokenizer.vocab_size()) {
+    return InputError(fmt::format("{}: ids up to {}, but there are {} tokenizer.ggml.tokens", kCopy,
+                                  tokenizer.vocab_size() - 1, tokens->second.count));
+  }
+  std::string text =
+      fmt::format("{} ({}{} tokens)", kCopy, type.is_string() ? type.get<std::string>() + ", " : "",
+                  tokenizer.vocab_size());
+  if (known == std::end(kKinds) && !kind.empty() && kind != kGgufNoTokenizer) {
+    text += fmt::format("; tokenizer.ggml.model '{}' is not known here, nor needed", Abbreviate(kind));
+  } else if (kind == "gpt2" && !pre.empty() && !KnownSplit(pre)) {
+    text += fmt::format("; tokenizer.ggml.pre '{}' is not known here, nor needed", Abbreviate(pre));
+  }
+  return text;
+}
+
+}  // namespace
+
+Result<std::string> DescribeGgufTokenizer(const GgufFile& file) {
+  PLANISH_TRY(const std::string kind, file.String("tokenizer.ggml.model", kGgufNoTokenizer));
+  const bool copy = file.Has(kCopy);
+  if (!copy && kind == kGgufNoTokenizer) return std::string("none, ids only");
+  PLANISH_TRY(const TokenizerFiles files, TokenizerFilesOf(file));
+  PLANISH_TRY(const auto tokenizer, Tokenizer::FromFiles(files, copy ? kCopy : "tokenizer.ggml"));
+  if (copy) return DescribeCopy(file, files.json, *tokenizer);
+  PLANISH_TRY(const std::string pre, file.String("tokenizer.ggml.pre", ""));
+  return fmt::format("{}{}, {} tokens", kind, kind == "gpt2" && !pre.empty() ? " split as " + pre : "",
+                     tokenizer->vocab_size());
 }
 
 }  // namespace planish

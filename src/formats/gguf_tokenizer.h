@@ -21,6 +21,12 @@ inline constexpr const char* kGgufNoTokenizer = "no_vocab";
 // cannot be expressed, named; lists of different lengths.
 Result<TokenizerFiles> TokenizerFilesOf(const GgufFile& file);
 
+// What the tokenizer of a file is and which of its keys it is read from, in a line for people: "llama, 32000
+// tokens", "tokenizer.huggingface.json (BPE, 4096 tokens)". With a copy of tokenizer.json a kind or split of
+// other keys that is not known here does no harm, and is named. Errors: as Tokenizer::Load; a copy that is
+// of another kind than the keys or has ids beyond their tokens.
+Result<std::string> DescribeGgufTokenizer(const GgufFile& file);
+
 // Ids of special tokens, -1: none.
 struct GgufTokenIds {
   int64_t bos = -1, eos = -1, pad = -1;

@@ -246,6 +246,42 @@ TEST_F(GgufTokenizerTest, Malformed) {
   for (const auto& [metadata, message] : cases) EXPECT_THAT(LoadError(metadata), HasSubstr(message));
 }
 
+// Beside a copy of tokenizer.json other keys may be unknown, but not contradict it.
+TEST_F(GgufTokenizerTest, WhichTokenizerIsRead) {
+  const std::string copy = R"({"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}})";
+  const auto describe = [&](const std::string& json, const char* model, const char* pre,
+                            std::vector<std::string> tokens) {
+    GgufMetadata metadata;
+    if (*model != '\0') metadata.String("tokenizer.ggml.model", model);
+    if (*pre != '\0') metadata.String("tokenizer.ggml.pre", pre);
+    if (!tokens.empty()) metadata.Strings("tokenizer.ggml.tokens", tokens);
+    if (!tokens.empty()) metadata.Strings("tokenizer.ggml.merges", std::vector<std::string>());
+    if (!json.empty()) metadata.String("tokenizer.huggingface.json", json);
+    const auto text = DescribeGgufTokenizer(*Write(metadata, "d.gguf"));
+    return text.ok() ? *text : "error: " + text.error().message;
+  };
+  const std::vector<std::string> two = {"a", "b"};
+  EXPECT_EQ(describe(copy, "gpt2", "gpt-2", two), "tokenizer.huggingface.json (BPE, 2 tokens)");
+  EXPECT_EQ(describe(copy, "", "", {}), "tokenizer.huggingface.json (BPE, 2 tokens)");
+  EXPECT_EQ(describe(copy, "gpt2", "newest", two),
+            "tokenizer.huggingface.json (BPE, 2 tokens); tokenizer.ggml.pre 'newest' is not known here, nor "
+            "needed");
+  EXPECT_EQ(describe(copy, "rwkv", "", two),
+            "tokenizer.huggingface.json (BPE, 2 tokens); tokenizer.ggml.model 'rwkv' is not known here, nor "
+            "needed");
+  EXPECT_EQ(
+      describe(copy, "bert", "", two),
+      "error: tokenizer.huggingface.json: a model of type \"BPE\", but tokenizer.ggml.model 'bert' means "
+      "WordPiece");
+  EXPECT_EQ(describe(copy, "gpt2", "", {"a"}),
+            "error: tokenizer.huggingface.json: ids up to 1, but there are 1 tokenizer.ggml.tokens");
+  EXPECT_THAT(describe(copy.substr(1), "gpt2", "", two), HasSubstr("error: tokenizer.huggingface.json"));
+  EXPECT_THAT(describe("[]", "gpt2", "", two), HasSubstr("error: tokenizer.huggingface.json"));
+  EXPECT_EQ(describe("", "gpt2", "gpt-2", two), "gpt2 split as gpt-2, 2 tokens");
+  EXPECT_EQ(describe("", "gpt2", "newest", two), "error: tokenizer.ggml.pre 'newest' is not known");
+  EXPECT_EQ(describe("", "", "", {}), "none, ids only");
+}
+
 TEST(AddTokenizer, Refusals) {
   const auto message = [](const TokenizerFiles& files, int64_t vocab) {
     GgufMetadata metadata;

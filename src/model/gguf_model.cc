@@ -123,6 +123,21 @@ Status ReadScan(const GgufFile& file, const std::string& a, Json& config) {
   return {};
 }
 
+// The rows of the embedding are what others say of the vocabulary's size.
+Status CheckVocabulary(const GgufFile& file, const std::string& a, int64_t rows) {
+  PLANISH_TRY(const int64_t stated, file.Int(a + "vocab_size", rows));
+  if (stated != rows) {
+    return InputError(
+        fmt::format("{}vocab_size: expected {}, the rows of token_embd.weight, found {}", a, rows, stated));
+  }
+  constexpr const char* kTokens = "tokenizer.ggml.tokens";
+  const auto tokens = file.metadata().find(kTokens);
+  if (tokens == file.metadata().end() || tokens->second.kind != GgufKind::kArray) return {};
+  if (tokens->second.count == rows) return {};
+  return InputError(fmt::format("{}: expected {}, one for every row of token_embd.weight, found {}", kTokens,
+                                rows, tokens->second.count));
+}
+
 Status ReadSizes(const GgufFile& file, const GgufFamily& family, const std::string& a, Json& config) {
   const GgufSizes& names = family.sizes;
   PLANISH_TRY(config[names.hidden], ReadCount(file, a + "embedding_length"));
@@ -141,6 +156,7 @@ Status ReadSizes(const GgufFile& file, const GgufFamily& family, const std::stri
   const GgufTensor* table = file.Find("token_embd.weight");
   if (table == nullptr) return InputError("tensor 'token_embd.weight' is missing");
   config["vocab_size"] = table->rows();
+  PLANISH_RETURN_IF_ERROR(CheckVocabulary(file, a, table->rows()));
   config["tie_word_embeddings"] = file.Find("output.weight") == nullptr;
   return {};
 }

@@ -27,6 +27,7 @@ struct Parts {
                                          {"expert_used_count", 2},     {"expert_feed_forward_length", 32}};
   std::map<std::string, float> floats = {{"attention.layer_norm_rms_epsilon", 1e-6f}};
   std::map<std::string, std::string> strings;
+  std::vector<std::string> tokens = {};  // of the tokenizer
   std::vector<GgufTensorSpec> tensors = {{"token_embd.weight", GgufType::kF32, {32, 8}},
                                          {"output_norm.weight", GgufType::kF32, {32}},
                                          {"blk.0.ffn_up_exps.weight", GgufType::kQ8_0, {32, 32, 4}}};
@@ -40,6 +41,7 @@ std::string Message(const Parts& parts) {
   for (const auto& [key, value] : parts.ints) metadata.Int(parts.arch + "." + key, value);
   for (const auto& [key, value] : parts.floats) metadata.Float(parts.arch + "." + key, value);
   for (const auto& [key, value] : parts.strings) metadata.String(parts.arch + "." + key, value);
+  if (!parts.tokens.empty()) metadata.Strings("tokenizer.ggml.tokens", parts.tokens);
   auto writer = GgufWriter::Create(path, metadata, parts.tensors);
   EXPECT_TRUE(writer.ok()) << writer.error().message;
   for (const auto& tensor : parts.tensors) {
@@ -62,6 +64,15 @@ TEST(GgufModel, NamesWhatIsWrong) {
       {[](Parts& p) { p.ints["attention.head_count"] = 0; },
        "attention.head_count': expected 1 to 2^24, found 0"},
       {[](Parts& p) { p.ints.erase("expert_count"); }, "expert_count"},
+      {[](Parts& p) {
+         p.ints["vocab_size"] = 8;
+         p.tokens.assign(8, "t");
+       },
+       "(opens)"},
+      {[](Parts& p) { p.ints["vocab_size"] = 9; },
+       "qwen3moe.vocab_size: expected 8, the rows of token_embd.weight, found 9"},
+      {[](Parts& p) { p.tokens.assign(7, "t"); },
+       "tokenizer.ggml.tokens: expected 8, one for every row of token_embd.weight, found 7"},
       {[](Parts& p) { p.ints["expert_count"] = 5; }, "expected 5 matrices, found dimensions [4, 32, 32]"},
       {[](Parts& p) {
          p.tensors[2].dims = {32, 128};
