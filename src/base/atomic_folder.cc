@@ -16,6 +16,7 @@ namespace planish {
 Result<AtomicFolder> AtomicFolder::Create(const std::string& given) {
   std::string path = given;
   while (path.size() > 1 && path.back() == '/') path.pop_back();
+  PLANISH_TRY(path, FollowLinks(path));
   std::error_code error;
   if (FileExists(path) || (DirectoryExists(path) && !std::filesystem::is_empty(path, error))) {
     return InputError(fmt::format("{}: already exists; choose another output or remove it", path));

@@ -12,6 +12,7 @@
 #include <set>
 #include <thread>
 
+#include "base/atomic_folder.h"
 #include "base/background.h"
 #include "base/check.h"
 #include "base/checked.h"
@@ -176,6 +177,39 @@ TEST_F(FileTest, AtomicFileDestroyedWithoutCommitLeavesTheOldFile) {
   }
   EXPECT_EQ(*ReadTextFile(path), "old");
   EXPECT_EQ(NumEntries(), 1);
+}
+
+// A link stays a link, whatever it leads to.
+TEST_F(FileTest, LinksAreWrittenThrough) {
+  std::filesystem::create_directory(Path("there"));
+  std::filesystem::create_symlink("there/new", Path("dangling"));
+  std::filesystem::create_symlink(Path("dangling"), Path("far"));
+  std::filesystem::create_symlink("nowhere/new", Path("lost"));
+  std::filesystem::create_symlink("loop", Path("loop"));
+  for (const char* name : {"dangling", "far"}) {
+    ASSERT_TRUE(WriteFileAtomically(Path(name), name).ok());
+    EXPECT_TRUE(std::filesystem::is_symlink(Path(name)));
+    EXPECT_EQ(*ReadTextFile(Path("there/new")), name);
+    EXPECT_FALSE(std::filesystem::is_symlink(Path("there/new")));
+  }
+  EXPECT_EQ(*FollowLinks(Path("far")), Path("there/new"));
+  EXPECT_EQ(*FollowLinks(Path("there")), Path("there"));
+  const Status lost = WriteFileAtomically(Path("lost"), "x"), loop = WriteFileAtomically(Path("loop"), "x");
+  ASSERT_FALSE(lost.ok());
+  EXPECT_EQ(lost.error().code, Code::kInput);
+  EXPECT_THAT(lost.error().message, testing::HasSubstr("nowhere/new: cannot create"));
+  ASSERT_FALSE(loop.ok());
+  EXPECT_THAT(loop.error().message, testing::HasSubstr("loop: a symbolic link that leads nowhere"));
+  EXPECT_TRUE(std::filesystem::is_symlink(Path("loop")));
+  // A folder too.
+  std::filesystem::create_symlink("there/folder", Path("folder"));
+  {
+    auto folder = AtomicFolder::Create(Path("folder") + "/");
+    ASSERT_TRUE(folder.ok());
+    EXPECT_TRUE(folder->Commit().ok());
+  }
+  EXPECT_TRUE(std::filesystem::is_symlink(Path("folder")));
+  EXPECT_TRUE(std::filesystem::is_directory(Path("there/folder")));
 }
 
 TEST_F(FileTest, AClosedFileWaitsForItsCommit) {

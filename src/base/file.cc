@@ -103,6 +103,20 @@ bool DirectoryExists(const std::string& path) {
   return std::filesystem::is_directory(path, ignored);
 }
 
+Result<std::string> FollowLinks(const std::string& path) {
+  constexpr int kMaxLinks = 40;  // as Linux
+  std::filesystem::path at = path;
+  std::error_code error;
+  for (int i = 0; std::filesystem::is_symlink(at, error); ++i) {
+    const auto target = std::filesystem::read_symlink(at, error);
+    if (error || i == kMaxLinks) {
+      return InputError(fmt::format("{}: a symbolic link that leads nowhere; choose another output", path));
+    }
+    at = target.is_absolute() ? target : at.parent_path() / target;
+  }
+  return at.string();
+}
+
 std::string JoinPath(const std::string& folder, const std::string& name) {
   return folder.empty() || folder.back() == '/' ? folder + name : folder + "/" + name;
 }
@@ -116,7 +130,8 @@ Result<std::string> ReadTextFile(const std::string& path, int64_t limit_bytes) {
   return std::string(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
 }
 
-Result<AtomicFile> AtomicFile::Create(const std::string& path) {
+Result<AtomicFile> AtomicFile::Create(const std::string& given) {
+  PLANISH_TRY(const std::string path, FollowLinks(given));
   // The finished file takes the place of whatever has its name: not of a device, a pipe or a folder.
   std::error_code ignored;
   const auto status = std::filesystem::status(path, ignored);

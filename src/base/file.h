@@ -39,6 +39,9 @@ void RegisterEmbedded(const std::string& name, std::span<const std::byte> bytes)
 
 bool FileExists(const std::string& path);
 bool DirectoryExists(const std::string& path);
+// Where a file of this name would be written: the path itself, or what the symbolic link there leads to,
+// existing or not. Error: a chain of links without an end.
+Result<std::string> FollowLinks(const std::string& path);
 // Folder and name joined; works for "embedded:" names too.
 std::string JoinPath(const std::string& folder, const std::string& name);
 
@@ -49,10 +52,10 @@ Result<std::string> ReadTextFile(const std::string& path, int64_t limit_bytes = 
 Status WriteFileAtomically(const std::string& path, std::string_view content);
 
 // A file that appears under its name only at Commit(). Append from one thread. Destroyed without
-// Commit, it leaves nothing.
+// Commit, it leaves nothing. A symbolic link of that name stays; the file appears where it leads to.
 class AtomicFile {
  public:
-  static Result<AtomicFile> Create(const std::string& path);
+  static Result<AtomicFile> Create(const std::string& given);
   AtomicFile(AtomicFile&& other) noexcept;
   AtomicFile& operator=(AtomicFile&&) = delete;
   ~AtomicFile();
