@@ -13,6 +13,11 @@ Result<std::vector<std::vector<int32_t>>> ChooseWindows(std::span<const int32_t>
     return InputError(
         fmt::format("calibration: expected at least 1 window of 2 tokens, found {} of {}", windows, length));
   }
+  if (count < length) {
+    return InputError(fmt::format(
+        "calibration: {}, too few for one window of {}; give more text, or shorter windows with --context",
+        count == 0 ? "the text is empty" : fmt::format("the text has {} tokens", count), length));
+  }
   if (count / length < windows) {
     return InputError(fmt::format(
         "calibration: the text has {} tokens, too few for {} windows of {}; give more text, or at most "

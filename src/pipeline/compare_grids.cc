@@ -21,7 +21,17 @@ std::vector<std::string> KnownNames() {
   return names;
 }
 
-Status AddPart(const std::string& part, GridSpec& grid) {
+// What a part says: 'g', 's', 'z', 'y' for sym, 't' for tables.
+char KindOfPart(const std::string& part) {
+  return part == "sym" ? 'y' : part == "row" || part == "each" ? 't' : part[0];
+}
+
+Status AddPart(const std::string& part, std::string& kinds, GridSpec& grid) {
+  const char kind = KindOfPart(part);
+  if (kinds.find(kind) != std::string::npos) {
+    return InputError(fmt::format("'{}': another part says this already", Abbreviate(part)));
+  }
+  kinds += kind;
   if (part == "sym") {
     grid.symmetric = true;
     return {};
@@ -54,6 +64,10 @@ Status CheckParts(const std::string& text, const std::string& name, const GridSp
     return InputError(fmt::format("grid '{}': {} says nothing here: {}", Abbreviate(text), part, reason));
   };
   const bool own = grid.tables == TableScope::kGroup || (grid.tables == TableScope::kRow && grid.group == 0);
+  if (grid.tables == TableScope::kGroup && grid.group == 0) {
+    return InputError(
+        fmt::format("grid '{}': g0 is the whole row; say row, or each with a group size", Abbreviate(text)));
+  }
   if (grid.symmetric != known.symmetric && (!grid.Uniform() || known.bits == 1)) {
     return refuse("sym", name == "int1" ? "int1 is symmetric" : "the grid has no zeros");
   }
@@ -96,6 +110,7 @@ Result<std::vector<Task>> Tasks(const Model& model, const StatisticsFile& statis
 
 struct Sums {
   double bytes = 0, weights = 0, nearest = 0, loss = 0;
+  int layers = 0;
   std::vector<GridSubstitute> substitutes;
 };
 
@@ -115,7 +130,7 @@ void CountSubstitute(const GridSpec& asked, const GridSpec& grid, std::vector<Gr
   }
 }
 
-// One linear under every grid.
+// One linear under every grid; nothing where its output is always zero.
 Status AddTask(const Context& context, const Task& task, std::span<const GridChoice> choices,
                const FeedbackOptions& options, std::span<Sums> sums) {
   const Mat<float> w = Reconstruct(task.linear->w), h = task.moments->MeanSquare();
@@ -133,6 +148,7 @@ Status AddTask(const Context& context, const Task& task, std::span<const GridCho
       site = factors.emplace(grid.group, std::move(factor)).first;
     }
     PLANISH_TRY(const Rounded rounded, RoundWithFeedback(context, w, site->second, grid, options));
+    ++sums[i].layers;
     sums[i].bytes += static_cast<double>(GridBytes(grid, w.rows(), w.cols()));
     sums[i].weights += static_cast<double>(w.rows() * w.cols());
     sums[i].nearest += rounded.loss_nearest / energy;
@@ -184,11 +200,12 @@ Result<GridChoice> ParseGridChoice(const std::string& text) {
                                                                          : DidYouMean(name, KnownNames())));
   }
   GridSpec grid = *known;
+  std::string kinds;
   while (parts >> part) {
     if (grid.InBlocks() || (grid.scale != ScaleKind::kHalf && grid.scale != ScaleKind::kSteps)) {
       return InputError(fmt::format("grid '{}': {} fixes its groups and scales", Abbreviate(text), name));
     }
-    const Status added = AddPart(part, grid);
+    const Status added = AddPart(part, kinds, grid);
     if (!added.ok()) return added.error().At(fmt::format("grid '{}'", Abbreviate(text)));
   }
   PLANISH_RETURN_IF_ERROR(CheckParts(text, name, *known, grid));
@@ -217,10 +234,10 @@ Result<std::vector<GridResult>> CompareGrids(const Context& context, const Model
   }
   std::vector<GridResult> results;
   for (size_t i = 0; i < choices.size(); ++i) {
-    const auto count = static_cast<double>(tasks.size());
-    results.push_back({choices[i].name, sums[i].weights > 0 ? 8 * sums[i].bytes / sums[i].weights : 0.0,
-                       sums[i].nearest / count, sums[i].loss / count, static_cast<int>(tasks.size()),
-                       std::move(sums[i].substitutes)});
+    if (sums[i].layers == 0) return InputError("grids: the output of every layer is zero on this text");
+    const auto count = static_cast<double>(sums[i].layers);
+    results.push_back({choices[i].name, 8 * sums[i].bytes / sums[i].weights, sums[i].nearest / count,
+                       sums[i].loss / count, sums[i].layers, std::move(sums[i].substitutes)});
   }
   return results;
 }

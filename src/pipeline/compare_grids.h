@@ -20,7 +20,8 @@ struct GridChoice {
 // tensor, the row and groups of 256.
 std::vector<GridChoice> AllGridChoices();
 // The grid that a text like GridText's says: "int4 g64 s5", "table3 row g0", "nvfp4". Parts after the name,
-// in any order: gN group, sN scale bits, zN zero bits, sym, row or each for tables. Errors name the part.
+// in any order and each kind once: gN group, sN scale bits, zN zero bits, sym, row or each for tables. Errors
+// name the part.
 Result<GridChoice> ParseGridChoice(const std::string& text);
 
 enum class LayerChoice {
@@ -46,7 +47,8 @@ struct GridResult {
   std::string SubstitutesText() const;
 };
 
-// `statistics` of the model's own stream. Errors: a site is missing; interrupted.
+// `statistics` of the model's own stream. Layers whose output is always zero have no loss to compare and are
+// left out. Errors: a site is missing; no layer is left; interrupted.
 Result<std::vector<GridResult>> CompareGrids(const Context& context, const Model& model,
                                              const StatisticsFile& statistics,
                                              std::span<const GridChoice> choices, LayerChoice layers,

@@ -48,6 +48,14 @@ TEST(CompareGrids, MistakesInTextsAreNamed) {
   EXPECT_THAT(message("table3 row g0 s6"),
               HasSubstr("sN says nothing here: tables of their own have no scales"));
   EXPECT_THAT(message("table3 each s6 g64"), HasSubstr("sN says nothing here"));
+  EXPECT_THAT(message("int4 g64 g32"),
+              HasSubstr("grid 'int4 g64 g32': 'g32': another part says this already"));
+  EXPECT_THAT(message("int4 sym g64 sym"), HasSubstr("'sym': another part says this already"));
+  EXPECT_THAT(message("int4 s5 z6 s5"), HasSubstr("'s5': another part"));
+  EXPECT_THAT(message("int4 z5 z6"), HasSubstr("'z6': another part"));
+  EXPECT_THAT(message("table4 row each"), HasSubstr("'each': another part"));
+  EXPECT_THAT(message("table4 each g0"),
+              HasSubstr("grid 'table4 each g0': g0 is the whole row; say row, or each with a group size"));
 }
 
 TEST(CompareGrids, TableMarksWhatNothingBeats) {
@@ -138,6 +146,38 @@ TEST_F(CompareGridsDemo, BitsAreExactAndLossesBelowNearest) {
   EXPECT_EQ(json[4]["substitutes"], OrderedJson({{"iq4_nl", 1}}));
   EXPECT_EQ(json[4]["layers"], 7);
   EXPECT_THAT(GridTable(results), testing::ContainsRegex("\nq2_k .* iq4_nl in 1 of 7 layers\n"));
+}
+
+// A layer whose output is always zero is in no mean.
+TEST_F(CompareGridsDemo, LayersWithoutOutputAreLeftOut) {
+  const std::vector<Linear> before = model_.linears;
+  auto linear = std::ranges::find_if(
+      model_.linears, [](const Linear& l) { return l.name == "model.layers.2.self_attn.v_proj.weight"; });
+  ASSERT_NE(linear, model_.linears.end());
+  const GridResult all = Compare({"int4 g64"}, 0).front();
+  const Mat<float> w = Reconstruct(linear->w);
+  Mat<float> zeros(w.rows(), w.cols());
+  zeros.Fill(0.0f);
+  linear->w = DenseMatrix(zeros, DType::kBF16);
+  const GridResult fewer = Compare({"int4 g64"}, 0).front();
+  EXPECT_EQ(fewer.layers, 6);
+  // The mean of seven is that of six and of the one alone.
+  const Mat<float> h = statistics_.sites.at("model.layers.2.self_attn.q_proj.weight").MeanSquare();
+  const GridSpec grid = ParseGridChoice("int4 g64")->grid;
+  const auto rounded = RoundToNearest(context_, w, h, grid, ClipSearch::kWeighted);
+  ASSERT_TRUE(rounded.ok());
+  const double own = rounded->loss / LayerLoss(context_, w, zeros, h);
+  EXPECT_NEAR(7 * all.nearest, 6 * fewer.nearest + own, 1e-3 * all.nearest);
+  for (Linear& l : model_.linears) {
+    Mat<float> none(l.w.rows, l.w.cols);
+    none.Fill(0.0f);
+    l.w = DenseMatrix(none, DType::kBF16);
+  }
+  const std::vector<GridChoice> choices = {*ParseGridChoice("int4 g64")};
+  const auto nothing = CompareGrids(context_, model_, statistics_, choices, LayerChoice::kSample, {});
+  ASSERT_FALSE(nothing.ok());
+  EXPECT_EQ(nothing.error().message, "grids: the output of every layer is zero on this text");
+  model_.linears = before;
 }
 
 // Refit gains on trained layers, most at two bits.

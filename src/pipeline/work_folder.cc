@@ -73,7 +73,8 @@ Status WorkFolder::WriteJournal() const {
   return WriteFileAtomically(JoinPath(path_, "journal.json"), DumpJson(journal, 1) + "\n");
 }
 
-Result<WorkFolder> WorkFolder::Open(const std::string& output, const Fingerprint& fingerprint, bool restart) {
+Result<WorkFolder> WorkFolder::Open(const std::string& given, const Fingerprint& fingerprint, bool restart) {
+  PLANISH_TRY(const std::string output, FollowLinks(given));
   WorkFolder folder(output, output + ".partial");
   const std::string journal_path = JoinPath(folder.path_, "journal.json");
   if (DirectoryExists(folder.path_)) {

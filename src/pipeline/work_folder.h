@@ -30,7 +30,7 @@ class WorkFolder {
  public:
   // Opens or creates the folder of `output`. An unfinished run with another fingerprint is an input error
   // that says what differs, unless `restart` discards it.
-  static Result<WorkFolder> Open(const std::string& output, const Fingerprint& fingerprint, bool restart);
+  static Result<WorkFolder> Open(const std::string& given, const Fingerprint& fingerprint, bool restart);
   WorkFolder(WorkFolder&& other) noexcept;
   WorkFolder& operator=(WorkFolder&&) = delete;
   ~WorkFolder();
