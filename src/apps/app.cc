@@ -7,6 +7,8 @@
 #include <cstdio>
 
 #include "base/check.h"
+#include "formats/gguf_folder.h"
+#include "formats/gguf_tokenizer.h"
 #include "formats/text.h"
 #include "math/gemm.h"
 
@@ -36,6 +38,12 @@ void AddRunOptions(CLI::App& verb, RunOptions& options) {
       ->delimiter(',');
   verb.add_flag("--json", options.json, "Results as JSON on standard output");
 }
+
+CLI::Option* AddOutputOption(CLI::App& verb, std::string& output, const std::string& help) {
+  return verb.add_option("-o,--output", output, help)->check(NotEmpty);
+}
+
+std::string NotEmpty(const std::string& name) { return name.empty() ? "expected a name, found ''" : ""; }
 
 void AddPrecisionOption(CLI::App& verb, RunOptions& options) {
   options.precision = "auto";
@@ -102,6 +110,10 @@ void InstallSignalHandlers() {
   action.sa_handler = OnSignal;
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  struct sigaction hangup {};
+  if (sigaction(SIGHUP, nullptr, &hangup) == 0 && hangup.sa_handler != SIG_IGN) {
+    sigaction(SIGHUP, &action, nullptr);
+  }
   std::signal(SIGPIPE, SIG_IGN);
 }
 
@@ -120,6 +132,15 @@ Result<Model> OpenModel(const std::string& path, const RunOptions& options) {
     for (const std::string& note : model.notes) fmt::print(stderr, "{}: {}\n", model.path, note);
   }
   return model;
+}
+
+Result<std::string> GgufTokenizerText(const std::string& path) {
+  PLANISH_TRY(const std::string place, GgufWithTokenizer(path));
+  if (place.empty()) return std::string();
+  PLANISH_TRY(const auto file, GgufFile::Open(place));
+  auto text = DescribeGgufTokenizer(*file);
+  if (!text.ok()) return text.error().At(place);
+  return text;
 }
 
 Result<std::string> CheckedText(const std::string& text, const std::string& where) {

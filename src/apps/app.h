@@ -25,6 +25,10 @@ struct RunOptions {
   LoadOptions load;
 };
 void AddRunOptions(CLI::App& verb, RunOptions& options);
+// -o, --output: a name that is not empty.
+CLI::Option* AddOutputOption(CLI::App& verb, std::string& output, const std::string& help);
+// The check of names of files to make: "" is refused at once.
+std::string NotEmpty(const std::string& name);
 // --precision, on verbs whose forward passes may be less exact than fp32.
 void AddPrecisionOption(CLI::App& verb, RunOptions& options);
 
@@ -41,7 +45,8 @@ class Run {
   Context context_;
 };
 
-// Set by SIGINT and SIGTERM; a second signal ends the process at once.
+// Set by SIGINT, SIGTERM and SIGHUP (unless that is ignored, as nohup has it); a second signal ends the
+// process at once.
 const std::atomic<bool>& CancelFlag();
 void InstallSignalHandlers();
 // Takes back a signal that has been answered.
@@ -55,6 +60,9 @@ Action& ChosenAction();
 
 // The model; what of its files is not applied goes to standard error unless --quiet.
 Result<Model> OpenModel(const std::string& path, const RunOptions& options);
+
+// Of a model whose tokenizer lies in a GGUF file: what it is (DescribeGgufTokenizer); of others nothing.
+Result<std::string> GgufTokenizerText(const std::string& path);
 
 // Text of --prompt or of a file, checked to be UTF-8.
 Result<std::string> CheckedText(const std::string& text, const std::string& where);

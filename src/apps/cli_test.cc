@@ -616,7 +616,7 @@ TEST_F(CliTest, AnInterruptEndsWith130) {
   const std::string sample = ReadAll(kSample);
   while (text.size() < 8'000'000) text += sample;  // more than a minute of work
   WriteText("long.txt", text);
-  for (const int signal : {SIGINT, SIGTERM}) {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
     const auto start = std::chrono::steady_clock::now();
     const pid_t child = Start({"eval", "demo", "--text", "long.txt", "--json"});
     // Early or late: before the model runs and while it does.

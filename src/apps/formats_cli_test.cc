@@ -1,12 +1,15 @@
-// Number formats as people meet them: `planish grids`, --precision-bits on all verbs that run a model, and
-// what `convert` says of statistics.
+// Number formats and files as people meet them: `planish grids`, --precision-bits on all verbs that run a
+// model, what `convert` says of statistics and joined layers, names of outputs.
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
+#include <csignal>
 #include <filesystem>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "apps/cli_test_util.h"
@@ -85,6 +88,17 @@ TEST_F(CliTest, GridsAsTableJsonAndDrawing) {
   const Outcome again = Run(arguments);
   EXPECT_EQ(again.status, 2);
   EXPECT_THAT(again.err, HasSubstr("grids.svg: already exists"));
+}
+
+// The parts that --help lists are those that are read.
+TEST_F(CliTest, PartsOfGridsInHelp) {
+  const std::string help = Run({"grids", "--help"}).out;
+  for (const char* part : {"\n  gN  ", "\n  sN  ", "\n  sym  ", "\n  zN  ", "\n  row  ", "\n  each  "}) {
+    EXPECT_THAT(help, HasSubstr(part));
+  }
+  const Outcome twice = Run({"grids", "demo", "--calibration", kSample, "--grid", "int4 g64 g32"});
+  EXPECT_EQ(twice.status, 2);
+  EXPECT_THAT(twice.err, HasSubstr("grid 'int4 g64 g32': 'g32': another part says this already"));
 }
 
 TEST_F(CliTest, XmlErrorsAreSeen) {
@@ -237,6 +251,159 @@ TEST_F(CliTest, CompressTakesStatisticsWithTheirText) {
   EXPECT_THAT(without.err, HasSubstr("give --calibration FILE"));
   EXPECT_THAT(Run({"calibrate", "--help"}).out,
               HasSubstr("--mode independent --calibration book.txt --statistics statistics.safetensors"));
+}
+
+// What a hangup leaves is gone on with; nohup's ignoring of it stays.
+TEST_F(CliTest, AHangupIsAnInterrupt) {
+  std::string text;
+  const std::string sample = ReadAll(kSample);
+  while (text.size() < 2'000'000) text += sample;
+  WriteText("long.txt", text);
+  const std::vector<std::string> command = {"compress", "demo",        "-o",  "q4",        "--calibration",
+                                            "long.txt", "--windows",   "64",  "--context", "512",
+                                            "-q",       "--precision", "fp32"};
+  const pid_t child = Start(command);
+  while (!std::filesystem::exists(Path("q4.partial/block-0001.safetensors"))) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    ASSERT_EQ(waitpid(child, nullptr, WNOHANG), 0) << "ended before its first block";
+  }
+  ASSERT_EQ(kill(child, SIGHUP), 0);
+  const Outcome outcome = Wait(child);
+  EXPECT_EQ(outcome.status, 130) << outcome.err;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder_)) {
+    EXPECT_NE(entry.path().extension(), ".tmp") << entry.path();
+  }
+  const Outcome again = Run(command);
+  EXPECT_EQ(again.status, 0) << again.err;
+  EXPECT_THAT(again.out, HasSubstr("resumed at block "));
+  std::signal(SIGHUP, SIG_IGN);
+  const pid_t ignoring = Start({"inspect", "demo"});
+  std::signal(SIGHUP, SIG_DFL);
+  kill(ignoring, SIGHUP);
+  EXPECT_EQ(Wait(ignoring).status, 0);
+}
+
+// An empty name is a mistake of the command line, whatever the verb.
+TEST_F(CliTest, EmptyNamesOfOutputsAreRefusedAtOnce) {
+  const std::vector<std::string> commands[] = {{"compress", "nowhere", "--calibration", kSample, "-o"},
+                                               {"convert", "nowhere", "--to", "hf-bf16", "-o"},
+                                               {"calibrate", "nowhere", "--text", kSample, "-o"},
+                                               {"calibrate", "nowhere", "--text", kSample, "--imatrix"},
+                                               {"logits", "nowhere", "--ids", "1", "-o"},
+                                               {"pack", "nowhere", "-o"},
+                                               {"grids", "nowhere", "--svg"}};
+  for (std::vector<std::string> command : commands) {
+    command.emplace_back("");
+    const Outcome outcome = Run(command);
+    SCOPED_TRACE(fmt::format("planish {}", fmt::join(command, " ")));
+    EXPECT_EQ(outcome.status, 2);
+    EXPECT_THAT(outcome.err, HasSubstr("expected a name, found ''"));
+  }
+}
+
+// Outputs go where a link of their name leads, and the link stays.
+TEST_F(CliTest, OutputsAreWrittenThroughLinks) {
+  std::filesystem::create_directory(Path("disk"));
+  for (const char* name : {"l.npy", "m.gguf", "folder", "small"}) {
+    std::filesystem::create_symlink(std::string("disk/") + name, Path(name));
+  }
+  EXPECT_EQ(Run({"logits", "demo", "--ids", "1,2", "-o", "l.npy", "-q"}).status, 0);
+  EXPECT_EQ(Run({"convert", "demo", "-o", "m.gguf", "--to", "gguf:q8_0", "-q"}).status, 0);
+  EXPECT_EQ(Run({"convert", "demo", "-o", "folder", "--to", "hf-bf16", "-q"}).status, 0);
+  const Outcome compressed = Run({"compress", "demo", "-o", "small/", "--method", "rtn", "--calibration",
+                                  kSample, "--windows", "1", "--context", "64", "-q"});
+  EXPECT_EQ(compressed.status, 0) << compressed.err;
+  for (const char* name : {"l.npy", "m.gguf", "folder", "small"}) {
+    EXPECT_TRUE(std::filesystem::is_symlink(Path(name))) << name;
+    EXPECT_TRUE(std::filesystem::exists(Path(std::string("disk/") + name))) << name;
+  }
+  EXPECT_EQ(Run({"inspect", "small", "--fast"}).status, 0);
+  int64_t files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(Path("disk"))) files += !entry.path().empty();
+  EXPECT_EQ(files, 4);  // nothing unfinished
+}
+
+TEST_F(CliTest, CalibrationTextsThatAreTooShort) {
+  WriteText("empty.txt", "");
+  WriteText("short.txt", "Once upon a time");
+  const auto message = [&](const char* file) {
+    const Outcome outcome = Run({"grids", "demo", "--calibration", file});
+    EXPECT_EQ(outcome.status, 2);
+    return outcome.err;
+  };
+  EXPECT_THAT(
+      message("empty.txt"),
+      HasSubstr("empty.txt: calibration: the text is empty, too few for one window of 512; give more text"));
+  EXPECT_THAT(message("short.txt"),
+              testing::ContainsRegex("the text has [0-9]+ tokens, too few for one window"));
+}
+
+// NVFP4 with feedback to compressed-tensors and back, the same numbers; parts of joined layers of different
+// grids only when asked for.
+TEST_F(CliTest, CompressedTensorsOfNvfp4AndOfMixedParts) {
+  const auto compress = [&](const std::string& output, std::vector<std::string> more) {
+    more.insert(more.begin(), {"compress", "demo", "-o", output, "--calibration", kSample, "--windows", "2",
+                               "--context", "64", "-q"});
+    return Run(more);
+  };
+  const Outcome made = compress("nv", {"--grid", "nvfp4"});
+  ASSERT_EQ(made.status, 0) << made.err;
+  const Outcome written = Run({"convert", "nv", "-o", "ct", "--to", "compressed-tensors", "-q"});
+  ASSERT_EQ(written.status, 0) << written.err;
+  EXPECT_EQ(RunJson({"diff", "nv", "ct"})["same"], true);
+  WriteText(
+      "mixed.toml",
+      "[[stage]]\nmethod = \"rtn\"\nbits = 4\ngroup = 64\n[[rule]]\nmatch = \"*.v_proj.weight\"\nbits = 8\n");
+  ASSERT_EQ(compress("mixed", {"--recipe", "mixed.toml"}).status, 0);
+  for (const char* to : {"gptq", "compressed-tensors"}) {
+    const Outcome refused = Run({"convert", "mixed", "-o", to, "--to", to, "-q"});
+    EXPECT_EQ(refused.status, 3);
+    EXPECT_THAT(refused.err, HasSubstr("being of different grids or orders of groups (18 layers: "));
+    EXPECT_THAT(refused.err, HasSubstr("model.layers.{0-5}.self_attn.k_proj"));
+    EXPECT_FALSE(std::filesystem::exists(Path(to)));
+    const Outcome allowed = Run({"convert", "mixed", "-o", to, "--to", to, "-q", "--allow", "mixed-fused"});
+    EXPECT_EQ(allowed.status, 0) << allowed.err;
+    EXPECT_THAT(allowed.out, HasSubstr("will not load it, joining layers that here differ: "
+                                       "model.layers.{0-5}.self_attn.qkv_proj"));
+    EXPECT_EQ(RunJson({"diff", "mixed", to})["same"], true);
+  }
+  const Outcome other =
+      Run({"convert", "mixed", "-o", "m.gguf", "--to", "gguf:q8_0", "--allow", "mixed-fused"});
+  EXPECT_EQ(other.status, 2);
+  EXPECT_THAT(other.err,
+              HasSubstr("--allow mixed-fused: target 'gguf' is read by no server that joins layers"));
+  EXPECT_EQ(Run({"convert", "mixed", "-o", "x", "--to", "gptq", "--allow", "anything"}).status, 2);
+}
+
+// The copy of tokenizer.json in a GGUF file, damaged, is seen by verbs that do not need the tokenizer.
+TEST_F(CliTest, DamagedTokenizersOfGgufFilesAreSeen) {
+  ASSERT_EQ(Run({"convert", "demo", "-o", "m.gguf", "--to", "gguf:q8_0", "-q"}).status, 0);
+  const std::string whole = ReadAll(Path("m.gguf"));
+  const auto with = [&](const std::string& found, const std::string& instead) {
+    std::string text = whole;
+    const size_t at = text.find(found);
+    EXPECT_NE(at, std::string::npos) << found;
+    EXPECT_EQ(found.size(), instead.size());
+    WriteText("b.gguf", text.replace(at, found.size(), instead));
+    return Run({"inspect", "b.gguf", "--fast"});
+  };
+  const Outcome good = Run({"inspect", "m.gguf", "--fast"});
+  EXPECT_EQ(good.status, 0) << good.err;
+  EXPECT_THAT(good.out, HasSubstr("tokenizer: tokenizer.huggingface.json (BPE, "));
+  EXPECT_THAT(RunJson({"inspect", "m.gguf", "--fast"})["tokenizer"].get<std::string>(), HasSubstr("(BPE, "));
+  EXPECT_FALSE(RunJson({"inspect", "demo", "--fast"}).contains("tokenizer"));
+
+  const Outcome damaged = with("\"added_tokens\"", "\"added_tokens:");
+  EXPECT_EQ(damaged.status, 2);
+  EXPECT_THAT(damaged.out, HasSubstr("tokenizer: cannot be read\n"));
+  EXPECT_THAT(damaged.out, HasSubstr("model.layers.5.mlp.down_proj.weight"));  // the rest is shown
+  EXPECT_THAT(damaged.err, HasSubstr("b.gguf: tokenizer.huggingface.json"));
+  for (const char* to : {"gguf:q4_0", "hf-bf16", "gptq"}) {
+    const Outcome convert = Run({"convert", "b.gguf", "-o", "out-of", "--to", to, "-q"});
+    EXPECT_EQ(convert.status, 2) << to;
+    EXPECT_THAT(convert.err, HasSubstr("b.gguf: tokenizer.huggingface.json")) << to;
+    EXPECT_FALSE(std::filesystem::exists(Path("out-of")));
+  }
 }
 
 }  // namespace

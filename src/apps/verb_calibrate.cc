@@ -85,9 +85,10 @@ void AddCalibrateVerb(CLI::App& app) {
   CLI::App* verb = app.add_subcommand("calibrate", "Statistics of every linear's input on a text, to a file");
   verb->add_option("MODEL", flags->model, "The model")->required();
   verb->add_option("--text", flags->spec.text, "UTF-8 text file(s)")->required();
-  verb->add_option("-o,--output", flags->output, "File to make (safetensors)");
+  AddOutputOption(*verb, flags->output, "File to make (safetensors)");
   verb->add_option("--imatrix", flags->imatrix,
-                   "Importance matrix for llama.cpp to make (GGUF, or the older form for a name in .dat)");
+                   "Importance matrix for llama.cpp to make (GGUF, or the older form for a name in .dat)")
+      ->check(NotEmpty);
   verb->add_option("--windows", flags->spec.windows, "Windows, spread over the whole text")
       ->capture_default_str();
   verb->add_option("--context", flags->spec.context, "Tokens a window")->capture_default_str();

@@ -205,7 +205,7 @@ void AddCompressVerb(CLI::App& app) {
   auto flags = std::make_shared<CompressFlags>();
   CLI::App* verb = app.add_subcommand("compress", "Make a smaller model: round, compensate, write");
   verb->add_option("MODEL", flags->model, "The original model")->required();
-  verb->add_option("-o,--output", flags->request.output, "Folder to make")->required();
+  AddOutputOption(*verb, flags->request.output, "Folder to make")->required();
   AddRecipeFlags(*verb, *flags);
   verb->add_option("--calibration", flags->calibration, "UTF-8 text file(s) to take statistics from");
   verb->add_option("--windows", flags->windows, "Windows of the text (default 128)")
@@ -221,7 +221,7 @@ void AddCompressVerb(CLI::App& app) {
       ->capture_default_str();
   verb->add_flag("--restart", flags->request.restart,
                  "Discard an unfinished run instead of going on with it");
-  verb->add_option("--log", flags->log, "Write the report of every layer as JSON lines");
+  verb->add_option("--log", flags->log, "Write the report of every layer as JSON lines")->check(NotEmpty);
   AddAdapterOption(*verb, flags->adapters);
   AddPrecisionOption(*verb, flags->run);
   AddRunOptions(*verb, flags->run);

@@ -93,8 +93,10 @@ void AddGridsVerb(CLI::App& app) {
   verb->add_option("--layers", flags->layers, "sample: the linears of the middle block; all")
       ->check(CLI::IsMember({"sample", "all"}))
       ->capture_default_str();
-  verb->add_option("--grid", flags->grids,
-                   "Only this one, e.g. \"int4 g64 s5\"; may be given again (default: all of 2 to 5 bits)");
+  verb->add_option(
+      "--grid", flags->grids,
+      "Only this one: a name and its parts, e.g. \"int4 g64 s5\" (see below); may be given again "
+      "(default: all of 2 to 5 bits)");
   auto* text =
       verb->add_option("--calibration", flags->spec.text, "UTF-8 text file(s) to take statistics from");
   verb->add_option("--statistics", flags->statistics, "Or what `calibrate` wrote")->excludes(text);
@@ -108,9 +110,17 @@ void AddGridsVerb(CLI::App& app) {
   verb->add_option("--refit", flags->refit, "Rounds of refit, as in stage gptq")
       ->check(CLI::Range(0, 16))
       ->capture_default_str();
-  verb->add_option("--svg", flags->svg, "Also draw loss against bits per weight");
+  verb->add_option("--svg", flags->svg, "Also draw loss against bits per weight")->check(NotEmpty);
   AddRunOptions(*verb, flags->run);
   verb->footer(
+      "Parts of --grid, behind a name of docs/grids.md, in any order, each kind once:\n"
+      "  gN    groups of N columns; g0: the whole row (without it: 128)\n"
+      "  sN    scales as steps of N bits, 4 to 8, under one unit a row (without it: fp16)\n"
+      "  sym   integers: no stored zeros\n"
+      "  zN    integers: zeros of N bits, from a code's to 8, so that they lie between codes too\n"
+      "  row   table2 to table4: a table for every row; with g0 it has no scales\n"
+      "  each  table2 to table4: a table for every group, without scales\n"
+      "Blocks (mxfp4, nvfp4, q4_k, ...) take none.\n"
       "Examples:\n"
       "  planish grids demo --calibration book.txt --svg grids.svg\n"
       "  planish grids model/ --statistics statistics.safetensors --layers all --grid \"int4 g64 s5\" --grid "

@@ -130,13 +130,14 @@ Result<std::vector<Row>> Collect(const Context& context, const InspectFlags& fla
   return rows;
 }
 
-OrderedJson ToJson(const Model& model, const std::vector<Row>& rows) {
+OrderedJson ToJson(const Model& model, const std::string& tokenizer, const std::vector<Row>& rows) {
   OrderedJson json;
   json["path"] = model.path;
   json["family"] = model.program.family;
   json["layers"] = model.program.blocks.size() - 2;
   json["hidden"] = model.program.hidden;
   json["vocab"] = model.program.vocab;
+  if (!tokenizer.empty()) json["tokenizer"] = tokenizer;
   json["parameters"] = model.program.Parameters();
   json["bytes"] = model.Bytes();
   json["bits_per_weight"] = model.BitsPerWeight();
@@ -157,13 +158,14 @@ OrderedJson ToJson(const Model& model, const std::vector<Row>& rows) {
   return json;
 }
 
-void PrintTable(const Model& model, const std::vector<Row>& rows) {
+void PrintTable(const Model& model, const std::string& tokenizer, const std::vector<Row>& rows) {
   fmt::print("{}: {}, {} layers, hidden {}, vocabulary {}, {} parameters, {}\n", model.path,
              model.program.family, model.program.blocks.size() - 2, model.program.hidden, model.program.vocab,
              FormatCount(static_cast<double>(model.program.Parameters())),
              FormatBytes(static_cast<double>(model.Bytes())));
   fmt::print("{:.3f} bits per weight, {:.3f} in the layers' linears\n{}", model.BitsPerWeight(),
              model.LinearBitsPerWeight(), ExpertsText(model.program));
+  if (!tokenizer.empty()) fmt::print("tokenizer: {}\n", tokenizer);
   fmt::print("{:<52} {:<20} {:<14} {:>10} {:>9} {:>9} {:>8} {:>9}\n", "tensor", "type", "shape", "bytes",
              "absmax", "rms", "kurtosis", "top 0.1%");
   for (const auto& row : rows) {
@@ -197,11 +199,15 @@ Status RunInspect(const InspectFlags& flags) {
   }
   PLANISH_TRY(const Model model, OpenModel(flags.model, flags.run));
   PLANISH_TRY(const auto rows, Collect(run->context(), flags, model));
+  // What is wrong with a tokenizer does not hide the rest.
+  const Result<std::string> tokenizer = GgufTokenizerText(model.path);
+  const std::string text = tokenizer.ok() ? *tokenizer : "cannot be read";
   if (flags.run.json) {
-    PrintJson(ToJson(model, rows));
+    PrintJson(ToJson(model, text, rows));
   } else {
-    PrintTable(model, flags.experts ? rows : JoinExperts(rows));
+    PrintTable(model, text, flags.experts ? rows : JoinExperts(rows));
   }
+  if (!tokenizer.ok()) return tokenizer.error();
   return flags.fast ? Status() : CheckFinite(run->context(), model);
 }
 

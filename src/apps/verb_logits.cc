@@ -128,7 +128,7 @@ void AddLogitsVerb(CLI::App& app) {
       ->capture_default_str();
   verb->add_option("--top", flags->top, "Only the K largest; JSON rows become [id, logit] pairs")
       ->check(CLI::NonNegativeNumber);
-  verb->add_option("-o,--output", flags->output, "Write float32 [positions, vocabulary] as .npy");
+  AddOutputOption(*verb, flags->output, "Write float32 [positions, vocabulary] as .npy");
   AddAdapterOption(*verb, flags->adapters);
   AddRunOptions(*verb, flags->run);
   verb->footer(

@@ -48,9 +48,9 @@ void AddPackVerb(CLI::App& app) {
   auto flags = std::make_shared<PackFlags>();
   CLI::App* verb = app.add_subcommand("pack", "Write the weights as the packed runtime reads them");
   verb->add_option("MODEL", flags->model, "The model")->required();
-  verb->add_option("-o,--output", flags->output,
-                   "The pack file; must not exist. Without it: in the user's cache folder, where every verb "
-                   "that decodes looks for it");
+  AddOutputOption(*verb, flags->output,
+                  "The pack file; must not exist. Without it: in the user's cache folder, where every verb "
+                  "that decodes looks for it");
   verb->add_flag("--scales8", flags->options.scales8,
                  "Scales as bytes under a row scale: smaller, scales rounded to 1/255 of the row's largest; "
                  "needs -o");
