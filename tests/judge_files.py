@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 program, source, work = sys.argv[1:]
 text = os.path.join(source, "models/text/sample.txt")
 TYPES = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k",
-         "iq4_nl", "iq4_xs"]
+         "iq4_nl", "iq4_xs", "mxfp4"]
 
 
 def run(*args):
@@ -249,7 +249,8 @@ def write_quantized(name, original, method, bits, group, settings, less):
         scales = (rng.random((groups, rows)) * 0.01 + 1e-4).astype(np.float16)
         index = np.arange(cols) // group
         if method == "gptq":
-            index = rng.permutation(index)  # activation order
+            # Activation order, the same for linears of one input.
+            index = np.random.default_rng(cols).permutation(index)
             tensors[module + ".qweight"] = np.ascontiguousarray(words(codes.T, bits).T)
             tensors[module + ".qzeros"] = words(zeros - less, bits)
             tensors[module + ".g_idx"] = index.astype(np.int32)

@@ -57,24 +57,6 @@ std::optional<Layout> LayoutOf(const GridSpec& grid, bool plain_int8) {
   return std::nullopt;
 }
 
-// Indices of levels -> codes of the format, sign in the highest bit.
-std::vector<uint8_t> CodesOfLevels(const GridSpec& grid) {
-  const Mat<float> levels = FixedLevels(grid);
-  const int mantissa = grid.bits - 1 - grid.exponent_bits, bias = (1 << (grid.exponent_bits - 1)) - 1;
-  std::vector<uint8_t> codes;
-  for (int k = 0; k < grid.NumLevels(); ++k) {
-    const float value = levels(0, k), magnitude = std::fabs(value);
-    int code = 0;
-    if (magnitude > 0) {
-      const int e = std::max(std::ilogb(magnitude) + bias, 1);
-      const auto significand = static_cast<int>(std::ldexp(magnitude, mantissa + bias - e));
-      code = (e << mantissa) + significand - (1 << mantissa);
-    }
-    codes.push_back(static_cast<uint8_t>(code | (value < 0 ? 1 << (grid.bits - 1) : 0)));
-  }
-  return codes;
-}
-
 // Rows of codes, each filled by `fill` from the row's packed codes.
 template <typename FillRow>
 TensorSource RowsSource(const CodedLinear& linear, const Source& source, const char* suffix, DType type,
@@ -160,7 +142,7 @@ void AddTensors(const CodedLinear& linear, Layout layout, const Source& source,
                 std::vector<TensorSource>& out) {
   const int64_t cols = linear.cols(), row_bytes = PackedBytes(cols, linear.grid.bits);
   const std::vector<uint8_t> table =
-      linear.grid.Uniform() ? std::vector<uint8_t>() : CodesOfLevels(linear.grid);
+      linear.grid.Uniform() ? std::vector<uint8_t>() : MinifloatCodes(linear.grid);
   const auto bytes = [=](const std::byte* from, std::byte* to) {
     for (int64_t j = 0; j < cols; ++j) to[j] = static_cast<std::byte>(table[static_cast<size_t>(from[j])]);
   };

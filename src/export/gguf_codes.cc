@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "export/quantized_plan.h"
+#include "grids/gguf_encode.h"
 #include "layer/bit_run.h"
 #include "layer/code_order.h"
 
@@ -46,10 +47,39 @@ void StoreSteps(GgufType type, const int* steps, std::byte* out) {
   if (five) std::memcpy(out, &high, 4);
 }
 
+bool IsMxfp4(const GridSpec& grid) {
+  return grid.levels == LevelKind::kMinifloat && grid.bits == 4 && grid.exponent_bits == 2 &&
+         grid.scale == ScaleKind::kE8M0 && grid.group == kBlock;
+}
+
+bool Mxfp4ToBlocks(const Matrix& matrix, int64_t row, int64_t rows, std::byte* out) {
+  const auto& coded = std::get<Coded>(matrix.body);
+  const int64_t groups = coded.grid.NumGroups(matrix.cols),
+                block_bytes = GgufRowBytes(GgufType::kMXFP4, kBlock);
+  const std::vector<uint8_t> table = MinifloatCodes(coded.grid);
+  std::vector<uint8_t> codes(static_cast<size_t>(matrix.cols));
+  std::vector<std::byte> buffer;
+  const CodeRuns runs = RunsOf(matrix, row, rows, 0, matrix.cols, buffer);
+  bool finite = true;
+  for (int64_t i = 0; i < rows; ++i) {
+    UnpackRun(runs.data + i * runs.stride, 0, matrix.cols, coded.grid.bits, codes.data());
+    for (uint8_t& code : codes) code = table[code];
+    for (int64_t g = 0; g < groups; ++g, out += block_bytes) {
+      const auto e = static_cast<uint8_t>(coded.scales.bytes[static_cast<size_t>((row + i) * groups + g)]);
+      finite = finite && e != 255;  // no number
+      PackMxfp4(e, codes.data() + g * kBlock, reinterpret_cast<uint8_t*>(out));
+    }
+  }
+  return finite;
+}
+
 }  // namespace
 
 bool HoldsCodes(GgufType type, const Matrix& matrix) {
   const auto* coded = std::get_if<Coded>(&matrix.body);
+  if (type == GgufType::kMXFP4) {
+    return coded != nullptr && IsMxfp4(coded->grid) && matrix.cols % kBlock == 0;
+  }
   const int bits = StepBits(type);
   if (coded == nullptr || bits == 0 || !coded->grid.PlainInteger() || coded->Scattered()) return false;
   // From -2^(b - 1) on where zero lies in the middle, else anything between two codes.
@@ -59,6 +89,7 @@ bool HoldsCodes(GgufType type, const Matrix& matrix) {
 
 bool CodesToBlocks(GgufType type, const Matrix& matrix, int64_t row, int64_t rows, std::byte* out) {
   PLANISH_CHECK(HoldsCodes(type, matrix)) << Describe(matrix);
+  if (type == GgufType::kMXFP4) return Mxfp4ToBlocks(matrix, row, rows, out);
   const auto& coded = std::get<Coded>(matrix.body);
   const int64_t groups = coded.grid.NumGroups(matrix.cols), size = coded.grid.GroupSize(matrix.cols);
   const int64_t block_bytes = GgufRowBytes(type, kBlock);

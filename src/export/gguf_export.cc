@@ -77,6 +77,8 @@ int32_t FileType(GgufType type) {
       return 18;
     case GgufType::kIQ4_NL:
       return 25;
+    case GgufType::kMXFP4:
+      return 38;
     case GgufType::kIQ4_XS:
       return 30;
     case GgufType::kBF16:
@@ -213,7 +215,7 @@ class Planner {
     }
     if (layers == 0) return;
     std::string advice = "`planish compress --grid` makes blocks that are carried over";
-    for (const GgufType type : {GgufType::kQ8_0, GgufType::kQ5_0, GgufType::kQ4_0}) {
+    for (const GgufType type : {GgufType::kQ8_0, GgufType::kQ5_0, GgufType::kQ4_0, GgufType::kMXFP4}) {
       if (!HoldsCodes(type, *first)) continue;
       advice = fmt::format("blocks of {} hold them as they are", InfoOf(type).name);
     }

@@ -530,6 +530,36 @@ TEST_F(GgufExportTest, IntegersAreCarriedOverWhereBlocksHoldThem) {
   }
 }
 
+// The grid mxfp4 is GGUF's MXFP4: the same values, in llama's order of rows; plain models are rounded to what
+// the grid itself rounds them to. Rows of 704 are 22 blocks.
+TEST_F(GgufExportTest, Mxfp4) {
+  const Model plain = Load(kDemo);
+  Model model = plain;
+  for (size_t i = 0; i < model.linears.size(); ++i) {
+    if (!model.program.linears[i].in_layer) continue;
+    const Mat<float> values = Reconstruct(plain.linears[i].w);
+    GridMatrix m = FitGrid(context_.context, values, {}, *FindGrid("mxfp4"), ClipSearch::kWeighted);
+    EncodeAll(context_.context, values, m);
+    model.linears[i].w = PackCodes(m);
+  }
+  for (const Model* from : std::initializer_list<const Model*>{&model, &plain}) {
+    const auto exported = ExportGguf(context_.context, *from, {.type = GgufType::kMXFP4}, Path("mx.gguf"));
+    ASSERT_TRUE(exported.ok()) << exported.error().message;
+    EXPECT_TRUE(
+        std::ranges::none_of(exported->notes, [](const auto& n) { return n.find("once more") != n.npos; }));
+    const Model back = Load(Path("mx.gguf"));
+    for (size_t i = 0; i < model.linears.size(); ++i) {
+      if (!model.program.linears[i].in_layer) continue;
+      const Mat<float> a = Reconstruct(model.linears[i].w), b = Reconstruct(back.linears[i].w);
+      EXPECT_TRUE(std::equal(a.data(), a.data() + a.rows() * a.cols(), b.data())) << model.linears[i].name;
+      EXPECT_EQ(Describe(back.linears[i].w), "MXFP4");
+    }
+  }
+  const auto other = ExportGguf(context_.context, model, {.type = GgufType::kQ4_0}, Path("other.gguf"));
+  ASSERT_TRUE(other.ok());
+  EXPECT_THAT(other->notes, testing::Contains(HasSubstr("blocks of MXFP4 hold them as they are")));
+}
+
 TEST_F(GgufExportTest, WhatDoesNotFitIsRefused) {
   const auto message = [&](const Model& model) {
     const auto exported = ExportGguf(context_.context, model, {}, Path("no.gguf"));

@@ -41,7 +41,7 @@ constexpr GgufTypeInfo kTypes[] = {
     {kBF16, "BF16", 1, 2, kNo, kNo},
     {kTQ1_0, "TQ1_0", 256, 54, kYes, kNo},
     {kTQ2_0, "TQ2_0", 256, 66, kYes, kNo},
-    {kMXFP4, "MXFP4", 32, 17, kYes, kNo},
+    {kMXFP4, "MXFP4", 32, 17, kYes, kYes},
     {kNVFP4, "NVFP4", 64, 36, kYes, kNo},
     {kQ1_0, "Q1_0", 128, 18, kYes, kNo},
     {kQ2_0, "Q2_0", 64, 18, kYes, kNo},

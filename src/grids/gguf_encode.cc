@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "base/check.h"
 #include "grids/gguf_fit.h"
+#include "grids/grid.h"
 #include "grids/transpose-inl.h"
 
 namespace planish {
@@ -135,7 +137,28 @@ int64_t StripRows(int64_t rows, int64_t cols) {
   return std::clamp<int64_t>(kFloats / cols, 1, rows);
 }
 
+void EncodeMxfp4(const Context& context, MatView<const float> w, std::span<const float> importance,
+                 uint8_t* out) {
+  const GridSpec grid = *FindGrid("mxfp4");
+  GridMatrix m = FitGrid(context, w, importance, grid, ClipSearch::kWeighted);
+  EncodeAll(context, w, m);
+  const std::vector<uint8_t> table = MinifloatCodes(grid);
+  const int64_t block_bytes = InfoOf(GgufType::kMXFP4).bytes;
+  for (int64_t i = 0; i < w.rows; ++i) {
+    for (int64_t g = 0; g < m.scales.cols(); ++g, out += block_bytes) {
+      uint8_t codes[32];
+      for (int64_t k = 0; k < 32; ++k) codes[k] = table[m.codes(i, 32 * g + k)];
+      PackMxfp4(static_cast<uint8_t>(std::ilogb(m.scales(i, g)) + 127), codes, out);
+    }
+  }
+}
+
 }  // namespace
+
+void PackMxfp4(uint8_t e, const uint8_t* codes, uint8_t* out) {
+  out[0] = e;
+  for (int k = 0; k < 16; ++k) out[1 + k] = static_cast<uint8_t>(codes[k] | codes[k + 16] << 4);
+}
 
 void EncodeBlocks(const Context& context, GgufType type, MatView<const float> w,
                   std::span<const float> importance, std::byte* out) {
@@ -143,6 +166,10 @@ void EncodeBlocks(const Context& context, GgufType type, MatView<const float> w,
   PLANISH_CHECK(info.encodes && w.cols % info.block == 0) << info.name << " " << w.cols;
   PLANISH_CHECK(importance.empty() || static_cast<int64_t>(importance.size()) == w.cols);
   if (w.rows == 0 || w.cols == 0) return;
+  if (type == GgufType::kMXFP4) {
+    EncodeMxfp4(context, w, importance, reinterpret_cast<uint8_t*>(out));
+    return;
+  }
   const SearchKernels& kernels = SelectSearchKernels(context.isa);
   const int64_t rows = StripRows(w.rows, w.cols), row_bytes = GgufRowBytes(type, w.cols);
   context.pool->ParallelFor((w.rows + rows - 1) / rows, [&](int64_t task) {

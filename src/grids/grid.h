@@ -105,6 +105,9 @@ std::string CheckGrid(const GridSpec& grid);
 // The fixed levels [sets, 2^bits], every one an fp16 number, each set ascending. Formats with fewer values
 // than codes repeat the last. The grid must not be uniform, learned or in blocks.
 Mat<float> FixedLevels(const GridSpec& grid);
+// Of a minifloat: for the index of every fixed level its code in the format, the sign in the highest bit. Not
+// for those with a bias of their own, e5m0 and e5m1.
+std::vector<uint8_t> MinifloatCodes(const GridSpec& grid);
 // As fp16 numbers, sorted, the last repeated up to 2^bits.
 std::vector<float> StoredLevels(std::vector<float> levels, int bits);
 

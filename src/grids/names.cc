@@ -281,6 +281,24 @@ Mat<float> FixedLevels(const GridSpec& grid) {
   return sets;
 }
 
+std::vector<uint8_t> MinifloatCodes(const GridSpec& grid) {
+  PLANISH_CHECK(grid.levels == LevelKind::kMinifloat) << GridText(grid);
+  const Mat<float> levels = FixedLevels(grid);
+  const int mantissa = grid.bits - 1 - grid.exponent_bits, bias = MinifloatBias(grid.exponent_bits, 2);
+  std::vector<uint8_t> codes;
+  for (int k = 0; k < grid.NumLevels(); ++k) {
+    const float value = levels(0, k), magnitude = std::fabs(value);
+    int code = 0;
+    if (magnitude > 0) {
+      const int e = std::max(std::ilogb(magnitude) + bias, 1);
+      const auto significand = static_cast<int>(std::ldexp(magnitude, mantissa + bias - e));
+      code = (e << mantissa) + significand - (1 << mantissa);
+    }
+    codes.push_back(static_cast<uint8_t>(code | (value < 0 ? 1 << (grid.bits - 1) : 0)));
+  }
+  return codes;
+}
+
 std::vector<float> StoredLevels(std::vector<float> levels, int bits) {
   for (float& level : levels) level = ToFloat(ToF16(level));
   std::sort(levels.begin(), levels.end());
