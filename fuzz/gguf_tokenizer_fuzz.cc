@@ -1,5 +1,5 @@
 // Input: a GGUF file, optionally the bytes FF 00 FF and a text. If its metadata hold a tokenizer, the text is
-// encoded and decoded.
+// encoded and decoded, and described.
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -22,6 +22,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto files = TokenizerFilesOf(**gguf);
   if (!files.ok()) return 0;
   const auto tokenizer = Tokenizer::FromFiles(*files, "input");
+  const auto described = DescribeGgufTokenizer(**gguf);
+  PLANISH_CHECK(tokenizer.ok() || !described.ok());
   if (!tokenizer.ok()) return 0;
   std::string text;
   AppendReplacingInvalid((mark == input.npos ? "a b<s>"sv : input.substr(mark + kMark.size())).substr(0, 512),
