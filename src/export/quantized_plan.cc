@@ -156,7 +156,8 @@ class JoinedCheck {
   // Refuses the modules that differ; returns the names of what they are joined in.
   std::vector<std::string> Run(Refusals& refusals) const {
     std::vector<std::string> differing;
-    for (const auto& [name, parts] : joined_) {
+    for (const auto& [name, joined] : joined_) {
+      const std::vector<Part>& parts = joined;  // clang: lambdas do not see structured bindings
       const auto differ = [&](auto same) {
         return std::ranges::any_of(parts, [&](const Part& p) { return !same(p, parts.front()); });
       };
