@@ -37,7 +37,7 @@ expect 2 'expected numbers' "$program" logits demo --ids 1,x
 expect 2 '--isa' "$program" logits demo --ids 1 --isa sse9
 expect 2 'give --calibration' "$program" compress demo -o "$work/c"
 : > "$work/empty.txt"
-expect 2 'has 0 tokens' "$program" compress demo -o "$work/c" --calibration "$work/empty.txt"
+expect 2 'the text is empty' "$program" compress demo -o "$work/c" --calibration "$work/empty.txt"
 expect 2 'cannot create|No such file|cannot' "$program" compress demo -o /proc/none/x --calibration "$text" --windows 2 --context 32
 printf '[[stage]]\nmethod = "gptq"\nbist = 3\n' > "$work/recipe.toml"
 expect 2 "bits" "$program" compress demo -o "$work/c" --recipe "$work/recipe.toml" --calibration "$text"
