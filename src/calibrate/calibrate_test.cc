@@ -84,7 +84,7 @@ TEST(ChooseWindowsTest, Errors) {
   };
   EXPECT_THAT(message(tokens, 3, 5), HasSubstr("14 tokens, too few for 3 windows of 5"));
   EXPECT_THAT(message(tokens, 3, 5), HasSubstr("at most 2 windows"));
-  EXPECT_THAT(message({}, 1, 2), HasSubstr("0 tokens"));
+  EXPECT_THAT(message({}, 1, 2), HasSubstr("the text is empty"));
   EXPECT_THAT(message(tokens, 0, 5), HasSubstr("expected at least 1 window of 2 tokens, found 0 of 5"));
   EXPECT_THAT(message(tokens, -1, 5), HasSubstr("found -1 of 5"));
   EXPECT_THAT(message(tokens, 1, 1), HasSubstr("found 1 of 1"));
