@@ -18,7 +18,7 @@
 #include <vector>
 
 #include "base/random.h"
-#include "bench_util.h"
+#include "bench/bench_util.h"
 #include "math/gemm.h"
 #include "methods/round/feedback.h"
 #include "pipeline/compare_grids.h"
