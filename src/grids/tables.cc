@@ -120,36 +120,24 @@ Mat<float> TablesFor(const Context& context, MatView<const float> w, const std::
   return tables;
 }
 
-// Every level moved to the mean of what is nearest to it.
-Mat<float> Centroids(const Context& context, MatView<const float> w, const std::vector<float>& h,
-                     GridMatrix& m) {
+// Tables of rows, every level moved to the mean of what is nearest to it.
+Mat<float> MeansOfCodes(const Context& context, MatView<const float> w, const std::vector<float>& h,
+                        GridMatrix& m) {
   EncodeAll(context, w, m);
-  const GridSpec& grid = m.grid;
-  const int64_t size = grid.GroupSize(w.cols), count = grid.NumLevels(),
-                sums_per_row = m.levels.rows() >= w.rows ? m.levels.rows() / w.rows : 1;
-  Mat<double> sums(w.rows * sums_per_row, 2 * count);
-  sums.Fill(0);
+  const int64_t size = m.grid.GroupSize(w.cols), count = m.grid.NumLevels();
+  Mat<float> tables(w.rows, count);
   context.pool->ParallelFor(w.rows, [&](int64_t i) {
+    std::vector<PointSums> sums(count);
     for (int64_t j = 0; j < w.cols; ++j) {
-      const int64_t g = j / size;
-      double* sum = sums.row(i * sums_per_row + (sums_per_row > 1 ? g : 0)) + 2 * m.codes(i, j);
-      const double s = m.scales(i, g), weight = h[j] * s;
-      sum[0] += weight * s;
-      sum[1] += weight * w(i, j);
+      const double s = m.scales(i, j / size);
+      sums[m.codes(i, j)].Add(w(i, j) / s, h[j] * s * s);
     }
-  });
-  Mat<float> tables(m.levels.rows(), count);
-  const int64_t rows_per_table = sums.rows() / tables.rows();
-  for (int64_t t = 0; t < tables.rows(); ++t) {
     std::vector<float> levels(count);
     for (int64_t k = 0; k < count; ++k) {
-      double a = 0, b = 0;
-      for (int64_t i = t * rows_per_table; i < (t + 1) * rows_per_table; ++i)
-        a += sums(i, 2 * k), b += sums(i, 2 * k + 1);
-      levels[k] = a > 0 ? static_cast<float>(b / a) : m.levels(t, k);
+      levels[k] = sums[k].weight > 0 ? static_cast<float>(sums[k].first / sums[k].weight) : m.levels(i, k);
     }
-    SetTable(std::move(levels), grid.scale != ScaleKind::kNone, grid.bits, tables.row(t));
-  }
+    SetTable(std::move(levels), /*normalize=*/true, m.grid.bits, tables.row(i));
+  });
   return tables;
 }
 
@@ -249,13 +237,15 @@ Mat<float> LearnLevels(const Context& context, MatView<const float> w, std::span
   Mat<float> tables(grid.NumTables(w.rows, w.cols), grid.NumLevels());
   const Mat<float> normal = FixedLevels({.bits = grid.bits, .levels = LevelKind::kNormal});
   for (int64_t t = 0; t < tables.rows(); ++t) std::copy_n(normal.data(), normal.cols(), tables.row(t));
-  const int rounds = grid.scale == ScaleKind::kNone ? 1 : 2;
+  // One table is cheap to cluster. For tables of rows the levels of a normal distribution only begin, and the
+  // last round moves levels to means.
+  const bool one = grid.tables == TableScope::kTensor;
+  const int rounds = grid.scale == ScaleKind::kNone ? 1 : one ? 3 : 2;
   for (int round = 0; round < rounds; ++round) {
     const GridFitter fitter(work, std::move(tables));
     GridMatrix m = AllocateGrid(fitter, w.rows, w.cols);
-    // Searched scales come with learned levels; those of a normal distribution only begin.
-    FitGroups(context, w, weights, fitter, round == 0 ? ClipSearch::kMinMax : search, m);
-    tables = round == 0 ? TablesFor(context, w, weights, m) : Centroids(context, w, weights, m);
+    FitGroups(context, w, weights, fitter, one || round > 0 ? search : ClipSearch::kMinMax, m);
+    tables = one || round == 0 ? TablesFor(context, w, weights, m) : MeansOfCodes(context, w, weights, m);
   }
   return tables;
 }

@@ -23,10 +23,10 @@ std::vector<float> KMeansLevels(std::vector<WeightedValue> values, int count);
 std::vector<float> PowerLevels(int bits, double exponent);
 
 // The levels [grid.NumTables, 2^bits] for w [rows, cols], h [cols] the weight of each column (empty: ones).
-// Where scales are stored, scales that cover the levels of a normal distribution come first, clusters under
-// these next, then twice searched scales and levels moved to the means of what is nearest to them; the
-// largest magnitude of a table is then 1. The exponent of a power grid is found by golden section in [0.2, 1]
-// on at most 48 rows.
+// Where scales are stored, scales and levels are found in turn from the levels of a normal distribution on,
+// the largest magnitude of a table being 1: one table three times by search and clusters; tables of rows by
+// clusters under scales that just cover those levels, then once by search and means of what is nearest to
+// each level. The exponent of a power grid is found by golden section in [0.2, 1] on at most 48 rows.
 Mat<float> LearnLevels(const Context& context, MatView<const float> w, std::span<const float> h,
                        const GridSpec& grid, ClipSearch search);
 
