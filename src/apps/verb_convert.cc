@@ -189,10 +189,10 @@ void AddConvertVerb(CLI::App& app) {
   verb->add_option("--drop", flags->drop, "paths: leave low-rank paths out")
       ->check(CLI::IsMember({"paths"}))
       ->excludes(merge);
-  verb->add_option(
-          "--allow", flags->allow,
-          "mixed-fused: write layers that servers join (q, k, v; gate, up) though their parts are of "
-          "different grids, for programs that join none")
+  verb->add_option("--allow", flags->allow,
+                   "mixed-fused: write layers that servers join (q, k, v; gate, up; experts) though their "
+                   "parts are of "
+                   "different grids, for programs that join none")
       ->check(CLI::IsMember({"mixed-fused"}));
   verb->add_option(
           "--shard-size", flags->shard_bytes,

@@ -322,7 +322,10 @@ TEST_F(QuantizedExportTest, PartsOfJoinedLayers) {
     ExpectCarried(model, to, {.mixed_fused = true});
     const auto written = Convert(model, to, {.mixed_fused = true});
     ASSERT_TRUE(written.ok());
-    EXPECT_THAT(written->notes, testing::Contains(HasSubstr("vLLM and SGLang will not load it")));
+    const char* note = reason == std::string_view("under one of their global scales, which here differ")
+                           ? "vLLM takes one of the global scales for all that it joins"
+                           : "vLLM and SGLang will not load it";
+    EXPECT_THAT(written->notes, testing::Contains(HasSubstr(note)));
   };
   constexpr const char* kForms = "being of different grids or orders of groups (";
   const std::string q = "model.layers.1.self_attn.q_proj", up = "model.layers.0.mlp.up_proj";
@@ -347,9 +350,8 @@ TEST_F(QuantizedExportTest, PartsOfJoinedLayers) {
   // One global scale for all parts of NVFP4.
   Model units = OnGrid(Named("nvfp4"));
   PutOnGrid(Find(units, q), Named("nvfp4"), 0.125f);
-  expect_refused(
-      units, "compressed-tensors",
-      "under one of their global scales, which here differ (3 layers: ", "model.layers.1.self_attn.v_proj");
+  expect_refused(units, "compressed-tensors", "under one of their global scales, which here differ",
+                 "(3 layers: model.layers.1.self_attn.q_proj, model.layers.1.self_attn.k_proj");
   Model shared = OnGrid(Named("nvfp4"));
   PutOnGrid(Find(shared, q), Named("nvfp4"), 0.125f, 0.8f);
   for (const char* other : {"k_proj", "v_proj"}) {
@@ -366,7 +368,15 @@ TEST_F(QuantizedExportTest, PartsOfJoinedLayers) {
   EXPECT_EQ(Config()["dynamic"]["+:^model\\.layers\\.0\\.mlp\\.gate_up_proj$"],
             Json({{"bits", 8}, {"group_size", 32}}));
   EXPECT_EQ(JoinedName("a.block_sparse_moe.experts.3.w3"), "a.block_sparse_moe.experts.3.w13");
+  EXPECT_EQ(JoinedName("a.q_a_proj"), JoinedName("a.kv_a_proj_with_mqa"));
   EXPECT_EQ(JoinedName("a.mlp.down_proj"), "");
+  // The experts of a layer are under one scheme.
+  Model moe = OnGrid(Integers(4, 32, true), Load(PLANISH_SHARED_DIR "/models/tiny/mixtral"));
+  ASSERT_TRUE(Convert(moe, "gptq").ok()) << Refusal(moe, "gptq");
+  PutOnGrid(Find(moe, "model.layers.0.block_sparse_moe.experts.1.w2"), Integers(8, 32, true));
+  EXPECT_THAT(
+      Refusal(moe, "compressed-tensors"),
+      AllOf(HasSubstr(kForms), HasSubstr("(12 layers: model.layers.0.block_sparse_moe.experts.{0-3}.w1")));
 }
 
 TEST_F(QuantizedExportTest, PlainModelsAreRounded) {

@@ -146,6 +146,15 @@ void SetUnits(std::vector<CodedLinear>& coded) {
   }
 }
 
+// "a.experts.3.w1" -> "a.experts": servers keep the experts of a layer under one scheme. "" for others.
+std::string ExpertsName(const std::string& module) {
+  constexpr std::string_view kExperts = ".experts.";
+  const size_t at = module.rfind(kExperts);
+  if (at == std::string::npos) return "";
+  const size_t digits = at + kExperts.size(), end = module.find_first_not_of("0123456789", digits);
+  return end == std::string::npos || end == digits || module[end] != '.' ? "" : module.substr(0, digits - 1);
+}
+
 // Parts of layers that servers join must be alike in all that the joined one has once.
 class JoinedCheck {
  public:
@@ -153,32 +162,34 @@ class JoinedCheck {
     for (const CodedLinear& l : plan.coded) Add(l.module, &l);
     for (const std::string& module : plan.plain) Add(module, nullptr);
   }
-  // Refuses the modules that differ; returns the names of what they are joined in.
+  // Refuses the modules that differ, and says what servers make of them.
   std::vector<std::string> Run(Refusals& refusals) const {
-    std::vector<std::string> differing;
-    for (const auto& [name, joined] : joined_) {
-      const std::vector<Part>& parts = joined;  // clang: lambdas do not see structured bindings
-      const auto differ = [&](auto same) {
-        return std::ranges::any_of(parts, [&](const Part& p) { return !same(p, parts.front()); });
-      };
-      const Refusal* refusal = nullptr;
-      if (differ([&](const Part& a, const Part& b) { return SameForm(a.second, b.second); })) {
-        refusal = &kForms;
-      } else if (differ([](const Part& a, const Part& b) { return SameScale(a.second, b.second); })) {
-        refusal = &kScales;
+    std::vector<std::string> notes;
+    const auto run = [&](const Groups& groups, const Refusal& refusal, const char* note, auto same) {
+      std::vector<std::string> differing;
+      for (const auto& [name, parts] : groups) {
+        const Part& first = parts.front();
+        if (std::ranges::all_of(parts, [&](const Part& p) { return same(p.second, first.second); })) continue;
+        differing.push_back(name);
+        for (const Part& part : parts) refusals.Add(refusal, part.first);
       }
-      if (refusal == nullptr) continue;
-      differing.push_back(name);
-      for (const Part& part : parts) refusals.Add(*refusal, part.first);
-    }
-    return differing;
+      if (!differing.empty())
+        notes.push_back(fmt::format("{}: {}", note, fmt::join(GroupNumbered(differing), "; ")));
+    };
+    run(forms_, kForms, "vLLM and SGLang will not load it, joining layers that here differ",
+        [&](const CodedLinear* a, const CodedLinear* b) { return SameForm(a, b); });
+    run(scales_, kScales,
+        "vLLM takes one of the global scales for all that it joins, which makes other weights of these",
+        SameScale);
+    return notes;
   }
 
  private:
   using Part = std::pair<std::string, const CodedLinear*>;  // null: no codes
+  using Groups = std::map<std::string, std::vector<Part>>;
   static inline const Refusal kForms = {
-      "layers that vLLM and SGLang join (q, k, v; gate, up) and do not load, being of different grids or "
-      "orders of groups",
+      "layers that vLLM and SGLang join (q, k, v; gate, up; experts) and do not load, being of different "
+      "grids or orders of groups",
       "compress the parts of one alike (one [[rule]] that matches them all), or --allow mixed-fused writes "
       "them for programs that join none"};
   static inline const Refusal kScales = {
@@ -187,8 +198,10 @@ class JoinedCheck {
       "programs that join none"};
 
   void Add(const std::string& module, const CodedLinear* linear) {
-    const std::string name = JoinedName(module);
-    if (!name.empty()) joined_[name].emplace_back(module, linear);
+    const std::string joined = JoinedName(module), experts = ExpertsName(module);
+    if (!joined.empty()) scales_[joined].emplace_back(module, linear);
+    const std::string& form = experts.empty() ? joined : experts;
+    if (!form.empty()) forms_[form].emplace_back(module, linear);
   }
   bool SameForm(const CodedLinear* a, const CodedLinear* b) const {
     if (a == nullptr || b == nullptr) return a == b;
@@ -197,7 +210,8 @@ class JoinedCheck {
     return SameCodes(of_a, of_b) && std::ranges::equal(GroupIndexOf(*a), GroupIndexOf(*b));
   }
   static bool SameScale(const CodedLinear* a, const CodedLinear* b) {
-    if (a == nullptr || a->grid.scale != ScaleKind::kE4M3) return true;
+    if (a == nullptr || b == nullptr || a->grid.scale != ScaleKind::kE4M3 || b->grid.scale != a->grid.scale)
+      return true;
     const auto divisor = [](const CodedLinear& l) {
       return l.rounded ? l.unit : DivisorOfUnit(std::get<Coded>(l.matrix->body)).value();
     };
@@ -205,7 +219,7 @@ class JoinedCheck {
   }
 
   bool always_zeros_;
-  std::map<std::string, std::vector<Part>> joined_;
+  Groups forms_, scales_;
 };
 
 }  // namespace
@@ -216,6 +230,8 @@ std::string JoinedName(const std::string& module) {
                                                             {"v_proj", "qkv_proj"},
                                                             {"gate_proj", "gate_up_proj"},
                                                             {"up_proj", "gate_up_proj"},
+                                                            {"q_a_proj", "fused_qkv_a_proj"},
+                                                            {"kv_a_proj_with_mqa", "fused_qkv_a_proj"},
                                                             {"w1", "w13"},
                                                             {"w3", "w13"}};
   const size_t dot = module.rfind('.');
@@ -300,12 +316,9 @@ Result<QuantizedPlan> PlanQuantized(const Context& context, const Model& model, 
   if (plan.coded.empty()) return InputError(fmt::format("{}: no linear to quantize", format.name));
   SetUnits(plan.coded);
   Refusals joined;
-  const auto differing = JoinedCheck(plan, format.always_zeros).Run(joined);
+  const std::vector<std::string> differing = JoinedCheck(plan, format.always_zeros).Run(joined);
   if (!options.mixed_fused) PLANISH_RETURN_IF_ERROR(joined.ToStatus(format.name));
-  if (!differing.empty()) {
-    plan.notes.push_back(fmt::format("vLLM and SGLang will not load it, joining layers that here differ: {}",
-                                     fmt::join(GroupNumbered(differing), "; ")));
-  }
+  plan.notes.insert(plan.notes.end(), differing.begin(), differing.end());
   for (const VectorSlot& slot : model.program.vectors) {
     for (const std::string& name : TensorsOf(slot)) PLANISH_RETURN_IF_ERROR(AddStored(model, name, plan));
   }

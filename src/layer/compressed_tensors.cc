@@ -319,9 +319,9 @@ Result<CompressedConfig> CompressedConfig::Parse(const Json& config) {
 
 Result<const Scheme*> CompressedConfig::FindAbove(const std::string& module, int least) const {
   // An ignore entry by name or pattern; "Linear" would ignore everything and is taken at its word.
-  PLANISH_TRY(const int ignored, BestMatch(ignore_, module));
+  PLANISH_TRY(const bool ignored, Ignores(module));
   const Scheme *best = nullptr, *other = nullptr;
-  if (ignored > 0) return best;
+  if (ignored) return best;
   int best_match = least;
   for (const Scheme& scheme : schemes_) {
     PLANISH_TRY(const int match, BestMatch(scheme.targets, module));
@@ -338,6 +338,11 @@ Result<const Scheme*> CompressedConfig::FindAbove(const std::string& module, int
       fmt::format("'{}': the config groups '{}' and '{}' match it as well as each other and differ in their "
                   "weights; expected one of them (a target of its whole name wins)",
                   module, Abbreviate(best->name), Abbreviate(other->name)));
+}
+
+Result<bool> CompressedConfig::Ignores(const std::string& module) const {
+  PLANISH_TRY(const int match, BestMatch(ignore_, module));
+  return match > 0;
 }
 
 Result<const Scheme*> CompressedConfig::Find(const std::string& module) const { return FindAbove(module, 0); }

@@ -42,6 +42,8 @@ class CompressedConfig {
   // win over patterns, patterns over the class "Linear". Errors: a pattern that is none, two groups that
   // match it as well and differ.
   Result<const Scheme*> Find(const std::string& module) const;
+  // Whether `ignore` matches it.
+  Result<bool> Ignores(const std::string& module) const;
   // The same of groups whose targets name the module, and not just a pattern or its class.
   Result<const Scheme*> FindNamed(const std::string& module) const;
   // Of all modules: "" or "mixed-precision" where it is that of the group.

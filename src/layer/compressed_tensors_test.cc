@@ -82,6 +82,18 @@ TEST(CompressedTensorsTest, ZerosArePackedDownTheColumns) {
     EXPECT_EQ(read.values[static_cast<size_t>(8 * i)], 4 - i);
     EXPECT_EQ(read.values[static_cast<size_t>(8 * i + 7)], i - 3);
   }
+  // Older files hold them as bytes.
+  std::vector<int8_t> bytes(18);
+  for (int i = 0; i < 9; ++i) {
+    bytes[static_cast<size_t>(2 * i)] = static_cast<int8_t>(i - 4);
+    bytes[static_cast<size_t>(2 * i + 1)] = static_cast<int8_t>(3 - i);
+  }
+  files.Add("m.weight_zero_point", DType::kI8, {9, 2}, bytes);
+  EXPECT_EQ(ReadFrom(Ct("pack-quantized", args), files, 9, 8).values, read.values);
+  bytes[3] = 8;
+  files.Add("m.weight_zero_point", DType::kI8, {9, 2}, bytes);
+  EXPECT_THAT(ReadFrom(Ct("pack-quantized", args), files, 9, 8).error,
+              HasSubstr("tensor 'm.weight_zero_point': element 3 is 8, outside of 4 bits"));
 }
 
 TEST(CompressedTensorsTest, IndexOfGroups) {
@@ -228,6 +240,11 @@ TEST(CompressedTensorsTest, NamesWinOverPatternsOverClasses) {
               HasSubstr("m.weight_scale': expected F16 or BF16 or F32 [1, 1]"));
   config["config_groups"].erase("group_2");
   config["ignore"] = {"re:m"};
+  EXPECT_THAT(
+      ReadFrom(config, PackedFour(), 1, 8).error,
+      HasSubstr("'ignore' of the config matches it, expected a plain weight; --ignore-config-fields"));
+  config["ignore"] = Json::array();
+  for (auto& group : config["config_groups"]) group["targets"] = {"n"};
   EXPECT_THAT(ReadFrom(config, PackedFour(), 1, 8).error, HasSubstr("no config group says how"));
   // A preset: the group's name stands for its arguments.
   config = Ct("pack-quantized", kFour);
@@ -341,7 +358,8 @@ TEST(CompressedTensorsTest, Malformed) {
        },
        "a weight cannot be int4 token"},
       {[&](Json& c, Files&) { weights(c)["type"] = "float"; }, "does not go with its weight_packed of I32"},
-      {[&](Json& c, Files&) { weights(c)["symmetric"] = false; }, "no tensor 'm.weight_zero_point'"},
+      {[&](Json& c, Files&) { weights(c)["symmetric"] = false; },
+       "no tensor 'm.weight_zero_point': expected, as symmetric is false for int4 group 4"},
       {[](Json& c, Files&) {
          c["transform_config"]["config_groups"]["R1"]["apply"] = {{{"location", "input"}}};
        },

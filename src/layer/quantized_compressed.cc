@@ -231,7 +231,13 @@ Status CompressedReader::Zeros(const std::string& module, const TensorArgs& args
   if (args.symmetric && !checkpoint_.Has(name)) return {};
   const int64_t rows = stated.rows, groups = stated.grid.NumGroups(stated.cols);
   const bool one = args.strategy == Strategy::kTensor;
-  if (packed) {
+  if (!checkpoint_.Has(name)) {
+    return InputError(
+        fmt::format("no tensor '{}': expected, as symmetric is false for {}", name, args.Text()));
+  }
+  // Files of versions before 0.9 hold the zero points of packed codes as plain bytes.
+  PLANISH_TRY(const TensorView view, checkpoint_.Get(name));
+  if (packed && view.type != DType::kI8) {
     PLANISH_TRY(stated.zeros, PackedZeros(checkpoint_, name, rows, groups, args.bits));
   } else {
     if (args.strategy == Strategy::kBlock)
@@ -239,8 +245,11 @@ Status CompressedReader::Zeros(const std::string& module, const TensorArgs& args
     const std::vector<int64_t> shape = one ? std::vector<int64_t>{1} : std::vector<int64_t>{rows, groups};
     PLANISH_TRY(const TensorView zeros, Expect(checkpoint_, name, {DType::kI8}, shape));
     for (int64_t k = 0; k < rows * groups; ++k) {
-      const auto byte = static_cast<uint8_t>(zeros.data[one ? 0 : k]);
-      stated.zeros.push_back(static_cast<uint16_t>(byte ^ 0x80));
+      const int zero = static_cast<int8_t>(zeros.data[one ? 0 : k]) + (1 << (args.bits - 1));
+      if (zero < 0 || zero >= 1 << args.bits)
+        return InputError(fmt::format("tensor '{}': element {} is {}, outside of {} bits", name, k,
+                                      zero - (1 << (args.bits - 1)), args.bits));
+      stated.zeros.push_back(static_cast<uint16_t>(zero));
     }
   }
   const int middle = 1 << (args.bits - 1);
@@ -452,6 +461,14 @@ Result<Matrix> CompressedReader::ReadAny(const std::string& module, int64_t rows
   if (checkpoint_.Has(module + ".bitmask")) return ReadSparse(module, rows, cols);
   PLANISH_TRY(const Scheme* scheme, config_.Find(module));
   if (scheme == nullptr || !scheme->weights) {
+    PLANISH_TRY(const bool ignored, config_.Ignores(module));
+    if (ignored) {
+      return InputError(fmt::format(
+          "'{}': its weight is quantized, but 'ignore' of the config matches it, expected a plain "
+          "weight; --ignore-config-fields quantization_config.ignore reads it as the config "
+          "groups say",
+          module));
+    }
     return InputError(fmt::format("'{}': its weight is quantized, but no config group says how", module));
   }
   PLANISH_RETURN_IF_ERROR(CheckFormats(module, *scheme));
@@ -459,7 +476,7 @@ Result<Matrix> CompressedReader::ReadAny(const std::string& module, int64_t rows
   if (args.act_order && args.group < cols && !checkpoint_.Has(module + ".weight_g_idx")) {
     return InputError(
         fmt::format("no tensor '{}.weight_g_idx': actorder is group, so that it is needed to tell the group "
-                    "of each input",
+                    "of each input; if they lie in order, set actorder to \"static\" in the config",
                     module));
   }
   NoteInputs(*scheme);

@@ -217,7 +217,10 @@ class AwqReader : public WordReader {
  public:
   static Result<std::unique_ptr<QuantizedReader>> Open(const Json& config, const Checkpoint& checkpoint,
                                                        const std::vector<std::string>& order) {
-    PLANISH_TRY(auto settings, QuantizeSettings::Parse(config, {4}, order));
+    // GPTQModel writes both, and of AWQ zero_point is the one that holds.
+    Json stated = config;
+    if (!JsonMember(config, "zero_point").is_null()) stated.erase("sym");
+    PLANISH_TRY(auto settings, QuantizeSettings::Parse(stated, {4}, order));
     PLANISH_TRY(std::string version, JsonString(config, "version", "gemm"));
     std::ranges::transform(version, version.begin(), [](unsigned char c) { return std::tolower(c); });
     if (version != "gemm") {
@@ -231,13 +234,17 @@ class AwqReader : public WordReader {
           "checkpoint they were made from)",
           Abbreviate(format)));
     }
-    return std::unique_ptr<QuantizedReader>(new AwqReader(checkpoint, std::move(settings)));
+    auto reader = std::unique_ptr<AwqReader>(new AwqReader(checkpoint, std::move(settings)));
+    reader->zero_point_ = !stated.contains("sym");
+    return std::unique_ptr<QuantizedReader>(std::move(reader));
   }
   Result<Matrix> Read(const std::string& weight, int64_t rows, int64_t cols) override;
 
  private:
   using WordReader::WordReader;
   Status ReadZeros(const std::string& module, int64_t groups, bool symmetric, Stated& stated) const;
+
+  bool zero_point_ = true;  // the field says whether there are zero points, not `sym`
 };
 
 // Column 8 c + j lies in word c.
@@ -259,10 +266,11 @@ Status AwqReader::ReadZeros(const std::string& module, int64_t groups, bool symm
     for (int64_t g = 0; g < groups; ++g) {
       const uint8_t zero = AwqCode(zeros, g, o);
       if (symmetric && zero != 8) {
-        return InputError(fmt::format(
-            "tensor '{}': zero point {} of output {}, group {}, but zero_point is false, for which 8 is "
-            "expected; --ignore-config-fields quantization_config.zero_point reads it as it is",
-            name, zero, o, g));
+        return InputError(
+            fmt::format("tensor '{}': zero point {} of output {}, group {}, but {}, for which 8 is expected; "
+                        "--ignore-config-fields quantization_config.{} reads it as it is",
+                        name, zero, o, g, zero_point_ ? "zero_point is false" : "sym is true",
+                        zero_point_ ? "zero_point" : "sym"));
       }
       stated.zeros.push_back(zero);
     }

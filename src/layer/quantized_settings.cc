@@ -40,7 +40,9 @@ constexpr const char* kHowRounded[] = {"mse",
                                        "gptaq",
                                        "foem",
                                        "smooth",
-                                       "smoother"};
+                                       "smoother",
+                                       "v2",
+                                       "v2_alpha"};
 
 struct Refused {
   const char* field;
@@ -163,17 +165,20 @@ Status QuantizeSettings::AddRule(const std::string& key, const Json& change,
                                  const std::vector<int64_t>& widths) {
   Rule rule{.key = key, .negative = key.starts_with("-:")};
   const std::string pattern = rule.negative || key.starts_with("+:") ? key.substr(2) : key;
-  if (!change.is_object() && !(rule.negative && change.is_null())) {
+  if (!change.is_object() && !rule.negative) {
     return InputError(fmt::format("expected an object of settings, found {}", Shown(change)));
   }
   if (!rule.negative) {
     constexpr const char* kKnown[] = {"bits", "group_size", "sym", "desc_act"};
     for (const auto& [name, value] : change.items()) {
       if (std::ranges::find(kKnown, name) != std::end(kKnown) ||
-          std::ranges::find(kHowRounded, name) != std::end(kHowRounded))
+          std::ranges::find(kHowRounded, name) != std::end(kHowRounded) ||
+          (name == "pack_dtype" && value == "int32"))
         continue;
-      return InputError(fmt::format("'{}' of single modules is not known, expected {}", Abbreviate(name),
-                                    fmt::join(kKnown, ", ")));
+      return InputError(fmt::format(
+          "'{}' {} of single modules is not known, expected {}; if it changes no tensor, remove it "
+          "from the file",
+          Abbreviate(name), Shown(value), fmt::join(kKnown, ", ")));
     }
     PLANISH_RETURN_IF_ERROR(ReadFields(change, widths, rule));
   }
@@ -280,7 +285,10 @@ Status CheckSameSettings(const Json& config, const Json& other, const std::strin
     // Without the field, files of GPTQ are read as version 1.
     if (names.data() == quantized::kFormat && value.is_null() && JsonMember(config, "quant_method") == "gptq")
       value = "gptq";
-    if (value.is_null() || its.is_null() || quantized::Lower(value) == quantized::Lower(its)) continue;
+    const bool unset = value.is_structured() || its.is_structured()
+                           ? !quantized::IsSet(value) || !quantized::IsSet(its)
+                           : value.is_null() || its.is_null();
+    if (unset || quantized::Lower(value) == quantized::Lower(its)) continue;
     return InputError(
         fmt::format("{} is {}, and {} says {} {}: expected one value; remove the file that the tensors were "
                     "not made with",

@@ -163,7 +163,14 @@ TEST(GptqTest, SettingsOfSingleModules) {
   const Json name = {{"+:^m$", mine}, {"-:.*", Json::object()}};  // a pattern of one name is found by it
   EXPECT_EQ(read(name, {"+:^m$", "-:.*"}).error, "");
   EXPECT_THAT(read(name, {"-:.*", "+:^m$"}).error, HasSubstr(kPlain));
+  EXPECT_EQ(read({{"-:x", false}, {"m", mine}}, {"-:x", "m"}).error, "");
   Json other = mine;
+  other["pack_dtype"] = "int32";
+  other["v2"] = true;  // an older name of gptaq
+  EXPECT_EQ(read({{"m", other}}).error, "");
+  other["pack_dtype"] = "int16";
+  EXPECT_THAT(read({{"m", other}}).error, HasSubstr("'pack_dtype' \"int16\" of single modules is not known"));
+  other = mine;
   other["group_size"] = 8;
   EXPECT_THAT(read({{"m", other}}).error, HasSubstr("2 groups of 8 inputs, but group_size 8"));
   other = mine;
@@ -227,7 +234,7 @@ TEST(GptqTest, Malformed) {
       {[](Json& c, Files&) {
          c["dynamic"] = {{"m", {{"bitz", 4}}}};
        },
-       "dynamic 'm': 'bitz' of single modules is not known, expected bits, group_size, sym, desc_act"},
+       "dynamic 'm': 'bitz' 4 of single modules is not known, expected bits, group_size, sym, desc_act"},
       {[](Json& c, Files&) {
          c["dynamic"] = {{"m", {{"group_size", "64"}}}};
        },
@@ -358,8 +365,11 @@ TEST(AwqTest, OrderInsideAWord) {
   }
   files.Add("m.qzeros", DType::kI32, {1, 1}, std::vector<uint32_t>{0x88888888u});
   EXPECT_TRUE(std::get<Coded>(ReadFrom(Awq(2), files, 8, 2).matrix.body).grid.symmetric);
-  // Without zero points, stated as 8 or not at all.
   Json config = Awq(2);
+  config["zero_point"] = config["sym"] = true;  // as GPTQModel writes them
+  EXPECT_EQ(ReadFrom(config, AwqFile(), 8, 2).values, read.values);
+  config.erase("sym");
+  // Without zero points, stated as 8 or not at all.
   config["zero_point"] = false;
   const Read stated = ReadFrom(config, files, 8, 2);
   EXPECT_EQ(stated.values[2], (1 - 8) * 2);  // output 1
@@ -428,6 +438,10 @@ TEST(QuantizedTest, SettingsInTwoPlaces) {
     EXPECT_EQ(same.ok(), *c.message == '\0') << c.other;
     EXPECT_THAT(same.ok() ? "" : same.error().message, HasSubstr(c.message));
   }
+  // Lists that are empty say nothing.
+  const Json listed = {{"modules_to_not_convert", {"gate"}}};
+  EXPECT_TRUE(CheckSameSettings(listed, {{"modules_to_not_convert", Json::array()}}, "x").ok());
+  EXPECT_FALSE(CheckSameSettings(listed, {{"modules_to_not_convert", {"up"}}}, "x").ok());
   EXPECT_TRUE(
       CheckSameSettings({{"quant_method", "awq"}, {"version", "gemm"}}, {{"version", "GEMM"}}, "x").ok());
 }
@@ -447,6 +461,11 @@ TEST(AwqTest, Malformed) {
       {[](Json& c, Files&) { c["zero_point"] = false; },
        "tensor 'm.qzeros': zero point 0 of output 0, group 0, but zero_point is false, for which 8 is "
        "expected"},
+      {[](Json& c, Files&) {
+         c.erase("zero_point");
+         c["sym"] = true;
+       },
+       "but sym is true, for which 8 is expected; --ignore-config-fields quantization_config.sym reads"},
       {[](Json& c, Files&) { c["zero_point"] = 1; }, "field 'zero_point': expected true or false, found 1"},
       {[](Json& c, Files& f) {
          c["zero_point"] = true;
